@@ -1,0 +1,17 @@
+"""PPO as one pure function, in JAX."""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["Config", "env", "evaluate", "ppo", "recipe", "returns", "shuffle"]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, so that the command line can refuse a bad flag before jax has been imported.
+    if name in ("Config", "recipe"):
+        import_module("ppo_jax.ppo")  # makes Config a pytree
+        return getattr(import_module("ppo_jax.config"), name)
+    if name in __all__:
+        return import_module(f"ppo_jax.{name}")
+    raise AttributeError(f"module 'ppo_jax' has no attribute {name!r}")

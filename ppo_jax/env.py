@@ -1,0 +1,154 @@
+"""A gymnax environment as two pure functions; the only file that knows gymnax."""
+
+import difflib
+import functools
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ppo_jax.config import Config
+
+# Mean return of 100 episodes from which gymnasium's registry calls an environment solved.
+SOLVED_AT = {
+    "CartPole-v1": 475.0,
+    "Acrobot-v1": -100.0,
+    "MountainCar-v0": -110.0,
+}
+
+State = Any  # an environment's own pytree
+
+
+class Step(NamedTuple):
+    """What one step led to; `observation` is the state's own, before any reset. All shapes []
+    but the observation's [D]."""
+
+    observation: jax.Array
+    reward: jax.Array
+    terminated: jax.Array
+    truncated: jax.Array
+
+
+class Environment(NamedTuple):
+    """One environment's pure functions and sizes; a batch is the user's `jax.vmap`.
+
+    reset(key) -> (state, observation [D]); step(key, state, action) -> (state, Step).
+    """
+
+    reset: Callable[[jax.Array], tuple[State, jax.Array]]
+    step: Callable[[jax.Array, State, jax.Array], tuple[State, Step]]
+    flatten: Callable[[jax.Array], jax.Array]
+    observation_size: int
+    num_actions: int
+    max_episode_steps: int
+
+
+def make(config: Config) -> Environment:
+    """The environment that `config` names, with its parameters; observations are flat, [D].
+
+    Raises ValueError, in one line, for an unknown name, a parameter that the environment does not
+    have, or a space that the networks cannot serve; ImportError for gymnax older than 1.0.
+    """
+    gymnax_env, parameters = _load(config.env)
+    limit = config.max_episode_steps or int(getattr(parameters, "max_steps_in_episode", 0))
+    if not limit:
+        raise ValueError(f"{config.env} has no time limit of its own; give max_episode_steps")
+    parameters = _override(parameters, config, limit)
+    flatten, observation_size = _observations(gymnax_env, parameters, config.env)
+
+    def reset(key: jax.Array) -> tuple[State, jax.Array]:
+        observation, state = gymnax_env.reset_env(key, parameters)
+        return jax.tree.map(_strong, state), flatten(observation)
+
+    # Steps keep the types that a reset gives: a loop's carry needs them stable, x64 or not.
+    types = jax.eval_shape(reset, jax.random.key(0))[0]
+
+    def step(key: jax.Array, state: State, action: jax.Array) -> tuple[State, Step]:
+        observation, state, reward, terminated, _ = gymnax_env.step_env(
+            key, state, action, parameters
+        )
+        truncated = gymnax_env.is_truncated(state, parameters)
+        state = jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), state, types)
+        return state, Step(
+            flatten(observation),
+            jnp.asarray(reward, float).reshape(()),
+            jnp.asarray(terminated, bool).reshape(()),
+            jnp.asarray(truncated, bool).reshape(()),
+        )
+
+    return Environment(
+        reset, step, flatten, observation_size, _actions(gymnax_env, parameters, config.env), limit
+    )
+
+
+@functools.cache
+def _load(name: str) -> tuple[Any, Any]:
+    version = metadata.version("gymnax")
+    if int(version.split(".")[0]) < 1:
+        raise ImportError(
+            f"gymnax {version} does not tell termination from truncation; install gymnax>=1.0.1"
+        )
+    import gymnax  # seconds: every environment, seaborn and scipy come with it
+
+    if name not in gymnax.registered_envs:
+        near = difflib.get_close_matches(name, gymnax.registered_envs, n=3, cutoff=0.4)
+        hint = f"near it: {', '.join(near)}" if near else "see gymnax.registered_envs"
+        raise ValueError(f"environment {name!r} is unknown to gymnax {version}; {hint}")
+    try:
+        return gymnax.make(name)
+    except Exception as error:  # a missing dependency or data set of that environment
+        raise ValueError(f"environment {name} cannot be made here: {error}") from error
+
+
+def _override(parameters: Any, config: Config, limit: int) -> Any:
+    known = [name for name in parameters.__dataclass_fields__ if name != "max_steps_in_episode"]
+    for name in config.env_params:
+        if name == "max_steps_in_episode":
+            raise ValueError("env_params max_steps_in_episode is static; give max_episode_steps")
+        if name not in known:
+            raise ValueError(
+                f"{config.env} has no parameter {name!r}; there are: {', '.join(known) or 'none'}"
+            )
+    overrides = dict(config.env_params)
+    if hasattr(parameters, "max_steps_in_episode"):
+        overrides["max_steps_in_episode"] = limit
+    return parameters.replace(**overrides)
+
+
+def _observations(
+    gymnax_env: Any, parameters: Any, name: str
+) -> tuple[Callable[[jax.Array], jax.Array], int]:
+    """How to make an observation a vector of floats, and the vector's length D."""
+    space = gymnax_env.observation_space(parameters)
+    kind = type(space).__name__
+    if kind == "Discrete":
+        return lambda observation: jax.nn.one_hot(observation, space.n, dtype=float), space.n
+    if kind != "Box":
+        raise ValueError(f"{name} observes a {kind} space; the networks serve Box and Discrete")
+    shape = tuple(space.shape)
+    size = 1
+    for length in shape:
+        size *= length
+
+    def flatten(observation: jax.Array) -> jax.Array:
+        leading = observation.shape[: observation.ndim - len(shape)]
+        return jnp.asarray(observation, float).reshape(*leading, size)
+
+    return flatten, size
+
+
+def _actions(gymnax_env: Any, parameters: Any, name: str) -> int:
+    space = gymnax_env.action_space(parameters)
+    if type(space).__name__ != "Discrete":
+        raise ValueError(
+            f"{name} takes actions in a {type(space).__name__} space; the policy serves Discrete"
+        )
+    return space.n
+
+
+def _strong(leaf: Any) -> jax.Array:
+    """The leaf as an array whose type no arithmetic changes (not weakly typed)."""
+    leaf = jnp.asarray(leaf)
+    return jax.lax.convert_element_type(leaf, leaf.dtype)

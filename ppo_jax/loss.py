@@ -1,0 +1,90 @@
+"""The clipped surrogate loss, the value loss and the entropy bonus, with their diagnostics."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ppo_jax import network
+from ppo_jax.config import Config
+from ppo_jax.distributions import Categorical
+
+
+class Minibatch(NamedTuple):
+    """M transitions with what the rollout's policy and critic said of them; all [M] but
+    `observation` [M, D]. Means go over the valid ones (None: all of them)."""
+
+    observation: jax.Array
+    action: jax.Array
+    log_prob: jax.Array  # by the policy that acted
+    value: jax.Array  # V(s) by the critic that the rollout was made with
+    advantage: jax.Array
+    target: jax.Array  # the return G
+    valid: jax.Array | None = None
+
+
+class Diagnostics(NamedTuple):
+    """Means over a minibatch, all []."""
+
+    policy_loss: jax.Array
+    value_loss: jax.Array  # with its coefficient
+    entropy: jax.Array  # in nats
+    approx_kl: jax.Array  # in nats
+    clip_fraction: jax.Array
+
+
+def loss(
+    params: network.Parameters, batch: Minibatch, config: Config
+) -> tuple[jax.Array, Diagnostics]:
+    """PPO's loss on one minibatch: policy loss + value loss - c entropy, all means.
+
+    policy: -min(ρ A, clip(ρ, 1 - ε, 1 + ε) A), ρ = π(a|s) / π_old(a|s); value: `value_loss`.
+    approx_kl is the mean of (ρ - 1) - log ρ; clip_fraction that of |ρ - 1| > ε.
+    Schulman et al., arXiv:1707.06347, eq. 7 and 9.
+    """
+    mean = partial(jnp.mean, where=batch.valid)
+    policy = Categorical(network.apply(params.actor, batch.observation, config.activation))
+    value = network.apply(params.critic, batch.observation, config.activation)[:, 0]
+    advantage = _advantage(value, batch, config)
+
+    log_ratio = policy.log_prob(batch.action) - batch.log_prob
+    ratio = jnp.exp(log_ratio)
+    clipped = jnp.clip(ratio, 1 - config.clip_range, 1 + config.clip_range)
+    policy_loss = -mean(jnp.minimum(ratio * advantage, clipped * advantage))
+    value_loss = config.value_coefficient * mean(_half_square(value, batch, config))
+    entropy = mean(policy.entropy())
+
+    total = policy_loss + value_loss - config.entropy_coefficient * entropy
+    return total, Diagnostics(
+        policy_loss,
+        value_loss,
+        entropy,
+        approx_kl=mean((ratio - 1) - log_ratio),
+        clip_fraction=mean(jnp.abs(ratio - 1) > config.clip_range),
+    )
+
+
+def _half_square(value: jax.Array, batch: Minibatch, config: Config) -> jax.Array:
+    """½ (V - G)², or with `clip_value` the larger of it and the same after V moved at most ε."""
+    square = jnp.square(value - batch.target)
+    if config.clip_value:
+        move = jnp.clip(value - batch.value, -config.clip_range, config.clip_range)
+        square = jnp.maximum(square, jnp.square(batch.value + move - batch.target))
+    return 0.5 * square
+
+
+def _advantage(value: jax.Array, batch: Minibatch, config: Config) -> jax.Array:
+    """The rollout's advantages, or G - V(s) by the current critic; no gradient through either.
+
+    Normalised, (A - mean) / (std + 1e-8) with the population's deviation (ddof 0), if so
+    configured.
+    """
+    advantage = batch.advantage
+    if config.recompute_advantage:
+        advantage = jax.lax.stop_gradient(batch.target - value)
+    if config.normalize_advantage:
+        mean = jnp.mean(advantage, where=batch.valid)
+        deviation = jnp.std(advantage, where=batch.valid)
+        advantage = (advantage - mean) / (deviation + 1e-8)
+    return advantage

@@ -1,0 +1,76 @@
+"""Adam after clipping the gradient's global norm, for both networks at once."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ppo_jax import network
+from ppo_jax.config import Config
+
+
+class Norms(NamedTuple):
+    """Global norms of the networks' gradients before clipping, []."""
+
+    actor: jax.Array
+    critic: jax.Array
+
+
+def init(params: network.Parameters, config: Config) -> optax.OptState:
+    """Adam's moments, zero."""
+    return _adam(config).init(params)
+
+
+def step(
+    params: network.Parameters,
+    gradients: network.Parameters,
+    state: optax.OptState,
+    scale: jax.Array | float,
+    config: Config,
+) -> tuple[network.Parameters, optax.OptState, Norms]:
+    """One step of Adam: θ ← θ - scale · rate · m̂ / (√v̂ + ε), on the clipped gradient.
+
+    A gradient g becomes g · min(1, max_grad_norm / |g|), where |g| is the norm of both networks'
+    gradient together, or of each network's own. Adam works element by element, so one transform
+    serves both networks, whatever their learning rates. `scale` lowers both rates (annealing).
+    Pascanu et al., arXiv:1211.5063, alg. 1; Kingma & Ba, arXiv:1412.6980, alg. 1.
+    """
+    norms = Norms(optax.global_norm(gradients.actor), optax.global_norm(gradients.critic))
+    clipped = _clip(gradients, norms, config)
+    directions, state = _adam(config).update(clipped, state)
+    rates = config.learning_rate, config.critic_learning_rate
+    actor_rate, critic_rate = rates[0], rates[0] if rates[1] is None else rates[1]
+    return (
+        network.Parameters(
+            actor=_descend(params.actor, directions.actor, scale * actor_rate),
+            critic=_descend(params.critic, directions.critic, scale * critic_rate),
+        ),
+        state,
+        norms,
+    )
+
+
+def _adam(config: Config) -> optax.GradientTransformation:
+    return optax.scale_by_adam(b1=0.9, b2=0.999, eps=config.adam_epsilon)
+
+
+def _clip(gradients: network.Parameters, norms: Norms, config: Config) -> network.Parameters:
+    if config.joint_grad_norm:
+        norm = jnp.hypot(norms.actor, norms.critic)
+        norms = Norms(norm, norm)
+    factors = Norms(*(_shrink(norm, config.max_grad_norm) for norm in norms))
+    return network.Parameters(
+        actor=jax.tree.map(lambda gradient: gradient * factors.actor, gradients.actor),
+        critic=jax.tree.map(lambda gradient: gradient * factors.critic, gradients.critic),
+    )
+
+
+def _shrink(norm: jax.Array, largest: jax.Array | float) -> jax.Array:
+    return jnp.where(norm < largest, 1.0, largest / norm)
+
+
+def _descend(params: network.MLP, directions: network.MLP, rate: jax.Array) -> network.MLP:
+    return jax.tree.map(
+        lambda value, direction: (value - rate * direction).astype(value.dtype), params, directions
+    )

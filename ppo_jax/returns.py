@@ -1,0 +1,52 @@
+"""Returns and advantages of a rollout: one reverse scan."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+def discounted_returns(
+    rewards: jax.Array, discounts: jax.Array, bootstrap: jax.Array
+) -> jax.Array:
+    """Discounted reward-to-go, G[t] = r[t] + γ[t] G[t+1], G[T] = bootstrap.
+
+    rewards, discounts: [T, ...]; bootstrap: [...], the value of what follows the last step.
+    Returns [T, ...], in the rewards' unit. A zero discount ends an episode: nothing before it
+    depends on anything after it. Sutton & Barto, Reinforcement Learning (2018), eq. 3.9.
+    """
+    chex.assert_equal_shape([rewards, discounts])
+    chex.assert_shape(bootstrap, rewards.shape[1:])
+
+    def step(following: jax.Array, inputs: tuple[jax.Array, jax.Array]):
+        reward, discount = inputs
+        current = reward + discount * following
+        return current, current
+
+    dtype = jnp.result_type(rewards, discounts, bootstrap)
+    inputs = (rewards.astype(dtype), discounts.astype(dtype))
+    return jax.lax.scan(step, bootstrap.astype(dtype), inputs, reverse=True)[1]
+
+
+def gae(
+    rewards: jax.Array,
+    values: jax.Array,
+    next_values: jax.Array,
+    terminated: jax.Array,
+    done: jax.Array,
+    discount: jax.Array | float,
+    gae_lambda: jax.Array | float,
+) -> jax.Array:
+    """Generalised advantage estimates, A[t] = δ[t] + γ λ (1 - done[t]) A[t+1], A[T] = 0.
+
+    δ[t] = r[t] + γ (1 - terminated[t]) V(s'[t]) - V(s[t]), where s'[t] is the state that step t
+    really led to, also where the environment was reset after it.
+
+    rewards, values, next_values, terminated, done: [T, ...]; done = terminated or truncated.
+    Returns the advantages alone, [T, ...]; adding `values` gives the λ-returns, which for λ = 1
+    are the discounted returns. Schulman et al., arXiv:1506.02438, eq. 16.
+    """
+    chex.assert_equal_shape([rewards, values, next_values, terminated, done])
+    continues = discount * (1 - terminated.astype(values.dtype))
+    deltas = rewards + continues * next_values - values
+    decay = discount * gae_lambda * (1 - done.astype(values.dtype))
+    return discounted_returns(deltas, decay, jnp.zeros_like(deltas[0]))

@@ -1,0 +1,163 @@
+"""Transitions from the current policy: fixed-length rollouts, and whole episodes."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ppo_jax import network
+from ppo_jax.config import Config
+from ppo_jax.distributions import Categorical
+from ppo_jax.env import Environment
+
+
+class Transition(NamedTuple):
+    """Steps of N environments, time-major [T, N, ...].
+
+    `final_observation` is what the step really led to, also where a reset followed it.
+    `valid` is false past the end of whole episodes. The episode's return and length are those of
+    the episode that the step belongs to, counted up to and including it.
+    """
+
+    observation: jax.Array  # [T, N, D]
+    logits: jax.Array  # [T, N, A], of the policy that acted
+    action: jax.Array  # [T, N]
+    reward: jax.Array  # [T, N]
+    terminated: jax.Array  # [T, N]
+    truncated: jax.Array  # [T, N]
+    final_observation: jax.Array  # [T, N, D]
+    episode_return: jax.Array  # [T, N]
+    episode_length: jax.Array  # [T, N]
+    valid: jax.Array  # [T, N]
+
+    @property
+    def done(self) -> jax.Array:
+        """Whether the episode ended here, [T, N]."""
+        return self.terminated | self.truncated
+
+    @property
+    def log_prob(self) -> jax.Array:
+        """Log-probability of the action by the policy that took it, [T, N]."""
+        return Categorical(self.logits).log_prob(self.action)
+
+
+class Actors(NamedTuple):
+    """Where the N environments stand: all that a rollout needs to go on."""
+
+    env_state: Any
+    observation: jax.Array  # [N, D]
+    episode_return: jax.Array  # [N], of the running episode
+    episode_length: jax.Array  # [N]
+
+
+class _Noise(NamedTuple):
+    """Everything random in a rollout, drawn before its loop: a draw in a loop's body is a small
+    loop of its own, and slow."""
+
+    action: jax.Array  # [T, N, A]
+    step_key: jax.Array  # [T, N]
+    reset_state: Any  # [T, N, ...], the states that resets will need
+    reset_observation: jax.Array  # [T, N, D]
+
+
+def start(key: jax.Array, environment: Environment, num_envs: int) -> Actors:
+    """N freshly reset environments."""
+    env_state, observation = jax.vmap(environment.reset)(jax.random.split(key, num_envs))
+    return Actors(
+        env_state, observation, jnp.zeros(num_envs), jnp.zeros(num_envs, jnp.int32)
+    )
+
+
+def length(config: Config, environment: Environment) -> int:
+    """T, the steps that a rollout's storage holds.
+
+    Whole episodes fill it only in part: the longest case holds one transition less than
+    `min_transitions` when an episode of the full time limit begins.
+    """
+    if config.min_transitions is None:
+        assert config.num_steps is not None
+        return config.num_steps
+    return config.min_transitions - 1 + environment.max_episode_steps
+
+
+def collect(
+    key: jax.Array, actor: network.MLP, actors: Actors, environment: Environment, config: Config
+) -> tuple[Actors, Transition]:
+    """One update's transitions [T, N, ...] with the policy π = softmax(actor(observation)).
+
+    Fixed-length rollouts reset an environment that is done and go on. Whole episodes stop, with
+    every later step invalid, when an episode has ended and `min_transitions` are held.
+    """
+    num_actions = actor[-1].bias.shape[0]
+    noise = _draw(key, environment, (length(config, environment), config.num_envs, num_actions))
+    minimum = config.min_transitions
+
+    def step(carry: tuple[Actors, jax.Array, jax.Array], noise: _Noise):
+        actors, held, finished = carry
+        next_actors, transition = _step(actor, actors, ~finished, noise, environment, config)
+        if minimum is not None:
+            next_actors = _where(finished, actors, next_actors)
+            held = held + ~finished
+            finished = finished | (transition.done[0] & (held >= minimum))
+        return (next_actors, held, finished), transition
+
+    carry = actors, jnp.zeros((), jnp.int32), jnp.zeros((), bool)
+    (actors, _, _), transitions = jax.lax.scan(step, carry, noise)
+    return actors, transitions
+
+
+def _step(
+    actor: network.MLP,
+    actors: Actors,
+    valid: jax.Array,
+    noise: _Noise,
+    environment: Environment,
+    config: Config,
+) -> tuple[Actors, Transition]:
+    logits = network.apply(actor, actors.observation, config.activation)
+    action = Categorical(logits).sample(noise.action)
+    env_state, outcome = jax.vmap(environment.step)(noise.step_key, actors.env_state, action)
+    transition = Transition(
+        observation=actors.observation,
+        logits=logits,
+        action=action,
+        reward=outcome.reward,
+        terminated=outcome.terminated,
+        truncated=outcome.truncated,
+        final_observation=outcome.observation,
+        episode_return=actors.episode_return + outcome.reward,
+        episode_length=actors.episode_length + 1,
+        valid=jnp.broadcast_to(valid, action.shape),
+    )
+    going_on = Actors(
+        env_state, outcome.observation, transition.episode_return, transition.episode_length
+    )
+    fresh = Actors(
+        noise.reset_state,
+        noise.reset_observation,
+        jnp.zeros_like(going_on.episode_return),
+        jnp.zeros_like(going_on.episode_length),
+    )
+    return _where(transition.done, fresh, going_on), transition
+
+
+def _draw(key: jax.Array, environment: Environment, shape: tuple[int, int, int]) -> _Noise:
+    action_key, step_key, reset_key = jax.random.split(key, 3)
+    reset_keys = jax.random.split(reset_key, shape[:2])
+    reset_state, reset_observation = jax.vmap(jax.vmap(environment.reset))(reset_keys)
+    return _Noise(
+        action=jax.random.gumbel(action_key, shape),
+        step_key=jax.random.split(step_key, shape[:2]),
+        reset_state=reset_state,
+        reset_observation=reset_observation,
+    )
+
+
+def _where(condition: jax.Array, yes: Any, no: Any) -> Any:
+    """`jnp.where` over pytrees; the condition's axes are the leaves' leading ones."""
+
+    def select(one: jax.Array, other: jax.Array) -> jax.Array:
+        extra = (1,) * (one.ndim - condition.ndim)
+        return jnp.where(condition.reshape(*condition.shape, *extra), one, other)
+
+    return jax.tree.map(select, yes, no)
