@@ -88,6 +88,8 @@ class Config:
     """Initial weights: orthogonal (√2, policy head 0.01, value head 1), or uniform ±1/√fan_in."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.hidden_sizes, list):  # as JSON has it
+            object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
         _check_static(self)
         if self.total_timesteps is not None:
             object.__setattr__(self, "num_updates", self.total_timesteps // self.batch_size)
@@ -190,6 +192,15 @@ def recipe(name: str = "fast", **overrides: Any) -> Config:
     """
     if name not in RECIPES:
         raise ValueError(f"recipe {name!r} is unknown; choose {', '.join(RECIPES)}")
+    return override(Config(**RECIPES[name]), **overrides)
+
+
+def override(config: Config, **overrides: Any) -> Config:
+    """The configuration with fields overridden by name, and checked; whole numbers given for a
+    coefficient become floats.
+
+    Raises ValueError for an unknown field, two fields that say the same thing, or a bad value.
+    """
     known = {field.name: field for field in dataclasses.fields(Config)}
     for key, value in overrides.items():
         if key not in known:
@@ -200,7 +211,7 @@ def recipe(name: str = "fast", **overrides: Any) -> Config:
             overrides[key] = float(value)
     _refuse_both(overrides, "total_timesteps", "num_updates")
     _refuse_both(overrides, "num_minibatches", "minibatch_size")
-    return Config(**RECIPES[name]).replace(**overrides).check()
+    return config.replace(**overrides).check()
 
 
 def _refuse_both(overrides: Mapping[str, Any], first: str, second: str) -> None:

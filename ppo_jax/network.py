@@ -1,5 +1,8 @@
 """Actor and critic: two separate multilayer perceptrons, and their initial parameters."""
 
+from collections.abc import Callable
+from functools import partial
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import jax
@@ -34,9 +37,10 @@ def init(key: jax.Array, config: Config, observation_size: int, num_actions: int
     """
     actor_key, critic_key = jax.random.split(key)
     hidden = (observation_size, *config.hidden_sizes)
+    init_mlp = {"orthogonal": _init_orthogonal, "uniform": _init_uniform}[config.initialization]
     return Parameters(
-        actor=_init_mlp(actor_key, (*hidden, num_actions), config.initialization, 0.01),
-        critic=_init_mlp(critic_key, (*hidden, 1), config.initialization, 1.0),
+        actor=init_mlp(actor_key, (*hidden, num_actions), 0.01),
+        critic=init_mlp(critic_key, (*hidden, 1), 1.0),
     )
 
 
@@ -57,39 +61,50 @@ def _dense(layer: Layer, inputs: jax.Array) -> jax.Array:
     return product + jnp.broadcast_to(layer.bias, product.shape)
 
 
-def _init_mlp(key: jax.Array, sizes: tuple[int, ...], initialization: str, head: float) -> MLP:
-    layers = []
-    for index, layer_key in enumerate(jax.random.split(key, len(sizes) - 1)):
-        shape = sizes[index], sizes[index + 1]
-        if initialization == "orthogonal":
-            gain = head if index == len(sizes) - 2 else 2**0.5
-            layers.append(Layer(gain * _orthogonal(layer_key, shape), jnp.zeros(shape[1])))
-        else:
-            bound = shape[0] ** -0.5
-            kernel_key, bias_key = jax.random.split(layer_key)
-            layers.append(
-                Layer(
-                    jax.random.uniform(kernel_key, shape, minval=-bound, maxval=bound),
-                    jax.random.uniform(bias_key, shape[1:], minval=-bound, maxval=bound),
-                )
-            )
-    return tuple(layers)
+def _init_orthogonal(key: jax.Array, sizes: tuple[int, ...], head_gain: float) -> MLP:
+    shapes = list(pairwise(sizes))
+    gains = [2**0.5] * (len(shapes) - 1) + [head_gain]
+    gaussians = _cut(jax.random.normal, key, shapes)
+    return tuple(
+        Layer(gain * _orthonormal(gaussian), jnp.zeros(gaussian.shape[1]))
+        for gain, gaussian in zip(gains, gaussians, strict=True)
+    )
 
 
-def _orthogonal(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+def _init_uniform(key: jax.Array, sizes: tuple[int, ...], _: float) -> MLP:
+    # A bias is one more row of its kernel: it shares the kernel's bound.
+    shapes = [(inputs + 1, outputs) for inputs, outputs in pairwise(sizes)]
+    draws = _cut(partial(jax.random.uniform, minval=-1.0, maxval=1.0), key, shapes)
+    bounded = [draw * (len(draw) - 1) ** -0.5 for draw in draws]
+    return tuple(Layer(kernel=rows[:-1], bias=rows[-1]) for rows in bounded)
+
+
+def _cut(
+    draw: Callable[[jax.Array, tuple[int]], jax.Array],
+    key: jax.Array,
+    shapes: list[tuple[int, int]],
+) -> list[jax.Array]:
+    """One flat draw, cut into matrices: every draw of its own costs half a second to compile."""
+    ends = list(accumulate(rows * columns for rows, columns in shapes))
+    pieces = jnp.split(draw(key, (ends[-1],)), ends[:-1])
+    return [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+
+
+def _orthonormal(gaussian: jax.Array) -> jax.Array:
     """A uniformly random matrix with orthonormal columns (or rows, where those are fewer).
 
-    Gram-Schmidt, each column projected twice for accuracy. It replaces a LAPACK QR, whose calls
-    lock up a small machine's threads when many agents are initialised under one `vmap`.
+    Gram-Schmidt on a Gaussian matrix, each column projected twice for accuracy. It replaces a
+    LAPACK QR, whose calls lock up a small machine's threads when many agents are initialised
+    under one `vmap`.
     """
-    gaussian = jax.random.normal(key, (max(shape), min(shape)))
+    tall = gaussian if gaussian.shape[0] >= gaussian.shape[1] else gaussian.T
 
     def orthogonalize(index: int, basis: jax.Array) -> jax.Array:
-        column = gaussian[:, index]
+        column = tall[:, index]
         for _ in range(2):
             projection = jnp.dot(basis.T, column, precision=jax.lax.Precision.HIGHEST)
             column = column - jnp.dot(basis, projection, precision=jax.lax.Precision.HIGHEST)
         return basis.at[:, index].set(column / jnp.linalg.norm(column))
 
-    columns = jax.lax.fori_loop(0, min(shape), orthogonalize, jnp.zeros_like(gaussian))
-    return columns if shape[0] >= shape[1] else columns.T
+    columns = jax.lax.fori_loop(0, tall.shape[1], orthogonalize, jnp.zeros_like(tall))
+    return columns if tall is gaussian else columns.T

@@ -70,7 +70,7 @@ def _shrink(norm: jax.Array, largest: jax.Array | float) -> jax.Array:
     return jnp.where(norm < largest, 1.0, largest / norm)
 
 
-def _descend(params: network.MLP, directions: network.MLP, rate: jax.Array) -> network.MLP:
+def _descend(params: network.MLP, directions: network.MLP, rate: jax.Array | float) -> network.MLP:
     return jax.tree.map(
         lambda value, direction: (value - rate * direction).astype(value.dtype), params, directions
     )

@@ -114,9 +114,7 @@ def act(
     key: jax.Array | None = None,
 ) -> jax.Array:
     """The action for each observation [..., *shape of one]: greedy, or sampled with a key."""
-    logits = network.apply(
-        params.actor, env.make(config).flatten(observation), config.activation
-    )
+    logits = network.apply(params.actor, env.make(config).flatten(observation), config.activation)
     if key is None:
         return Categorical(logits).mode()
     return Categorical(logits).sample(jax.random.gumbel(key, logits.shape, logits.dtype))
@@ -132,12 +130,11 @@ def learning_rate_scale(num_updates: jax.Array, config: Config) -> jax.Array | f
     """The factor on the learning rates of update i (from 0): 1 - i / num_updates, if annealed."""
     if not config.anneal_learning_rate:
         return 1.0
+    assert config.num_updates is not None
     return 1 - num_updates / config.num_updates
 
 
-def prepare(
-    critic: network.MLP, transitions: rollout.Transition, config: Config
-) -> loss.Minibatch:
+def prepare(critic: network.MLP, transitions: rollout.Transition, config: Config) -> loss.Minibatch:
     """The update's batch [B, ...]: advantages A by GAE, and returns G = A + V(s).
 
     The critic is the one that the rollout was made with. A termination has no value after it; a
@@ -230,9 +227,7 @@ def epoch_orders(
     return jnp.where(positions < num_valid, orders, 0)
 
 
-def _metrics(
-    transitions: rollout.Transition, batch: loss.Minibatch, learned: Learned
-) -> Metrics:
+def _metrics(transitions: rollout.Transition, batch: loss.Minibatch, learned: Learned) -> Metrics:
     ended = transitions.done & transitions.valid
     unexplained = jnp.var(batch.target - batch.value, where=batch.valid)
     return Metrics(

@@ -5,9 +5,7 @@ import jax
 import jax.numpy as jnp
 
 
-def discounted_returns(
-    rewards: jax.Array, discounts: jax.Array, bootstrap: jax.Array
-) -> jax.Array:
+def discounted_returns(rewards: jax.Array, discounts: jax.Array, bootstrap: jax.Array) -> jax.Array:
     """Discounted reward-to-go, G[t] = r[t] + γ[t] G[t+1], G[T] = bootstrap.
 
     rewards, discounts: [T, ...]; bootstrap: [...], the value of what follows the last step.

@@ -18,7 +18,7 @@ def permute(key: jax.Array, positions: jax.Array, length: jax.Array | int) -> ja
     Hoang, Morris & Rogaway, An Enciphering Scheme Based on a Card Shuffle (CRYPTO 2012), fig. 1.
     """
     length = jnp.asarray(length, jnp.int32)
-    words = jax.random.bits(key, (2, ROUNDS), jnp.uint32)
+    words = jax.random.bits(key, (2 * ROUNDS,), jnp.uint32).reshape(2, ROUNDS)
     pivots = (words[0] % length.astype(jnp.uint32)).astype(jnp.int32)
     result = positions.astype(jnp.int32)
     # Unrolled on purpose: all rounds fuse into one kernel over the positions.

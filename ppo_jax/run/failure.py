@@ -1,0 +1,24 @@
+"""What can end a run before its time, each with its exit code."""
+
+import signal
+
+BAD_INPUT = 2
+FILE_SYSTEM = 3
+DEVICE = 4
+DIVERGED = 5
+
+
+class Failure(Exception):  # noqa: N818 - not every end of a run is an error
+    """One line for the user, and the process's exit code."""
+
+    def __init__(self, message: str, code: int = BAD_INPUT):
+        super().__init__(message)
+        self.code = code
+
+
+class Interrupted(Exception):  # noqa: N818
+    """A signal asked the run to stop; by convention it exits with 128 + the signal's number."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.code = 128 + number

@@ -1,0 +1,93 @@
+"""A run's folder: which files there are, made fresh, written atomically."""
+
+import contextlib
+import io
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ppo_jax.run.failure import BAD_INPUT, FILE_SYSTEM, Failure
+
+CONFIG, METRICS, PARAMETERS, SUMMARY = (
+    "config.json",
+    "metrics.csv",
+    "parameters.npz",
+    "summary.json",
+)
+EVENTS = "events.out.tfevents.*"
+
+
+def choose(out: str | None, label: str) -> Path:
+    """The folder asked for, or a fresh one under runs/; it is not made yet.
+
+    Raises Failure (2) for a path no file system can hold, and (3) for one that is a file.
+    """
+    if out is None:
+        return Path("runs") / f"{label}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    if not out or "\0" in out:
+        raise Failure(f"--out {out!r} is not a path; give a folder", BAD_INPUT)
+    path = Path(out)
+    if path.exists() and not path.is_dir():
+        raise Failure(f"--out {out} is a file; give a folder", FILE_SYSTEM)
+    return path
+
+
+def refuse_another_run(path: Path, overwrite: bool) -> None:
+    """Raise Failure (2) where the folder holds a run that is not to be overwritten."""
+    if not overwrite and any((path / name).exists() for name in (CONFIG, METRICS, SUMMARY)):
+        raise Failure(
+            f"--out {path} holds a run; give another folder, or --overwrite to replace it"
+        )
+
+
+def create(path: Path) -> None:
+    """Make the folder, empty of an earlier run's files. Raises Failure (3) if it cannot be."""
+    with file_system(path):
+        path.mkdir(parents=True, exist_ok=True)
+        for name in (CONFIG, METRICS, PARAMETERS, SUMMARY, EVENTS):
+            for old in path.glob(name):
+                old.unlink()
+        probe = path / ".writable"
+        probe.touch()
+        probe.unlink()
+
+
+@contextlib.contextmanager
+def file_system(path: Path) -> Iterator[None]:
+    """Turns what the file system refuses into a Failure (3) that names the path."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise Failure(
+            f"{error.filename or path}: {reason}; give --out a folder that can be written",
+            FILE_SYSTEM,
+        ) from error
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write the mapping as JSON, atomically; a NaN is refused, null says "none"."""
+    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    _write(path, lambda file: file.write(text.encode()))
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write named arrays as .npz (plain data, no pickle), atomically."""
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)
+    _write(path, lambda file: file.write(content.getbuffer()))
+
+
+def _write(path: Path, write: Callable[[Any], Any]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with file_system(path):
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)

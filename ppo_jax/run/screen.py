@@ -1,0 +1,91 @@
+"""What the user sees while a run goes on."""
+
+import contextlib
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+
+_LINES = 10  # progress lines of a whole run where the output is no terminal
+
+
+class Screen:
+    """Lines and live progress on standard output; silent if quiet, or once nobody reads it."""
+
+    def __init__(self, quiet: bool):
+        self._console = Console(file=sys.stdout, quiet=quiet, highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        with self._readers():
+            self._console.print(text, markup=False)
+
+    @contextlib.contextmanager
+    def waiting(self, text: str) -> Iterator[None]:
+        """Say what is being waited for, and how long it took."""
+        started = time.perf_counter()
+        if self._console.is_terminal:
+            with self._console.status(text):
+                yield
+        else:
+            yield
+        self.say(f"{text}: {time.perf_counter() - started:.1f} s")
+
+    @contextlib.contextmanager
+    def training(self, num_updates: int) -> Iterator["Training"]:
+        """Live progress of the training loop."""
+        live = Progress(
+            SpinnerColumn(),
+            TextColumn("training"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[said]}"),
+            console=self._console,
+            disable=not self._console.is_terminal or self._console.quiet,
+        )
+        with live:
+            yield Training(self, live, live.add_task("", total=num_updates, said=""), num_updates)
+
+    @contextlib.contextmanager
+    def _readers(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:  # `| head`: keep training, and say no more
+            self._console.quiet = True
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # nor complain at exit
+            self._console.file = sys.stdout
+
+
+class Training:
+    """Progress of a training loop: steps, steps per second, mean return, time left."""
+
+    def __init__(self, screen: Screen, live: Progress, task: TaskID, num_updates: int):
+        self._screen, self._live, self._task, self._total = screen, live, task, num_updates
+        self._said = 0
+        self._return = math.nan
+
+    def show(self, updates: int, env_steps: int, seconds: float, mean_return: float) -> None:
+        """Tell where the loop stands; a NaN return (no episode ended) leaves the last one."""
+        if not math.isnan(mean_return):
+            self._return = mean_return
+        left = seconds / updates * (self._total - updates)
+        said = (
+            f"{env_steps:,} steps, {env_steps / seconds:,.0f} steps/s, mean return"
+            f" {'none yet' if math.isnan(self._return) else f'{self._return:.1f}'},"
+            f" {_clock(left)} left"
+        )
+        with self._screen._readers():
+            self._live.update(self._task, completed=updates, said=said)
+        due = updates == self._total or updates * _LINES // self._total > self._said
+        if self._live.disable and due:
+            self._said = updates * _LINES // self._total
+            self._screen.say(f"training {updates / self._total:4.0%}: {said}")
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

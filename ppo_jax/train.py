@@ -1,0 +1,189 @@
+"""python -m ppo_jax.train: train agents from the command line."""
+
+import argparse
+import dataclasses
+import difflib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import tyro
+
+from ppo_jax import __version__
+from ppo_jax.config import RECIPES, Config, override
+from ppo_jax.run import folder
+from ppo_jax.run.failure import BAD_INPUT, Failure, Interrupted
+from ppo_jax.run.screen import Screen
+
+# gymnax's own names, known here so that a wrong one is refused without its seconds of import.
+ENVIRONMENTS = (
+    *("CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0"),
+    *(f"{name}-MinAtar" for name in ("Asterix", "Breakout", "Freeway", "Seaquest")),
+    "SpaceInvaders-MinAtar",
+    *(f"{name}-bsuite" for name in ("Catch", "DeepSea", "MemoryChain", "UmbrellaChain")),
+    *(f"{name}-bsuite" for name in ("DiscountingChain", "MNISTBandit", "SimpleBandit")),
+    *(f"{name}-misc" for name in ("FourRooms", "MetaMaze", "PointRobot", "BernoulliBandit")),
+    *(f"{name}-misc" for name in ("GaussianBandit", "Reacher", "Swimmer", "Pong", "FrozenLake")),
+)
+_LARGEST_SEED = 2**32 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags(Config):
+    """Train PPO agents on a gymnax environment, all of it compiled into one program.
+
+    Every field of the recipe is a flag. What was trained is written to a folder under runs/:
+    config.json, metrics.csv, parameters.npz, summary.json and TensorBoard events.
+    """
+
+    recipe: Literal["notebook", "standard", "fast"] = "fast"
+    """Where the defaults come from: the original teaching algorithm, the field's common CartPole
+    configuration, or ours, tuned for time to solve."""
+    seed: int = 0
+    """Agent i has the key of seed + i."""
+    num_seeds: int = 1
+    """Agents trained at once, each with its own seed."""
+    device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    """Where to train (auto: the best that jax finds)."""
+    out: str | None = None
+    """Folder for the results (none: a fresh one under runs/)."""
+    overwrite: bool = False
+    """Replace the run that --out holds."""
+    config: str | None = None
+    """A run's config.json, to run it again; flags override it."""
+    quiet: bool = False
+    """Print nothing but errors."""
+    debug: bool = False
+    """Print the traceback of an error."""
+    version: bool = False
+    """Print the version and exit."""
+
+    def __post_init__(self) -> None:
+        """Nothing is checked here: flags become a Config first, which refuses in one line."""
+
+
+_CONFIG_FIELDS = [field.name for field in dataclasses.fields(Config)]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line, run it, and return the process's exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _main(arguments)
+    except (Failure, Interrupted) as error:
+        return _refuse(error, error.code, arguments)
+    except KeyboardInterrupt as error:
+        return _refuse(Interrupted(2), 130, arguments) if not error.args else 130
+
+
+def _refuse(error: Exception, code: int, arguments: Sequence[str]) -> int:
+    if "--debug" in arguments:
+        raise error
+    print(f"ppo_jax: {error}", file=sys.stderr)
+    return code
+
+
+def _main(arguments: list[str]) -> int:
+    defaults = _defaults(arguments)
+    flags = tyro.cli(Flags, args=arguments, default=defaults, prog="python -m ppo_jax.train")
+    if flags.version:
+        print(f"ppo_jax {__version__}")
+        return 0
+    config = _config(flags, defaults)
+    _check(flags)
+    label = f"{config.env}-{flags.recipe}-seed{flags.seed}"
+    path = folder.choose(flags.out, label)
+    folder.refuse_another_run(path, flags.overwrite)
+    screen = Screen(flags.quiet)
+
+    from ppo_jax.run import loop  # jax and gymnax: seconds, only after the flags have passed
+
+    job = loop.Job(flags.recipe, config, flags.seed, flags.num_seeds, path, flags.device)
+    summary = loop.run(job, screen)
+    _report(summary, path, screen)
+    return 0
+
+
+def _defaults(arguments: list[str]) -> Flags:
+    """The flags' defaults: the recipe's, or those of the run to be repeated."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    early.add_argument("--recipe", nargs="?", default=None)
+    early.add_argument("--config", nargs="?", default=None)
+    known, _ = early.parse_known_args(arguments)
+    if known.config is not None:
+        if known.recipe is not None:
+            raise Failure(
+                f"--config {known.config} has its own recipe; leave out --recipe {known.recipe}"
+            )
+        return _read_config(known.config)
+    name = known.recipe if known.recipe in RECIPES else "fast"  # tyro refuses another name
+    return Flags(**RECIPES[name], recipe=cast(Any, name))
+
+
+def _read_config(path: str) -> Flags:
+    try:
+        saved = json.loads(Path(path).read_text())
+        fields = {**saved["config"], "hidden_sizes": tuple(saved["config"]["hidden_sizes"])}
+        return Flags(
+            **fields, recipe=saved["recipe"], seed=saved["seed"], num_seeds=saved["num_seeds"]
+        )
+    except OSError as error:
+        raise Failure(f"--config {path}: {error.strerror}; give a run's config.json") from error
+    except (ValueError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise Failure(f"--config {path} is not a run's config.json ({reason})") from error
+
+
+def _config(flags: Flags, defaults: Flags) -> Config:
+    given = {
+        name: getattr(flags, name)
+        for name in _CONFIG_FIELDS
+        if getattr(flags, name) != getattr(defaults, name)
+    }
+    try:
+        base = Config(**{name: getattr(defaults, name) for name in _CONFIG_FIELDS})
+        return override(base, **given)
+    except ValueError as error:
+        raise Failure(str(error)) from error
+
+
+def _check(flags: Flags) -> None:
+    if flags.num_seeds < 1:
+        raise Failure(f"--num-seeds is {flags.num_seeds}; it must be at least 1")
+    if flags.seed < 0 or flags.seed + flags.num_seeds - 1 > _LARGEST_SEED:
+        raise Failure(
+            f"--seed is {flags.seed} and --num-seeds {flags.num_seeds}; seeds go from 0 to"
+            f" {_LARGEST_SEED}"
+        )
+    if flags.env not in ENVIRONMENTS:
+        near = difflib.get_close_matches(flags.env, ENVIRONMENTS, n=3, cutoff=0.3)
+        hint = f"near it: {', '.join(near)}" if near else f"there are: {', '.join(ENVIRONMENTS)}"
+        raise Failure(f"--env {flags.env!r} is unknown; {hint}", BAD_INPUT)
+
+
+def _report(summary: dict[str, Any], path: Path, screen: Screen) -> None:
+    returns = [value for value in summary["eval_return_per_seed"] if value is not None]
+    mean = sum(returns) / len(returns) if returns else float("nan")
+    screen.say(
+        f"trained {summary['env_steps']:,} steps in {summary['train_seconds']:.1f} s:"
+        f" {summary['steps_per_second']:,.0f} steps/s"
+    )
+    verdict = f"greedy return {mean:.1f} over {summary['eval_episodes']} fresh episodes"
+    if summary["solved_fraction"] is not None:
+        agents = summary["num_seeds"]
+        solved = round(summary["solved_fraction"] * agents)
+        said = "solved" if solved == agents else f"solved by {solved} of {agents} agents"
+        said = "not solved" if not solved else said
+        verdict = f"{said}: {verdict} (solved at {summary['solved_at']:g})"
+    screen.say(verdict)
+    if summary["diverged_seeds"]:
+        screen.say(f"diverged (parameters not finite): seeds {summary['diverged_seeds']}")
+    files = (folder.CONFIG, folder.METRICS, folder.PARAMETERS, folder.SUMMARY)
+    screen.say(f"wrote {path}{os.sep}: {', '.join(files)}, TensorBoard events")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
