@@ -60,8 +60,8 @@ class Config:
     """Lower the learning rates linearly to 0 over the run."""
     adam_epsilon: float = 1e-5
     """Adam's ε."""
-    max_grad_norm: float = 0.5
-    """Largest global norm of a gradient; beyond it the gradient is scaled down."""
+    max_grad_norm: float | None = 0.5
+    """Largest global norm of a gradient; beyond it the gradient is scaled down (none: never)."""
     joint_grad_norm: bool = static(True)
     """Clip the norm of both networks' gradient together (no: each network by itself)."""
     discount: float = 0.99
@@ -337,6 +337,7 @@ def _nearest_divisor(number: int, wanted: int) -> int:
     return min(divisors, key=lambda divisor: abs(divisor - wanted))
 
 
+_OPTIONAL_COEFFICIENTS = ("critic_learning_rate", "max_grad_norm")
 _POSITIVE = (lambda value: (value > 0) & np.isfinite(value), "positive and finite")
 _NOT_NEGATIVE = (lambda value: (value >= 0) & np.isfinite(value), "at least 0 and finite")
 _UNIT = (lambda value: (value >= 0) & (value <= 1), "between 0 and 1")
@@ -344,7 +345,7 @@ _RANGES: dict[str, tuple[Any, str]] = {
     "learning_rate": _POSITIVE,
     "critic_learning_rate": _POSITIVE,
     "adam_epsilon": _POSITIVE,
-    "max_grad_norm": (lambda value: value > 0, "positive (inf: no clipping)"),
+    "max_grad_norm": _POSITIVE,
     "discount": _UNIT,
     "gae_lambda": _UNIT,
     "clip_range": _POSITIVE,
@@ -354,7 +355,7 @@ _RANGES: dict[str, tuple[Any, str]] = {
 
 
 def _check_values(name: str, value: Any, holds: Any, wanted: str) -> None:
-    if (value is None and name == "critic_learning_rate") or _is_tracer(value):
+    if (value is None and name in _OPTIONAL_COEFFICIENTS) or _is_tracer(value):
         return
     try:
         numbers = np.asarray(value, dtype=np.float64)

@@ -36,7 +36,7 @@ def step(
     serves both networks, whatever their learning rates. `scale` lowers both rates (annealing).
     Pascanu et al., arXiv:1211.5063, alg. 1; Kingma & Ba, arXiv:1412.6980, alg. 1.
     """
-    norms = Norms(optax.global_norm(gradients.actor), optax.global_norm(gradients.critic))
+    norms = Norms(optax.tree.norm(gradients.actor), optax.tree.norm(gradients.critic))
     clipped = _clip(gradients, norms, config)
     directions, state = _adam(config).update(clipped, state)
     rates = config.learning_rate, config.critic_learning_rate
@@ -56,18 +56,17 @@ def _adam(config: Config) -> optax.GradientTransformation:
 
 
 def _clip(gradients: network.Parameters, norms: Norms, config: Config) -> network.Parameters:
+    if config.max_grad_norm is None:
+        return gradients
     if config.joint_grad_norm:
         norm = jnp.hypot(norms.actor, norms.critic)
         norms = Norms(norm, norm)
-    factors = Norms(*(_shrink(norm, config.max_grad_norm) for norm in norms))
+    largest = config.max_grad_norm
+    factors = Norms(*(jnp.where(norm < largest, 1.0, largest / norm) for norm in norms))
     return network.Parameters(
         actor=jax.tree.map(lambda gradient: gradient * factors.actor, gradients.actor),
         critic=jax.tree.map(lambda gradient: gradient * factors.critic, gradients.critic),
     )
-
-
-def _shrink(norm: jax.Array, largest: jax.Array | float) -> jax.Array:
-    return jnp.where(norm < largest, 1.0, largest / norm)
 
 
 def _descend(params: network.MLP, directions: network.MLP, rate: jax.Array | float) -> network.MLP:

@@ -17,12 +17,11 @@ class Screen:
     """Lines and live progress on standard output; silent if quiet, or once nobody reads it."""
 
     def __init__(self, quiet: bool):
-        self._console = Console(file=sys.stdout, quiet=quiet, highlight=False, soft_wrap=True)
+        self._console = _Console(file=sys.stdout, quiet=quiet, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
         """Print one line."""
-        with self._readers():
-            self._console.print(text, markup=False)
+        self._console.print(text, markup=False)
 
     @contextlib.contextmanager
     def waiting(self, text: str) -> Iterator[None]:
@@ -49,14 +48,12 @@ class Screen:
         with live:
             yield Training(self, live, live.add_task("", total=num_updates, said=""), num_updates)
 
-    @contextlib.contextmanager
-    def _readers(self) -> Iterator[None]:
-        try:
-            yield
-        except BrokenPipeError:  # `| head`: keep training, and say no more
-            self._console.quiet = True
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # nor complain at exit
-            self._console.file = sys.stdout
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Nobody reads any more (`| head`): keep training, and say no more, not even at exit."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Training:
@@ -77,8 +74,7 @@ class Training:
             f" {'none yet' if math.isnan(self._return) else f'{self._return:.1f}'},"
             f" {_clock(left)} left"
         )
-        with self._screen._readers():
-            self._live.update(self._task, completed=updates, said=said)
+        self._live.update(self._task, completed=updates, said=said)
         due = updates == self._total or updates * _LINES // self._total > self._said
         if self._live.disable and due:
             self._said = updates * _LINES // self._total

@@ -1,0 +1,155 @@
+"""Config and the recipes: what they say, what they refuse, and what can be traced."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ppo_jax import Config, recipe
+from ppo_jax.config import RECIPES
+
+
+def test_the_recipes_are_those_of_the_specification():
+    notebook, standard = recipe("notebook"), recipe("standard")
+    assert (notebook.num_envs, notebook.min_transitions, notebook.minibatch_size) == (1, 32, 32)
+    assert (notebook.num_updates, notebook.total_timesteps) == (1000, None)
+    assert (notebook.learning_rate, notebook.critic_learning_rate) == (1e-3, 3e-3)
+    assert (notebook.hidden_sizes, notebook.activation) == ((100,), "relu")
+    assert notebook.recompute_advantage
+    assert not any((notebook.joint_grad_norm, notebook.anneal_learning_rate, notebook.clip_value))
+    assert (standard.batch_size, standard.num_updates) == (512, 976)
+    assert (standard.learning_rate, standard.adam_epsilon) == (2.5e-4, 1e-5)
+    assert (standard.entropy_coefficient, standard.value_coefficient) == (0.01, 0.5)
+    assert standard.clip_value
+    assert standard.joint_grad_norm
+    assert recipe() == recipe("fast") == Config()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_field_has_a_docstring_default_and_place_in_the_pytree(name):
+    config = recipe(name)
+    static = {f.name for f in dataclasses.fields(Config) if f.metadata.get("static")}
+    leaves = {path[0].name for path, _ in jax.tree_util.tree_leaves_with_path(config)}
+    traced = {f.name for f in dataclasses.fields(Config)} - static - {"env_params"}
+    assert leaves == traced - ({"critic_learning_rate"} if name != "notebook" else set())
+
+
+def test_of_two_fields_that_say_the_same_the_newer_wins():
+    config = recipe("standard", num_updates=10)
+    assert (config.num_updates, config.total_timesteps) == (10, None)
+    config = config.replace(total_timesteps=5000)
+    assert (config.num_updates, config.total_timesteps) == (9, 5000)
+    config = config.replace(num_envs=8)  # the budget stays, the updates follow
+    assert (config.num_updates, config.total_timesteps) == (4, 5000)
+    config = config.replace(minibatch_size=64)
+    assert (config.num_minibatches, config.transitions_per_minibatch) == (None, 64)
+    assert config.replace(num_minibatches=2).transitions_per_minibatch == 512
+
+
+def test_a_list_of_sizes_and_whole_numbers_for_coefficients_are_taken():
+    config = recipe("fast", hidden_sizes=[32], discount=1)
+    assert config.hidden_sizes == (32,)
+    assert isinstance(config.discount, float)
+    assert recipe("fast", num_envs=np.int64(4)).num_envs == 4
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"learning_rat": 1.0}, "did you mean learning_rate"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan; it must be positive"),
+        ({"learning_rate": float("inf")}, "learning_rate is inf"),
+        ({"learning_rate": -1e-3}, "learning_rate is -0.001"),
+        ({"learning_rate": "fast"}, "it must be a number"),
+        ({"learning_rate": jnp.array([1e-3, -1.0])}, r"learning_rate is \[.*-1.0\]"),
+        ({"critic_learning_rate": 0.0}, "critic_learning_rate is 0.0"),
+        ({"discount": 1.01}, "discount is 1.01; it must be between 0 and 1"),
+        ({"gae_lambda": -0.1}, "gae_lambda is -0.1"),
+        ({"clip_range": 0.0}, "clip_range is 0.0"),
+        ({"entropy_coefficient": -1.0}, "entropy_coefficient is -1.0; it must be at least 0"),
+        ({"value_coefficient": -1.0}, "value_coefficient is -1.0"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm is 0.0"),
+        ({"adam_epsilon": 0.0}, "adam_epsilon is 0.0"),
+        ({"env_params": {"force_mag": float("inf")}}, "env_params force_mag is inf"),
+        ({"env_params": [5.0]}, "must map names to numbers"),
+        ({"num_envs": 0}, "num_envs is 0; it must be a whole number of at least 1"),
+        ({"num_envs": 2.5}, "num_envs is 2.5"),
+        ({"num_envs": True}, "num_envs is True"),
+        ({"num_epochs": None}, "num_epochs is None"),
+        ({"num_steps": -1}, "num_steps is -1"),
+        ({"hidden_sizes": (64, 0)}, "hidden_sizes is"),
+        ({"activation": "gelu"}, "activation is 'gelu'; it must be tanh or relu"),
+        ({"initialization": "zeros"}, "initialization is 'zeros'"),
+        ({"clip_value": 1}, "clip_value is 1; it must be True or False"),
+        ({"env": 3}, "env is 3"),
+        ({"num_envs": 3, "num_steps": 7, "num_minibatches": 4}, "3 environments × 7 steps = 21"),
+        ({"num_envs": 3, "num_steps": 7, "num_minibatches": 4}, "the nearest that does is 3"),
+        ({"num_envs": 1, "num_steps": 4, "num_minibatches": 4}, "cannot be normalised"),
+        ({"num_minibatches": 4, "minibatch_size": 4}, "say the same thing twice"),
+        ({"num_updates": 4, "total_timesteps": 4096}, "say the same thing twice"),
+        ({"total_timesteps": 100}, "less than one update: .* give at least"),
+        ({"num_steps": None}, "num_steps is missing"),
+        ({"num_minibatches": None}, "give either num_minibatches or minibatch_size"),
+        ({"min_transitions": 32}, "num_envs is .* whole episodes"),
+    ],
+)
+def test_a_bad_value_is_refused_in_one_line_with_value_and_remedy(overrides, message):
+    with pytest.raises(ValueError, match=message) as refusal:
+        recipe("fast", **overrides)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"total_timesteps": 1000}, "give num_updates"),
+        ({"num_steps": 32}, "give min_transitions"),
+        ({"num_minibatches": 4}, "give minibatch_size"),
+        ({"minibatch_size": None}, "minibatch_size is missing"),
+        ({"num_envs": 2}, "num_envs is 2"),
+    ],
+)
+def test_whole_episodes_refuse_what_has_no_meaning_for_them(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        recipe("notebook", **overrides)
+
+
+def test_a_run_needs_a_length():
+    with pytest.raises(ValueError, match="give either total_timesteps or num_updates"):
+        Config(total_timesteps=None)
+
+
+def test_an_unknown_recipe_is_refused():
+    with pytest.raises(ValueError, match="'notebok' is unknown; choose notebook, standard, fast"):
+        recipe("notebok")
+
+
+def test_coefficients_may_be_arrays_tracers_and_placeholders():
+    recipe("fast", learning_rate=jnp.array([1e-3, 1e-2])).check()
+    config = recipe("fast")
+
+    def rate(value):
+        return recipe("fast", learning_rate=value).learning_rate * 2
+
+    assert jax.jit(jax.vmap(rate))(jnp.array([1.0, 2.0])).tolist() == [2.0, 4.0]
+    axes = jax.tree.map(lambda _: None, config).replace(learning_rate=0)
+    batched = config.replace(learning_rate=jnp.array([1.0, 2.0]))
+    doubled = jax.vmap(lambda config: config.learning_rate * 2, in_axes=(axes,))(batched)
+    assert doubled.tolist() == [2.0, 4.0]
+
+
+def test_a_coefficient_changes_no_static_part_and_a_size_does():
+    def structure(**overrides):
+        return jax.tree.structure(recipe("fast", **overrides))
+
+    assert structure(learning_rate=1.0, discount=0.5) == structure()
+    assert structure(num_envs=8) != structure()
+
+
+def test_a_configuration_survives_json():
+    config = recipe("standard", env_params={"force_mag": 5.0}, num_envs=8)
+    fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    assert Config(**json.loads(json.dumps(fields))) == config
