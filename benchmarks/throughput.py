@@ -76,7 +76,7 @@ def ours(name: str, agents: int, speeds: Speeds) -> Callable[[], None]:
         states, metrics = jax.block_until_ready(train(keys, config))
         seconds = time.perf_counter() - started
         counts = (metrics.env_steps, metrics.gradient_steps)
-        env_steps, gradient_steps = (int(np.sum(count, dtype=np.int64)) for count in counts)
+        env_steps, gradient_steps = (int(np.asarray(count, np.int64).sum()) for count in counts)
         speeds.add(env_steps, gradient_steps, seconds)
         speeds.greedy_return += evaluate(states.params, config, keys, 100).mean(axis=1).tolist()
 

@@ -36,7 +36,7 @@ class Config:
     """Environment parameters to override, such as force_mag 5.0."""
     max_episode_steps: int | None = static(None)
     """Time limit of an episode, a truncation (none: the environment's own)."""
-    num_envs: int = static(16)
+    num_envs: int = static(8)
     """Environments stepped together, N."""
     num_steps: int | None = static(64)
     """Steps of every environment in one rollout, T (none: whole episodes)."""
@@ -64,9 +64,9 @@ class Config:
     """Largest global norm of a gradient; beyond it the gradient is scaled down (none: never)."""
     joint_grad_norm: bool = static(True)
     """Clip the norm of both networks' gradient together (no: each network by itself)."""
-    discount: float = 0.99
+    discount: float = 0.98
     """Reward discount γ."""
-    gae_lambda: float = 0.95
+    gae_lambda: float = 0.98
     """λ of generalised advantage estimation; 1 gives discounted returns."""
     clip_range: float = 0.2
     """ε: how far the probability ratio may move."""
@@ -80,7 +80,7 @@ class Config:
     """Normalise the advantages in each minibatch to mean 0 and deviation 1."""
     recompute_advantage: bool = static(False)
     """Advantage G - V(s) with the current critic in every minibatch (no: GAE of the rollout)."""
-    hidden_sizes: tuple[int, ...] = static((64, 64))
+    hidden_sizes: tuple[int, ...] = static((64,))
     """Widths of the hidden layers, in each network."""
     activation: Literal["tanh", "relu"] = static("tanh")
     """Nonlinearity after every hidden layer."""
@@ -158,6 +158,7 @@ _NOTEBOOK: dict[str, Any] = {
     "anneal_learning_rate": False,
     "adam_epsilon": 1e-8,
     "joint_grad_norm": False,
+    "discount": 0.99,
     "gae_lambda": 1.0,
     "value_coefficient": 2.0,
     "normalize_advantage": False,
@@ -175,6 +176,9 @@ _STANDARD: dict[str, Any] = {
     "num_epochs": 4,
     "num_minibatches": 4,
     "learning_rate": 2.5e-4,
+    "discount": 0.99,
+    "gae_lambda": 0.95,
+    "hidden_sizes": (64, 64),
     "clip_value": True,
     "entropy_coefficient": 0.01,
 }

@@ -223,7 +223,7 @@ def test_version_and_help_answer_without_jax():
     said = command("--help").stdout
     assert "--num-seeds" in said
     assert "Reward discount γ" in said
-    assert "0.95" in said
+    assert "0.98" in said
 
 
 def test_help_shows_the_recipes_own_defaults(capsys):
