@@ -1,0 +1,213 @@
+"""Initial parameters, the networks' outputs, and the policy's distribution."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special, stats
+
+from ppo_jax import network, ppo, recipe
+from ppo_jax.distributions import Categorical
+from tests import oracle
+from tests.test_update import oracle_tree, parameters, quick_jit
+
+PLAUSIBLE = 1e-4
+NUM_KEYS = 4096
+
+init = quick_jit(network.init, static_argnums=(2, 3))
+
+
+def orthogonal(*hidden_sizes):
+    return recipe("fast", hidden_sizes=hidden_sizes)
+
+
+def uniform(*hidden_sizes):
+    return recipe("notebook", hidden_sizes=hidden_sizes)
+
+
+@functools.cache
+def many(config_of, *sizes, observation_size, num_actions):
+    """The initial parameters of many keys, [K, ...]."""
+    config = config_of(*sizes)
+
+    def init(key):
+        return network.init(key, config, observation_size, num_actions)
+
+    keys = jax.random.split(jax.random.key(0), NUM_KEYS)
+    return jax.tree.map(np.asarray, quick_jit(jax.vmap(init))(keys))
+
+
+# Initial parameters -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sizes", [(64, 64), (3, 9, 5)])
+def test_orthogonal_kernels_are_orthonormal_times_their_gain(sizes):
+    params = init(jax.random.key(0), orthogonal(*sizes), 4, 6)
+    shapes = list(zip((4, *sizes), (*sizes, 6), strict=True))
+    for name, head in (("actor", 0.01), ("critic", 1.0)):
+        layers = getattr(params, name)
+        assert len(layers) == len(shapes)
+        gains = [np.sqrt(2)] * len(sizes) + [head]
+        for layer, gain, (inputs, outputs) in zip(layers, gains, shapes, strict=True):
+            outputs = 1 if (layer is layers[-1] and name == "critic") else outputs
+            assert layer.kernel.shape == (inputs, outputs)
+            assert not layer.bias.any()
+            assert layer.bias.shape == (outputs,)
+            short = np.asarray(layer.kernel, np.float64) / gain
+            short = short if inputs <= outputs else short.T
+            np.testing.assert_allclose(short @ short.T, np.eye(len(short)), atol=2e-6)
+
+
+def test_orthogonal_matrices_are_uniformly_distributed():
+    config = {"observation_size": 4, "num_actions": 2}
+    kernels = many(orthogonal, 4, 3, **config).actor[0].kernel / np.sqrt(2)
+    judges = np.linalg.qr(np.random.default_rng(0).normal(size=(NUM_KEYS, 4, 4)))
+    signs = np.sign(np.diagonal(judges.R, axis1=1, axis2=2))
+    judges = judges.Q * signs[:, None, :]
+    # A square of an entry of a uniformly random unit vector in 4 dimensions is Beta(½, 3/2).
+    for row, column in np.ndindex(4, 4):
+        squares = kernels[:, row, column] ** 2
+        assert stats.kstest(squares, stats.beta(0.5, 1.5).cdf).pvalue > PLAUSIBLE
+    for statistic in (np.linalg.det, lambda q: np.trace(q, axis1=1, axis2=2), lambda q: q[:, 0, 3]):
+        found, wanted = statistic(kernels), statistic(judges)
+        if statistic is np.linalg.det:
+            found, wanted = np.sign(found), np.sign(wanted)
+        assert stats.ks_2samp(found, wanted).pvalue > PLAUSIBLE
+    np.testing.assert_allclose((kernels**4).mean(axis=0), 3 / (4 * 6), rtol=0.1)
+    assert stats.binomtest(int((np.linalg.det(kernels) > 0).sum()), NUM_KEYS).pvalue > PLAUSIBLE
+
+
+def test_uniform_kernels_and_biases_fill_their_bounds_uniformly():
+    params = many(uniform, 5, 3, observation_size=7, num_actions=2)
+    for layers in params:
+        for layer in layers:
+            bound = layer.kernel.shape[1] ** -0.5
+            for array in layer:
+                assert np.abs(array).max() <= bound
+                assert np.abs(array).max() > 0.999 * bound
+                flat = array.reshape(NUM_KEYS, -1)
+                distribution = stats.uniform(-bound, 2 * bound)
+                for entry in (flat[:, 0], flat[:, -1], flat.ravel()):
+                    assert stats.kstest(entry, distribution.cdf).pvalue > PLAUSIBLE
+
+
+@pytest.mark.parametrize("config_of", [orthogonal, uniform])
+def test_no_two_initial_numbers_are_correlated(config_of):
+    params = many(config_of, 4, 3, observation_size=4, num_actions=2)
+    leaves = [leaf.reshape(NUM_KEYS, -1) for leaf in jax.tree.leaves(params) if leaf.any()]
+    # One entry may be the other's mirror image only in a repeated draw: of one key, one size.
+    correlations = np.corrcoef(np.concatenate(leaves, axis=1).T)
+    np.fill_diagonal(correlations, 0)
+    assert np.abs(correlations).max() < 5.5 / np.sqrt(NUM_KEYS)
+
+
+@pytest.mark.parametrize("config_of", [orthogonal, uniform])
+def test_an_agent_among_many_starts_as_it_would_alone(config_of):
+    together = many(config_of, 4, 3, observation_size=4, num_actions=2)
+    for index in (0, 77):
+        key = jax.random.split(jax.random.key(0), NUM_KEYS)[index]
+        alone = init(key, config_of(4, 3), 4, 2)
+        jax.tree.map(
+            lambda many, one, index=index: np.testing.assert_allclose(many[index], one, atol=1e-5),
+            together,
+            alone,
+        )
+
+
+# Outputs ------------------------------------------------------------------------------------------
+
+ACT = quick_jit(ppo.act)
+VALUE = quick_jit(ppo.value)
+
+
+def agent(activation="tanh"):
+    """A random policy that is far from uniform, on CartPole."""
+    params = oracle.random_problem(np.random.default_rng(0), num_actions=2)[0]
+    return params, recipe("fast", hidden_sizes=(8, 7), activation=activation)
+
+
+@pytest.mark.parametrize("leading", [(), (5,), (2, 3), (0,)])
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_greedy_actions_and_values_of_any_leading_shape(leading, activation):
+    params, config = agent(activation)
+    observation = np.random.default_rng(1).normal(size=(*leading, 4))
+    logits = oracle.forward(params["actor"], observation, activation)
+    values = oracle.forward(params["critic"], observation, activation)[..., 0]
+    actions = ACT(parameters(params), observation, config)
+    assert actions.shape == leading
+    assert jnp.issubdtype(actions.dtype, jnp.integer)
+    np.testing.assert_array_equal(actions, logits.argmax(axis=-1))
+    found = VALUE(parameters(params), observation, config)
+    assert found.shape == leading
+    np.testing.assert_allclose(found, values, rtol=1e-4, atol=1e-5)
+    sampled = ACT(parameters(params), observation, config, jax.random.key(0))
+    assert sampled.shape == leading
+
+
+def test_observations_that_are_grids_are_flattened():
+    config = recipe("fast", env="Catch-bsuite", hidden_sizes=(3,))
+    params = init(jax.random.key(0), config, 50, 3)
+    grids = np.random.default_rng(0).random((2, 3, 10, 5))
+    found = VALUE(params, grids, config)
+    expected = oracle.forward(oracle_tree(params)["critic"], grids.reshape(2, 3, 50), "tanh")
+    np.testing.assert_allclose(found, expected[..., 0], rtol=1e-4, atol=1e-5)
+    assert ACT(params, grids[0, 0], config).shape == ()
+
+
+def test_sampled_actions_have_the_softmaxs_frequencies():
+    params, config = agent()
+    observations = np.random.default_rng(2).normal(size=(3, 4))
+    probabilities = special.softmax(oracle.forward(params["actor"], observations, "tanh"), axis=-1)
+    assert np.ptp(probabilities) > 0.5
+    tiled = np.broadcast_to(observations, (20_000, 3, 4))
+    actions = np.asarray(ACT(parameters(params), tiled, config, jax.random.key(5)))
+    for column, probability in zip(actions.T, probabilities, strict=True):
+        counts = np.bincount(column, minlength=2)
+        assert stats.chisquare(counts, probability * 20_000).pvalue > PLAUSIBLE
+    other = ACT(parameters(params), tiled, config, jax.random.key(6))
+    assert (actions != other).any()
+
+
+# The distribution ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(2,), (5, 3), (2, 4, 7)])
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_log_probabilities_and_entropy_are_scipys(shape, scale):
+    rng = np.random.default_rng(0)
+    logits = (scale * rng.normal(size=shape)).astype(np.float32)
+    action = rng.integers(shape[-1], size=shape[:-1])
+    policy = Categorical(jnp.asarray(logits))
+    log_probs = special.log_softmax(logits.astype(np.float64), axis=-1)
+    expected = np.take_along_axis(log_probs, action[..., None], axis=-1)[..., 0]
+    found = policy.log_prob(jnp.asarray(action))
+    assert found.shape == shape[:-1]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    entropy = stats.entropy(np.exp(log_probs), axis=-1)
+    np.testing.assert_allclose(policy.entropy(), entropy, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(policy.mode(), logits.argmax(axis=-1))
+
+
+def test_huge_logits_give_finite_numbers_and_gradients():
+    def score(logits):
+        policy = Categorical(logits)
+        return policy.log_prob(jnp.array(1)) + policy.entropy()
+
+    number, gradient = jax.value_and_grad(score)(jnp.array([1e4, -1e4, 0.0]))
+    np.testing.assert_allclose(number, -2e4)
+    np.testing.assert_allclose(gradient, [-1, 1, 0])
+
+
+def test_a_uniform_policys_entropy_is_the_logarithm_of_its_actions():
+    np.testing.assert_allclose(Categorical(jnp.full((2, 6), 3.5)).entropy(), np.log(6), rtol=1e-6)
+
+
+def test_samples_have_the_softmaxs_frequencies():
+    logits = jnp.array([0.0, 1.5, -2.0, 0.7])
+    noise = jax.random.gumbel(jax.random.key(0), (50_000, 4))
+    samples = Categorical(jnp.broadcast_to(logits, noise.shape)).sample(noise)
+    assert samples.shape == (50_000,)
+    expected = special.softmax(np.asarray(logits, np.float64)) * 50_000
+    assert stats.chisquare(np.bincount(samples, minlength=4), expected).pvalue > PLAUSIBLE

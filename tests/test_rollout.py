@@ -1,0 +1,345 @@
+"""What an update collects: fixed-length rollouts, whole episodes, and their statistics.
+
+The transitions are recorded from inside real updates; gymnax's own `step_env` and plain Python
+loops over the recorded flags and rewards say what they should have been.
+"""
+
+from typing import NamedTuple
+
+import gymnax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ppo_jax import env, ppo, recipe, rollout
+
+FIXED = recipe(
+    "fast",
+    num_envs=4,
+    num_steps=6,
+    max_episode_steps=16,
+    num_updates=30,
+    num_epochs=1,
+    num_minibatches=2,
+    hidden_sizes=(8,),
+)
+EPISODES = recipe("notebook", max_episode_steps=40, num_updates=30, num_epochs=2, hidden_sizes=(8,))
+
+
+class Recorded(NamedTuple):
+    """A run of U updates: all leaves NumPy, [U, ...]; `before` and `after` are TrainStates."""
+
+    before: ppo.TrainState
+    after: ppo.TrainState
+    metrics: ppo.Metrics
+    transitions: rollout.Transition
+
+
+def record(config):
+    """`config`'s run, with the transitions that its updates really collected."""
+    collected = []
+    collect = rollout.collect
+
+    def recording_collect(*arguments):
+        actors, transitions = collect(*arguments)
+        jax.debug.callback(collected.append, transitions, ordered=True)
+        return actors, transitions
+
+    def run(key):
+        def step(state, _):
+            after, metrics = ppo.update(state, config)
+            return after, (state, after, metrics)
+
+        return jax.lax.scan(step, ppo.init(key, config), length=config.num_updates)[1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rollout, "collect", recording_collect)
+        before, after, metrics = jax.jit(run)(jax.random.key(0))
+        jax.effects_barrier()
+    transitions = jax.tree.map(lambda *steps: np.stack(steps), *collected)
+    as_numpy = [
+        jax.tree.map(np.asarray, tree._replace(key=jax.random.key_data(tree.key)))
+        for tree in (before, after)
+    ]
+    return Recorded(*as_numpy, jax.tree.map(np.asarray, metrics), transitions)
+
+
+@pytest.fixture(scope="module")
+def fixed():
+    return record(FIXED)
+
+
+@pytest.fixture(scope="module")
+def steps(fixed):
+    """All rollouts of the run end to end, [U T, N, ...]."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), fixed.transitions)
+
+
+@pytest.fixture(scope="module")
+def episodes():
+    return record(EPISODES)
+
+
+def at(tree, index):
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def critic_value(critic, observation, nonlinearity):
+    """The critic's output in NumPy float64."""
+    layers = jax.tree.map(np.float64, critic)
+    for kernel, bias in layers[:-1]:
+        observation = nonlinearity(observation @ kernel + bias)
+    return (observation @ layers[-1].kernel + layers[-1].bias)[..., 0]
+
+
+# Fixed-length rollouts
+
+
+def test_a_rollout_is_time_major(fixed):
+    updates, time, envs = FIXED.num_updates, FIXED.num_steps, FIXED.num_envs
+    shapes = {name: leaf.shape[3:] for name, leaf in fixed.transitions._asdict().items()}
+    assert all(leaf.shape[:3] == (updates, time, envs) for leaf in fixed.transitions)
+    assert {name for name, shape in shapes.items() if shape} == {
+        "observation",
+        "logits",
+        "final_observation",
+    }
+    assert (shapes["observation"], shapes["final_observation"]) == ((4,), (4,))
+    assert shapes["logits"] == (2,)
+    assert fixed.transitions.valid.all()
+
+
+def test_the_next_observation_is_where_the_step_led_or_a_fresh_reset(steps):
+    done = steps.done[:-1]
+    following = steps.observation[1:]
+    assert done.sum() > 20
+    np.testing.assert_array_equal(following[~done], steps.final_observation[:-1][~done])
+    assert np.abs(following[done]).max() <= 0.05
+    assert np.abs(following[done] - steps.final_observation[:-1][done]).max(axis=1).min() > 0
+
+
+def test_no_two_resets_are_the_same(fixed, steps):
+    first = fixed.before.actors.observation[0]
+    resets = np.concatenate([first, steps.observation[1:][steps.done[:-1]]])
+    assert len(np.unique(resets, axis=0)) == len(resets)
+
+
+def test_steps_are_those_of_gymnax(steps):
+    cartpole, parameters = gymnax.make("CartPole-v1")
+    _, like = cartpole.reset(jax.random.key(0))
+    state = like.replace(
+        **dict(zip(("x", "x_dot", "theta", "theta_dot"), steps.observation.T, strict=True)),
+        time=steps.episode_length.T - 1,
+    )
+
+    def step(state, action):
+        observation, _, reward, terminated, _ = cartpole.step_env(
+            jax.random.key(0), state, action, parameters
+        )
+        return observation, reward, terminated
+
+    observation, reward, terminated = jax.jit(jax.vmap(jax.vmap(step)))(state, steps.action.T)
+    swap = (1, 0, 2)
+    np.testing.assert_allclose(
+        steps.final_observation, np.transpose(observation, swap), rtol=0, atol=1e-6
+    )
+    np.testing.assert_array_equal(steps.reward, reward.T)
+    np.testing.assert_array_equal(steps.terminated, terminated.T)
+
+
+def test_truncation_is_flagged_at_the_time_limit_and_is_no_termination(steps):
+    np.testing.assert_array_equal(steps.truncated, steps.episode_length == 16)
+    assert (steps.truncated & ~steps.terminated).sum() > 10
+    assert (steps.terminated & ~steps.truncated).sum() > 5
+
+
+def test_termination_and_truncation_at_once_are_both_flagged():
+    environment = env.make(FIXED.replace(max_episode_steps=1))
+    state, _ = environment.reset(jax.random.key(0))
+    _, outcome = environment.step(jax.random.key(1), state.replace(x=3.0), jnp.int32(0))
+    assert bool(outcome.terminated)
+    assert bool(outcome.truncated)
+    _, outcome = environment.step(jax.random.key(1), state, jnp.int32(0))
+    assert not outcome.terminated
+    assert bool(outcome.truncated)
+
+
+def test_episode_return_and_length_restart_after_each_end_and_cross_rollouts(fixed, steps):
+    """Also what the actors carry from one rollout to the next."""
+    total, count = np.zeros(FIXED.num_envs), np.zeros(FIXED.num_envs, int)
+    for t in range(len(steps.reward)):
+        total, count = total + steps.reward[t], count + 1
+        np.testing.assert_array_equal(steps.episode_return[t], total)
+        np.testing.assert_array_equal(steps.episode_length[t], count)
+        total, count = np.where(steps.done[t], 0, total), np.where(steps.done[t], 0, count)
+        if (t + 1) % FIXED.num_steps == 0:
+            carried = at(fixed.after.actors, t // FIXED.num_steps)
+            np.testing.assert_array_equal(carried.episode_return, total)
+            np.testing.assert_array_equal(carried.episode_length, count)
+            np.testing.assert_array_equal(carried.env_state.time, count)
+
+
+@pytest.mark.parametrize(("name", "config"), [("fixed", FIXED), ("episodes", EPISODES)])
+def test_the_policy_that_acts_is_the_current_one(name, config, request):
+    run = request.getfixturevalue(name)
+    last = at(run, -1)
+    hidden, head = last.before.params.actor
+    nonlinearity = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0)}[config.activation]
+    logits = nonlinearity(last.transitions.observation @ hidden.kernel + hidden.bias)
+    logits = logits @ head.kernel + head.bias
+    np.testing.assert_allclose(last.transitions.logits, logits, rtol=1e-4, atol=1e-5)
+    assert set(np.unique(run.transitions.action)) == {0, 1}
+
+
+# Whole episodes
+
+
+def test_storage_holds_the_longest_case(episodes):
+    assert episodes.transitions.reward.shape == (30, 32 - 1 + 40, 1)
+
+
+def test_valid_transitions_come_first(episodes):
+    valid = episodes.transitions.valid[..., 0]
+    held = valid.sum(axis=1, keepdims=True)
+    np.testing.assert_array_equal(valid, np.arange(valid.shape[1]) < held)
+
+
+def test_collecting_stops_at_the_first_end_of_an_episode_with_enough_transitions(episodes):
+    for done, valid in zip(episodes.transitions.done, episodes.transitions.valid, strict=True):
+        ends = np.flatnonzero(done[:, 0]) + 1
+        assert valid.sum() == ends[ends >= 32][0]
+
+
+def test_an_update_holds_whole_episodes_only_and_carries_short_ones_within_it(episodes):
+    several = 0
+    for update in range(EPISODES.num_updates):
+        one = at(episodes.transitions, (update, slice(None), 0))
+        lengths = one.episode_length[one.done & one.valid]
+        assert one.valid.sum() == lengths.sum() >= 32
+        assert one.episode_length[0] == 1
+        assert (np.cumsum(lengths)[:-1] < 32).all()
+        several += len(lengths) > 1
+    assert several > 5
+
+
+def test_whole_episodes_end_freshly_reset(episodes):
+    actors = episodes.after.actors
+    assert np.abs(actors.observation).max() <= 0.05
+    assert len(np.unique(actors.observation, axis=0)) == EPISODES.num_updates
+    assert not actors.episode_length.any()
+    assert not actors.episode_return.any()
+    assert not actors.env_state.time.any()
+    np.testing.assert_array_equal(episodes.transitions.observation[1:, 0], actors.observation[:-1])
+
+
+def test_the_time_limit_cuts_whole_episodes(episodes):
+    transitions = episodes.transitions
+    np.testing.assert_array_equal(
+        transitions.truncated[transitions.valid],
+        transitions.episode_length[transitions.valid] == 40,
+    )
+
+
+@pytest.fixture(scope="module")
+def targets(episodes):
+    """The value targets [U, B] that the updates make of such transitions."""
+    prepare = jax.jit(jax.vmap(lambda critic, steps: ppo.prepare(critic, steps, EPISODES).target))
+    return lambda transitions: np.asarray(prepare(episodes.before.params.critic, transitions))
+
+
+def test_targets_bootstrap_at_a_truncation_and_not_at_a_termination(episodes, targets):
+    """Plain discounted returns (λ = 1), by a Python loop in float64."""
+    target = targets(episodes.transitions)
+    truncations = 0
+    for update in range(EPISODES.num_updates):
+        one = at(episodes, update)
+        steps = at(one.transitions, (slice(None), 0))
+        final_value = critic_value(
+            one.before.params.critic, steps.final_observation, lambda x: np.maximum(x, 0)
+        )
+        for t in reversed(range(steps.valid.sum())):
+            if steps.terminated[t]:
+                expected = steps.reward[t]
+            elif steps.truncated[t]:
+                expected = steps.reward[t] + 0.99 * final_value[t]
+                truncations += 1
+            else:
+                expected = steps.reward[t] + 0.99 * expected
+            np.testing.assert_allclose(target[update, t], expected, rtol=1e-5)
+    assert truncations > 3
+
+
+def test_a_termination_wins_over_a_truncation(episodes, targets):
+    transitions = episodes.transitions
+    both = transitions._replace(truncated=transitions.truncated | transitions.terminated)
+    np.testing.assert_array_equal(targets(both), targets(transitions))
+
+
+def test_rewards_of_an_episode_do_not_reach_the_one_before(episodes, targets):
+    transitions = episodes.transitions
+    ended_before = np.cumsum(transitions.done, axis=1) - transitions.done
+    later = (ended_before == 1) & transitions.valid
+    changed = transitions._replace(reward=np.where(later, np.float32(100), transitions.reward))
+    one, other = targets(transitions), targets(changed)
+    first = (ended_before == 0)[..., 0]
+    assert later.sum() > 50
+    np.testing.assert_array_equal(other[first], one[first])
+    assert (np.abs(other - one)[later[..., 0]] > 10).all()
+
+
+# Statistics
+
+
+@pytest.mark.parametrize("name", ["fixed", "episodes"])
+def test_every_episode_is_counted_exactly_once(name, request):
+    run = request.getfixturevalue(name)
+    ended = run.transitions.done & run.transitions.valid
+    counts = ended.sum(axis=(1, 2))
+    assert ended.sum() > 20
+    np.testing.assert_array_equal(run.metrics.episodes, counts)
+
+    lengths, running = [], np.zeros(ended.shape[2], int)
+    for update, t in np.ndindex(ended.shape[:2]):
+        running += run.transitions.valid[update, t]
+        lengths += [(update, length) for length in running[ended[update, t]]]
+        running[ended[update, t]] = 0
+    for mean in (run.metrics.episode_length, run.metrics.episode_return):  # rewards are 1
+        totals = np.where(counts > 0, mean, 0) * counts
+        expected = np.bincount(*np.transpose(lengths), minlength=len(counts))
+        np.testing.assert_allclose(totals, expected, rtol=1e-6)
+
+
+def test_episodes_of_one_step_are_not_counted_past_the_end():
+    """Every step ends an episode here, also those that fill the storage up."""
+    config = EPISODES.replace(env="SimpleBandit-bsuite", min_transitions=8, max_episode_steps=5)
+    state, metrics = jax.jit(lambda key: ppo.update(ppo.init(key, config), config))(
+        jax.random.key(0)
+    )
+    assert metrics.episodes == metrics.env_steps == 8
+    assert metrics.episode_length == 1
+    assert state.actors.episode_length == 0
+
+
+@pytest.mark.parametrize("name", ["fixed", "episodes"])
+def test_every_step_is_of_an_episode_that_ended_or_is_running(name, request):
+    run = request.getfixturevalue(name)
+    np.testing.assert_array_equal(run.metrics.env_steps, run.transitions.valid.sum(axis=(1, 2)))
+    ended = np.nansum(run.metrics.episodes * run.metrics.episode_length)
+    running = run.after.actors.episode_length[-1].sum()
+    np.testing.assert_allclose(ended + running, run.metrics.env_steps.sum(), rtol=1e-6)
+
+
+def test_an_update_in_which_no_episode_ended_says_so(fixed):
+    none = ~fixed.transitions.done.any(axis=(1, 2))
+    assert none[0]
+    assert not none.all()
+    np.testing.assert_array_equal(fixed.metrics.episodes == 0, none)
+    np.testing.assert_array_equal(np.isnan(fixed.metrics.episode_return), none)
+    np.testing.assert_array_equal(np.isnan(fixed.metrics.episode_length), none)
+
+
+def test_gradient_steps_are_those_of_the_minibatches(fixed, episodes):
+    assert (fixed.metrics.gradient_steps == 2).all()
+    minibatches = -(-episodes.metrics.env_steps // 32)
+    np.testing.assert_array_equal(episodes.metrics.gradient_steps, 2 * minibatches)

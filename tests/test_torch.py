@@ -1,0 +1,202 @@
+"""One whole update of each recipe against PyTorch's autograd and `torch.optim.Adam`, in float64."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from tests.test_update import CASES, FLOAT64, learn, make_problem, metrics_of
+
+torch = pytest.importorskip("torch")
+F = torch.nn.functional
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+def tensors(layers):
+    """Layers (kernel [in, out], bias [out]) as PyTorch's leaves (weight [out, in], bias [out])."""
+    return [
+        tuple(torch.tensor(array.T.copy(), requires_grad=True) for array in layer)
+        for layer in layers
+    ]
+
+
+def flat(layers):
+    return [tensor for layer in layers for tensor in layer]
+
+
+def forward(layers, observation, activation):
+    for weight, bias in layers[:-1]:
+        observation = getattr(torch, activation)(F.linear(observation, weight, bias))
+    return F.linear(observation, *layers[-1])
+
+
+@torch.no_grad()
+def returns_and_advantages(config, critic, data):
+    """CleanRL's loop, with a termination that has no value after it and a truncation that has."""
+    values = forward(critic, data["observation"], config.activation).squeeze(-1)
+    following = forward(critic, data["final_observation"], config.activation).squeeze(-1)
+    advantages = torch.zeros_like(values)
+    last = torch.zeros_like(values[0])
+    for t in reversed(range(len(values))):
+        going_on = ~(data["terminated"][t] | data["truncated"][t])
+        target = data["reward"][t] + config.discount * following[t] * ~data["terminated"][t]
+        last = target - values[t] + config.discount * config.gae_lambda * last * going_on
+        advantages[t] = last
+    return values, advantages, advantages + values
+
+
+def losses(config, actor, critic, part):
+    """The losses of a minibatch by PyTorch's own distribution, `min`, `max` and `clamp`."""
+    logits = forward(actor, part["observation"], config.activation)
+    policy = torch.distributions.Categorical(logits=logits)
+    value = forward(critic, part["observation"], config.activation).squeeze(-1)
+    advantage, epsilon = part["advantage"], config.clip_range
+    if config.recompute_advantage:
+        advantage = part["target"] - value.detach()
+    if config.normalize_advantage:
+        advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
+    ratio = (policy.log_prob(part["action"]) - part["log_prob"]).exp()
+    surrogates = ratio * advantage, ratio.clamp(1 - epsilon, 1 + epsilon) * advantage
+    error = F.mse_loss(value, part["target"], reduction="none")
+    if config.clip_value:
+        moved = part["value"] + (value - part["value"]).clamp(-epsilon, epsilon)
+        error = torch.max(error, F.mse_loss(moved, part["target"], reduction="none"))
+    return {
+        "policy_loss": -torch.min(*surrogates).mean(),
+        "value_loss": config.value_coefficient * error.mean() / 2,
+        "entropy": policy.entropy().mean(),
+    }
+
+
+def make_optimizer(config, actor, critic, adam, scale):
+    """Adam that goes on from the oracle's moments."""
+    critic_rate = config.critic_learning_rate
+    rates = config.learning_rate, config.learning_rate if critic_rate is None else critic_rate
+    networks = actor, critic
+    optimizer = torch.optim.Adam(
+        [
+            {"params": parameters, "lr": scale * rate}
+            for parameters, rate in zip(networks, rates, strict=True)
+        ],
+        eps=config.adam_epsilon,
+    )
+    load_moments([optimizer], networks, adam)
+    return optimizer
+
+
+def load_moments(optimizers, networks, adam):
+    owner = {
+        parameter: optimizer
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    for name, network in zip(("actor", "critic"), networks, strict=True):
+        moments = zip(network, flat(adam["mean"][name]), flat(adam["square"][name]), strict=True)
+        for parameter, mean, square in moments:
+            owner[parameter].state[parameter] = {
+                "step": torch.tensor(float(adam["count"])),
+                "exp_avg": torch.tensor(mean.T.copy()),
+                "exp_avg_sq": torch.tensor(square.T.copy()),
+            }
+
+
+def clip(parameters, limit):
+    """As optax does it, without the 1e-6 of `clip_grad_norm_`."""
+    norm = torch.linalg.vector_norm(torch.cat([p.grad.ravel() for p in parameters]))
+    for parameter in parameters:
+        parameter.grad *= torch.clamp(limit / norm, max=1)
+
+
+def torch_update(problem, orders):
+    """The parameters, Adam's state and the mean losses that PyTorch ends an update with."""
+    config, (params, adam, held) = problem.config, problem.judged
+    actor, critic = tensors(params["actor"]), tensors(params["critic"])
+    networks = flat(actor), flat(critic)
+    both = [*networks[0], *networks[1]]
+    optimizer = make_optimizer(config, *networks, adam, problem.scale)
+    data = {name: torch.tensor(array) for name, array in held.items()}
+    data["value"], data["advantage"], data["target"] = returns_and_advantages(config, critic, data)
+    data = {name: tensor.flatten(0, 1) for name, tensor in data.items()}
+
+    history = []
+    for order in torch.tensor(orders):
+        for chosen in order.split(config.transitions_per_minibatch):
+            part = {name: tensor[chosen] for name, tensor in data.items()}
+            loss = losses(config, actor, critic, part)
+            optimizer.zero_grad()
+            bonus = config.entropy_coefficient * loss["entropy"]
+            (loss["policy_loss"] + loss["value_loss"] - bonus).backward()
+            for parameters in [both] if config.joint_grad_norm else networks:
+                clip(parameters, config.max_grad_norm)
+            optimizer.step()
+            history.append({name: tensor.item() for name, tensor in loss.items()})
+    means = {name: np.mean([loss[name] for loss in history]) for name in history[0]}
+    return both, optimizer.state, means
+
+
+def learn_and_orders(problem):
+    learned, batch, orders = learn(
+        problem.key,
+        problem.params,
+        problem.adam,
+        problem.transitions,
+        problem.scale,
+        problem.config,
+    )
+    size = problem.judged[2]["action"].size
+    return learned, jax.tree.map(lambda leaf: leaf[:size], batch), np.array(orders)[:, :size]
+
+
+def assert_same(tree, expected):
+    """A parameter-shaped tree of the library's against PyTorch's list."""
+    for number, wanted in zip(jax.tree.leaves(tree), expected, strict=True):
+        np.testing.assert_allclose(number, wanted.detach().numpy().T, **FLOAT64)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("case", CASES)
+def test_update_is_pytorchs(case, seed):
+    problem = make_problem(case, seed)
+    (params, adam, learned), _, orders = learn_and_orders(problem)
+    expected, state, means = torch_update(problem, orders)
+    assert_same(params, expected)
+    assert_same(adam.mu, [state[parameter]["exp_avg"] for parameter in expected])
+    assert_same(adam.nu, [state[parameter]["exp_avg_sq"] for parameter in expected])
+    for name, mean in means.items():
+        np.testing.assert_allclose(metrics_of(learned)[name], mean, **FLOAT64)
+
+
+@pytest.mark.parametrize("name", ["notebook", "standard"])
+def test_the_benchmarks_opponent_takes_the_same_steps(name):
+    pytest.importorskip("gymnasium")
+    pytorch_ppo = pytest.importorskip("benchmarks.pytorch_ppo")
+    problem = make_problem(name, seed=0)  # the recipe's own coefficients
+    params, adam, _ = problem.judged
+    config = problem.config
+    settings = dataclasses.replace(pytorch_ppo.RECIPES[name], hidden=config.hidden_sizes)
+    actor, critic = pytorch_ppo.make_networks(settings, name)
+    for network, layers in zip((actor, critic), (params["actor"], params["critic"]), strict=True):
+        network.double()
+        for parameter, array in zip(network.parameters(), flat(layers), strict=True):
+            parameter.data = torch.tensor(array.T.copy())
+    networks = list(actor.parameters()), list(critic.parameters())
+    optimizers = pytorch_ppo.make_optimizers(actor, critic, settings, name)
+    load_moments(optimizers, networks, adam)
+
+    (params, _, learned), batch, orders = learn_and_orders(problem)
+    data = batch._replace(valid=batch.action)._asdict()
+    data = {name: torch.tensor(np.array(array)) for name, array in data.items()}
+    history = [
+        pytorch_ppo.update_minibatch(
+            actor, critic, optimizers, {k: v[chosen] for k, v in data.items()}, settings, name
+        )
+        for order in torch.tensor(orders)
+        for chosen in order.split(config.transitions_per_minibatch)
+    ]
+    assert_same(params, [*networks[0], *networks[1]])
+    for loss in history[0]:
+        mean = np.mean([step[loss] for step in history])
+        np.testing.assert_allclose(metrics_of(learned)[loss], mean, **FLOAT64)

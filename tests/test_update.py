@@ -1,0 +1,549 @@
+"""One whole update of each recipe against the float64 oracle: losses, gradients, Adam's moments,
+parameters and metrics, in float64 and in float32."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ppo_jax import Config, env, loss, network, ppo, recipe, rollout
+from tests import oracle
+
+FLOAT64 = {"rtol": 1e-10, "atol": 1e-12}
+
+
+def compiles(options):
+    """Whether this version of XLA knows these options."""
+    try:
+        jax.jit(jnp.negative, compiler_options=options).lower(1.0).compile()
+    except Exception:
+        return False
+    return True
+
+
+# Here are dozens of programs, each run a few times: slow code that compiles in a quarter of the
+# time is the better bargain.
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+quick_jit = functools.partial(jax.jit, compiler_options=QUICK if compiles(QUICK) else None)
+
+# Small sizes, the recipe's own coefficients.
+SMALL = {
+    "notebook": {
+        "min_transitions": 13,
+        "max_episode_steps": 25,
+        "minibatch_size": 8,
+        "num_epochs": 3,
+        "num_updates": 4,
+        "hidden_sizes": (9,),
+    },
+    "standard": {
+        "num_envs": 3,
+        "num_steps": 16,
+        "max_episode_steps": 15,
+        "num_epochs": 2,
+        "num_updates": 4,
+        "hidden_sizes": (8, 7),
+    },
+    "fast": {
+        "num_envs": 2,
+        "num_steps": 15,
+        "max_episode_steps": 12,
+        "num_epochs": 3,
+        "num_minibatches": 5,
+        "num_updates": 4,
+        "hidden_sizes": (6,),
+    },
+}
+
+# Each recipe as it is, and with its switches turned; the number of actions is another size.
+CASES = {
+    "notebook": ("notebook", 2, {}),
+    "notebook, turned": (
+        "notebook",
+        4,
+        {
+            "activation": "tanh",
+            "hidden_sizes": (5, 4),
+            "normalize_advantage": True,
+            "recompute_advantage": False,
+            "clip_value": True,
+            "joint_grad_norm": True,
+            "anneal_learning_rate": True,
+        },
+    ),
+    "notebook, one minibatch holds all": (
+        "notebook",
+        3,
+        {"minibatch_size": 64, "normalize_advantage": True, "critic_learning_rate": None},
+    ),
+    "standard": ("standard", 2, {}),
+    "standard, turned": (
+        "standard",
+        5,
+        {
+            "activation": "relu",
+            "clip_value": False,
+            "joint_grad_norm": False,
+            "critic_learning_rate": 7e-3,
+            "minibatch_size": 6,
+        },
+    ),
+    "fast": ("fast", 2, {}),
+    "fast, turned": (
+        "fast",
+        3,
+        {
+            "hidden_sizes": (),
+            "clip_value": True,
+            "normalize_advantage": False,
+            "recompute_advantage": True,
+            "critic_learning_rate": 1e-2,
+        },
+    ),
+}
+RECIPE_CASES = ("notebook", "standard", "fast")
+
+
+class Problem(NamedTuple):
+    """An update to compute, as the library takes it and as the oracle does."""
+
+    config: Config
+    params: network.Parameters
+    adam: optax.ScaleByAdamState
+    transitions: rollout.Transition
+    scale: float
+    settings: oracle.Settings
+    judged: tuple  # the oracle's params, adam and rollout
+    key: jax.Array
+
+
+def make_problem(case, seed):
+    """A random problem: seed 0 has the recipe's own coefficients, the others random ones."""
+    name, num_actions, overrides = CASES[case]
+    rng = np.random.default_rng([seed, list(CASES).index(case)])
+    config = recipe(name, **SMALL[name] | overrides)
+    if seed > 0:
+        config = config.replace(**random_coefficients(rng, config, seed)).check()
+    # Storage for 37 transitions of whole episodes, of which some are held.
+    num_valid, storage = (config.num_steps,) * 2
+    if config.whole_episodes:
+        num_valid, storage = (33, 37, 16, 13)[seed % 4], 37
+    params, adam, held, _ = oracle.random_problem(
+        rng,
+        config.activation,
+        num_steps=num_valid,
+        num_envs=config.num_envs,
+        num_actions=num_actions,
+        hidden_sizes=config.hidden_sizes,
+    )
+    held["log_prob"] = np.minimum(held["log_prob"], -0.05)  # a real policy's
+    if config.whole_episodes and not held["terminated"][-1]:
+        held["truncated"][-1] = True
+    scale = 1.0 if seed == 0 else rng.uniform(0.1, 0.9)
+    return Problem(
+        config,
+        parameters(params),
+        adam_state(adam),
+        as_transitions(rng, held, num_actions, storage),
+        scale,
+        settings_of(config),
+        (params, adam, held),
+        jax.random.key(seed),
+    )
+
+
+def random_coefficients(rng, config, seed):
+    """Every coefficient at random; odd seeds clip every gradient, even seeds few."""
+    coefficients = {
+        "learning_rate": 10 ** rng.uniform(-4, -2),
+        "adam_epsilon": 10 ** rng.uniform(-8, -4),
+        "max_grad_norm": rng.uniform(0.02, 0.1) if seed % 2 else rng.uniform(2, 5),
+        "discount": rng.uniform(0.7, 1),
+        "gae_lambda": rng.uniform(0, 1),
+        "clip_range": 10 ** rng.uniform(-2, -0.5),
+        "value_coefficient": rng.uniform(0.2, 2),
+        "entropy_coefficient": rng.uniform(0, 0.2),
+    }
+    if config.critic_learning_rate is not None:
+        coefficients["critic_learning_rate"] = 10 ** rng.uniform(-4, -2)
+    return coefficients
+
+
+def settings_of(config):
+    critic_rate = config.critic_learning_rate
+    return oracle.Settings(
+        learning_rate=config.learning_rate,
+        critic_learning_rate=config.learning_rate if critic_rate is None else critic_rate,
+        joint_clipping=config.joint_grad_norm,
+        minibatch_size=config.transitions_per_minibatch,
+        **{
+            name: getattr(config, name)
+            for name in oracle.Settings.__dataclass_fields__
+            if name
+            not in ("learning_rate", "critic_learning_rate", "joint_clipping", "minibatch_size")
+        },
+    )
+
+
+def parameters(tree):
+    """The oracle's parameters (or moments, or gradients) as the library's."""
+    return network.Parameters(
+        *(
+            tuple(network.Layer(jnp.asarray(k), jnp.asarray(b)) for k, b in tree[name])
+            for name in oracle.NETWORKS
+        )
+    )
+
+
+def adam_state(adam):
+    return optax.ScaleByAdamState(
+        jnp.asarray(adam["count"], jnp.int32),
+        parameters(adam["mean"]),
+        parameters(adam["square"]),
+    )
+
+
+def oracle_tree(params):
+    """The library's parameters as the oracle's."""
+    return {
+        name: [(np.asarray(layer.kernel), np.asarray(layer.bias)) for layer in layers]
+        for name, layers in params._asdict().items()
+    }
+
+
+def as_transitions(rng, held, num_actions, storage):
+    """The oracle's rollout [T, N, ...] in storage of so many steps, the rest invalid and absurd."""
+    shape = held["action"].shape
+    # Logits that give the action its log-probability; the others share what it leaves.
+    others = rng.dirichlet(np.ones(num_actions - 1), shape) * -np.expm1(held["log_prob"])[..., None]
+    chosen = np.eye(num_actions, dtype=bool)[held["action"]]
+    probabilities = np.empty((*shape, num_actions))
+    probabilities[chosen] = np.exp(held["log_prob"]).ravel()
+    probabilities[~chosen] = others.ravel()
+    logits = np.log(probabilities) + rng.normal(size=(*shape, 1))
+
+    def store(array):
+        tail = (storage - shape[0], *array.shape[1:])
+        if array.dtype == bool:
+            return jnp.asarray(np.concatenate([array, rng.random(tail) < 0.5]))
+        rubbish = rng.integers(num_actions, size=tail).astype(array.dtype)
+        if array.dtype == np.float64:
+            rubbish = 1e6 * rng.normal(size=tail)
+        return jnp.asarray(np.concatenate([array, rubbish]))
+
+    stored = {name: store(array) for name, array in held.items() if name != "log_prob"}
+    return rollout.Transition(
+        **stored,
+        logits=store(logits),
+        episode_return=store(np.zeros(shape)),
+        episode_length=store(np.zeros(shape, np.int32)),
+        valid=jnp.broadcast_to(jnp.arange(storage)[:, None] < shape[0], (storage, shape[1])),
+    )
+
+
+def orders_of(key, transitions, config):
+    """Its order of the valid transitions in every epoch, and after them nothing of use."""
+    storage, num_valid = transitions.valid.size, jnp.sum(transitions.valid)
+    storage += -storage % config.transitions_per_minibatch
+    return ppo.epoch_orders(key, storage, num_valid, config.num_epochs)
+
+
+@quick_jit
+def learn(key, params, adam, transitions, scale, config):
+    """The learning part of `ppo.update`: what it ends with, its batch, and its orders."""
+    batch = ppo.prepare(params.critic, transitions, config)
+    orders = orders_of(key, transitions, config)
+    return ppo.descend(key, params, adam, batch, scale, config), batch, orders
+
+
+def learn_both_ways(problem):
+    """What the library and the oracle make of a problem."""
+    learned, batch, orders = learn(
+        problem.key,
+        problem.params,
+        problem.adam,
+        problem.transitions,
+        problem.scale,
+        problem.config,
+    )
+    size = problem.judged[2]["action"].size
+    orders = np.asarray(orders)[:, :size]
+    expected = oracle.update(problem.settings, *problem.judged, orders, 1 - problem.scale)
+    return learned, batch, expected
+
+
+def assert_parameters(actual, expected, rtol, atol):
+    """The library's parameter-shaped tree against the oracle's."""
+    pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(parameters(expected)), strict=True)
+    for number, wanted in pairs:
+        np.testing.assert_allclose(number, wanted, rtol=rtol, atol=atol)
+
+
+def assert_metrics(metrics, expected, rtol, atol):
+    for name, wanted in expected.items():
+        np.testing.assert_allclose(metrics[name], wanted, rtol=rtol, atol=atol, err_msg=name)
+
+
+def metrics_of(learned):
+    norms = learned.norms
+    return learned.diagnostics._asdict() | {
+        "actor_grad_norm": norms.actor,
+        "critic_grad_norm": norms.critic,
+    }
+
+
+# A whole update -----------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("case", CASES)
+def test_update_is_the_oracles_in_float64(case, seed):
+    problem = make_problem(case, seed)
+    (params, adam, learned), batch, expected = learn_both_ways(problem)
+
+    size = problem.judged[2]["action"].size
+    for name in ("advantage", "target", "value"):
+        wanted = getattr(expected, f"{name}s").ravel()
+        np.testing.assert_allclose(getattr(batch, name)[:size], wanted, **FLOAT64)
+    assert learned.gradient_steps == len(expected.gradients)
+    assert_metrics(metrics_of(learned), expected.metrics, **FLOAT64)
+    assert adam.count == expected.adam["count"]
+    assert_parameters(adam.mu, expected.adam["mean"], **FLOAT64)
+    assert_parameters(adam.nu, expected.adam["square"], **FLOAT64)
+    assert_parameters(params, expected.params, **FLOAT64)
+    assert params.actor[0].kernel.dtype == adam.mu.actor[0].kernel.dtype == jnp.float64
+
+
+@pytest.mark.parametrize("case", RECIPE_CASES)
+def test_update_is_the_oracles_in_float32(case):
+    for seed in range(3):
+        (params, adam, learned), _, expected = learn_both_ways(make_problem(case, seed))
+        assert_metrics(metrics_of(learned), expected.metrics, rtol=1e-4, atol=1e-5)
+        assert_parameters(adam.mu, expected.adam["mean"], rtol=1e-4, atol=1e-5)
+        assert_parameters(adam.nu, expected.adam["square"], rtol=1e-4, atol=1e-5)
+        assert_parameters(params, expected.params, rtol=0, atol=1e-5)
+        assert params.actor[0].kernel.dtype == jnp.float32
+
+
+@pytest.mark.usefixtures("x64")
+def test_nothing_of_an_update_depends_on_the_storage_past_its_episodes():
+    problem = make_problem("notebook", 2)
+    held, num_actions = problem.judged[2], 2
+    results = []
+    for seed in (5, 6):
+        other = as_transitions(np.random.default_rng(seed), held, num_actions, storage=37)
+        logits = problem.transitions.logits.at[16:].set(other.logits[16:])
+        assert not jnp.array_equal(other.observation, problem.transitions.observation)
+        learned, _ = learn_both_ways(problem._replace(transitions=other._replace(logits=logits)))[
+            :2
+        ]
+        results.append(jax.tree.map(np.asarray, learned))
+    jax.tree.map(np.testing.assert_array_equal, *results)
+
+
+@quick_jit
+def update_and_its_parts(state, config):
+    """`ppo.update`, and the actors, transitions and orders that it must have had."""
+    rollout_key, shuffle_key = jax.random.split(jax.random.fold_in(state.key, state.num_updates))
+    actors, transitions = rollout.collect(
+        rollout_key, state.params.actor, state.actors, env.make(config), config
+    )
+    parts = actors, transitions, orders_of(shuffle_key, transitions, config)
+    return ppo.update(state, config), parts
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", SMALL)
+def test_an_agents_first_updates_are_the_oracles(name):
+    config = recipe(name, **SMALL[name])
+    state = quick_jit(ppo.init)(jax.random.key(1), config)
+    for index in range(3):
+        (new_state, metrics), (actors, transitions, orders) = update_and_its_parts(state, config)
+        size = int(transitions.valid.sum())
+        held = {
+            field: np.asarray(getattr(transitions, field)[: size // config.num_envs])
+            for field in (
+                "observation",
+                "final_observation",
+                "action",
+                "reward",
+                "terminated",
+                "truncated",
+            )
+        }
+        params = oracle_tree(state.params)
+        logits = oracle.forward(params["actor"], held["observation"], config.activation)
+        held["log_prob"] = np.take_along_axis(
+            oracle.log_softmax(logits), held["action"][..., None], axis=-1
+        )[..., 0]
+        adam = state.optimizer_state
+        adam = {
+            "count": adam.count,
+            "mean": oracle_tree(adam.mu),
+            "square": oracle_tree(adam.nu),
+        }
+        expected = oracle.update(
+            settings_of(config),
+            params,
+            adam,
+            held,
+            np.asarray(orders)[:, :size],
+            index / 4 if config.anneal_learning_rate else 0.0,
+        )
+        state = new_state
+        assert_metrics(metrics._asdict(), expected.metrics, **FLOAT64)
+        assert_parameters(state.params, expected.params, **FLOAT64)
+        assert_parameters(state.optimizer_state.mu, expected.adam["mean"], **FLOAT64)
+        assert_parameters(state.optimizer_state.nu, expected.adam["square"], **FLOAT64)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, **FLOAT64), state.actors, actors)
+
+        unexplained = np.var(expected.targets - expected.values) / np.var(expected.targets)
+        np.testing.assert_allclose(metrics.explained_variance, 1 - unexplained, **FLOAT64)
+        assert metrics.env_steps == size
+        assert metrics.gradient_steps == len(expected.gradients)
+        assert metrics.episodes == (held["terminated"] | held["truncated"]).sum()
+        assert state.num_updates == index + 1
+
+
+# One minibatch ------------------------------------------------------------------------------------
+
+
+@quick_jit
+def gradient(params, batch, config):
+    return jax.grad(loss.loss, has_aux=True)(params, batch, config)
+
+
+@quick_jit
+def gradients_one_by_one(params, batch, config):
+    """The gradient of each transition's own loss with respect to the networks' last biases."""
+
+    def of_one(one):
+        alone = jax.tree.map(lambda leaf: leaf[None], one)
+        return jax.grad(loss.loss, has_aux=True)(params, alone, config)[0]
+
+    gradients = jax.vmap(of_one)(batch)
+    return network.Parameters(gradients.actor[-1].bias, gradients.critic[-1].bias)
+
+
+def random_minibatch(rng, params, activation, size):
+    """A minibatch whose ratios and values have moved past both edges of a range of 0.2."""
+    observation = rng.normal(size=(size, 4))
+    action = rng.integers(len(params["actor"][-1][1]), size=size)
+    log_probs = oracle.log_softmax(oracle.forward(params["actor"], observation, activation))
+    value = oracle.forward(params["critic"], observation, activation)[:, 0]
+    return {
+        "observation": observation,
+        "action": action,
+        "log_prob": log_probs[np.arange(size), action] + rng.uniform(-0.5, 0.5, size),
+        "value": value + rng.uniform(-0.5, 0.5, size),
+        "advantage": rng.normal(size=size),
+        "target": value + rng.normal(size=size),
+    }
+
+
+def gradient_both_ways(case, seed):
+    problem = make_problem(case, seed)
+    params = problem.judged[0]
+    rng = np.random.default_rng(seed)
+    minibatch = random_minibatch(rng, params, problem.config.activation, size=24)
+    batch = loss.Minibatch(**{name: jnp.asarray(array) for name, array in minibatch.items()})
+    gradients, diagnostics = gradient(problem.params, batch, problem.config)
+    scalars, expected = oracle.losses_and_gradients(problem.settings, params, minibatch)
+    scalars = {name: scalars[name] for name in diagnostics._asdict()}
+    return gradients, diagnostics, expected, scalars
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("case", CASES)
+def test_losses_and_gradients_are_the_oracles_in_float64(case):
+    for seed in range(4):
+        gradients, diagnostics, expected, scalars = gradient_both_ways(case, seed)
+        assert_parameters(gradients, expected, **FLOAT64)
+        assert_metrics(diagnostics._asdict(), scalars, **FLOAT64)
+
+
+@pytest.mark.parametrize("case", RECIPE_CASES)
+def test_losses_and_gradients_are_the_oracles_in_float32(case):
+    for seed in range(3):
+        gradients, diagnostics, expected, scalars = gradient_both_ways(case, seed)
+        # Entries that cancel to nearly nothing keep the rounding of what they cancelled.
+        assert_parameters(gradients, expected, rtol=1e-4, atol=1e-6)
+        assert_metrics(diagnostics._asdict(), scalars, rtol=1e-4, atol=1e-6)
+
+
+def zero_networks():
+    """Both actions have probability ½ and every value is 0, wherever."""
+    return {
+        "actor": [(np.zeros((1, 2)), np.zeros(2))],
+        "critic": [(np.zeros((1, 1)), np.zeros(1))],
+    }
+
+
+def plain(**coefficients):
+    """Only the losses as they are: nothing normalised, no entropy bonus."""
+    return recipe(
+        "fast", normalize_advantage=False, num_updates=4, value_coefficient=1.0, **coefficients
+    )
+
+
+@pytest.mark.usefixtures("x64")
+def test_policy_gradient_stops_only_past_the_edge_that_the_advantage_pushes_to():
+    edges = np.array([0.8 - 1e-6, 0.8 + 1e-6, 1.2 - 1e-6, 1.2 + 1e-6])
+    ratio = np.tile(edges, 2)
+    advantage = np.repeat([3.0, -3.0], 4)
+    batch = loss.Minibatch(
+        observation=jnp.ones((8, 1)),
+        action=jnp.ones(8, jnp.int32),
+        log_prob=jnp.log(0.5 / ratio),
+        value=jnp.zeros(8),
+        advantage=jnp.asarray(advantage),
+        target=jnp.zeros(8),
+    )
+    slopes = gradients_one_by_one(parameters(zero_networks()), batch, plain()).actor
+    # -∂(ρ A)/∂logit of the action taken is -ρ A (1 - ½).
+    moves = np.array([True, True, True, False, False, True, True, True])
+    expected = np.where(moves, -ratio * advantage / 2, 0)
+    np.testing.assert_allclose(slopes, np.stack([-expected, expected], axis=1), **FLOAT64)
+
+
+@pytest.mark.usefixtures("x64")
+def test_value_gradient_stops_only_where_the_clipped_square_is_larger():
+    moved = np.tile([-0.2 - 1e-6, -0.2 + 1e-6, 0.2 - 1e-6, 0.2 + 1e-6], 2)
+    target = np.repeat([3.0, -3.0], 4)
+    batch = loss.Minibatch(
+        observation=jnp.ones((8, 1)),
+        action=jnp.ones(8, jnp.int32),
+        log_prob=jnp.full(8, np.log(0.5)),
+        value=jnp.asarray(-moved),  # V is 0
+        advantage=jnp.zeros(8),
+        target=jnp.asarray(target),
+    )
+    params = parameters(zero_networks())
+    slopes = gradients_one_by_one(params, batch, plain(clip_value=True)).critic[:, 0]
+    # Past an edge the square of the clipped value counts where V moved towards the target.
+    moves = np.array([True, True, True, False, False, True, True, True])
+    np.testing.assert_allclose(slopes, np.where(moves, -target, 0), **FLOAT64)
+    slopes = gradients_one_by_one(params, batch, plain(clip_value=False)).critic[:, 0]
+    np.testing.assert_allclose(slopes, -target, **FLOAT64)
+
+
+# Annealing ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("x64")
+def test_learning_rate_falls_linearly_to_zero_over_the_run():
+    config = recipe("standard")
+    assert config.num_updates == 976
+    updates = np.array([0, 1, 500, 975])
+    scales = jax.vmap(ppo.learning_rate_scale, (0, None))(jnp.asarray(updates, jnp.int32), config)
+    np.testing.assert_allclose(scales, 1 - updates / 976, rtol=1e-12)
+
+
+def test_learning_rate_of_the_notebook_is_constant():
+    for index in (0, 999):
+        assert ppo.learning_rate_scale(jnp.asarray(index), recipe("notebook")) == 1
