@@ -61,7 +61,8 @@ def loss(
         value_loss,
         entropy,
         approx_kl=mean((ratio - 1) - log_ratio),
-        clip_fraction=mean(jnp.abs(ratio - 1) > config.clip_range),
+        # As floats: the mean of booleans is float32 whatever the precision.
+        clip_fraction=mean((jnp.abs(ratio - 1) > config.clip_range).astype(ratio.dtype)),
     )
 
 

@@ -131,7 +131,7 @@ def learning_rate_scale(num_updates: jax.Array, config: Config) -> jax.Array | f
     if not config.anneal_learning_rate:
         return 1.0
     assert config.num_updates is not None
-    return 1 - num_updates / config.num_updates
+    return 1 - jnp.asarray(num_updates, float) / config.num_updates
 
 
 def prepare(critic: network.MLP, transitions: rollout.Transition, config: Config) -> loss.Minibatch:
