@@ -54,7 +54,8 @@ def ours(name: str, seeds: int) -> dict[str, Any]:
     """Curves [seeds, points] and greedy returns of our agents."""
     config = recipe(name)
     keys = population.agent_keys(0, seeds)
-    train = jax.jit(jax.vmap(ppo.train, (0, None))).lower(keys, config).compile()
+    options = population.COMPILER_OPTIONS
+    train = jax.jit(jax.vmap(ppo.train, (0, None))).lower(keys, config).compile(options)
     started = time.perf_counter()
     states, metrics = jax.block_until_ready(train(keys, config))
     seconds = time.perf_counter() - started

@@ -64,7 +64,8 @@ def ours(name: str, agents: int, speeds: Speeds) -> Callable[[], None]:
     config = recipe(name)
     keys = jax.vmap(jax.random.key)(np.arange(agents, dtype=np.uint32))
     started = time.perf_counter()
-    train = jax.jit(jax.vmap(ppo.train, (0, None))).lower(keys, config).compile()
+    options = population.COMPILER_OPTIONS
+    train = jax.jit(jax.vmap(ppo.train, (0, None))).lower(keys, config).compile(options)
     speeds.compile_seconds = time.perf_counter() - started
     evaluate = jax.jit(population.evaluate, static_argnums=3)
 

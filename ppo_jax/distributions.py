@@ -1,5 +1,7 @@
 """The policy's distribution over actions."""
 
+from collections.abc import Iterable
+from functools import reduce
 from typing import NamedTuple
 
 import jax
@@ -26,13 +28,29 @@ class Categorical(NamedTuple):
         """
         return jnp.argmax(self.logits + noise, axis=-1).astype(jnp.int32)
 
+    # Sums over actions are written out, a term an action: for the few actions there are, XLA then
+    # makes one kernel where reductions along a short axis, and their gradients, would make ten.
+
+    def log_probs(self) -> list[jax.Array]:
+        """log π of each of the A actions, [...] each."""
+        logits = jnp.unstack(self.logits, axis=-1)
+        largest = jax.lax.stop_gradient(reduce(jnp.maximum, logits))
+        shifted = [logit - largest for logit in logits]
+        log_normalizer = jnp.log(_sum(jnp.exp(logit) for logit in shifted))
+        return [logit - log_normalizer for logit in shifted]
+
     def log_prob(self, action: jax.Array) -> jax.Array:
-        """log π(action), [...]. One-hot, not indexed: the gradient stays free of scatters."""
-        num_actions = self.logits.shape[-1]
-        chosen = jax.nn.one_hot(action, num_actions, dtype=self.logits.dtype)
-        return jnp.sum(chosen * jax.nn.log_softmax(self.logits), axis=-1)
+        """log π(action), [...]."""
+        # A sum over a mask, not an index: the gradient stays free of scatters.
+        return _sum(
+            jnp.where(action == index, log_prob, 0)
+            for index, log_prob in enumerate(self.log_probs())
+        )
 
     def entropy(self) -> jax.Array:
         """-Σ π log π, [...], in nats."""
-        log_probs = jax.nn.log_softmax(self.logits)
-        return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
+        return -_sum(jnp.exp(log_prob) * log_prob for log_prob in self.log_probs())
+
+
+def _sum(terms: Iterable[jax.Array]) -> jax.Array:
+    return reduce(jnp.add, terms)

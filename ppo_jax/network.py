@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from functools import partial
 from itertools import accumulate, pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from ppo_jax.config import Config
 
@@ -55,6 +56,17 @@ def apply(layers: MLP, observation: jax.Array, activation: str) -> jax.Array:
     for layer in layers[:-1]:
         observation = nonlinearity(_dense(layer, observation))
     return _head(layers[-1], observation)
+
+
+def flatten(params: Parameters) -> tuple[Parameters, Callable[[Any], Parameters]]:
+    """The parameters as one vector a network, and the function that makes layers of such again."""
+    actor, to_actor = ravel_pytree(params.actor)
+    critic, to_critic = ravel_pytree(params.critic)
+
+    def unflatten(vectors: Any) -> Parameters:
+        return Parameters(to_actor(vectors.actor), to_critic(vectors.critic))
+
+    return Parameters._make((actor, critic)), unflatten
 
 
 def _head(layer: Layer, inputs: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
 """Adam after clipping the gradient's global norm, for both networks at once."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ class Norms(NamedTuple):
     critic: jax.Array
 
 
-def init(params: network.Parameters, config: Config) -> optax.OptState:
+def init(params: network.Parameters, config: Config) -> optax.ScaleByAdamState:
     """Adam's moments, zero."""
     return _adam(config).init(params)
 
@@ -25,10 +26,10 @@ def init(params: network.Parameters, config: Config) -> optax.OptState:
 def step(
     params: network.Parameters,
     gradients: network.Parameters,
-    state: optax.OptState,
+    state: optax.ScaleByAdamState,
     scale: jax.Array | float,
     config: Config,
-) -> tuple[network.Parameters, optax.OptState, Norms]:
+) -> tuple[network.Parameters, optax.ScaleByAdamState, Norms]:
     """One step of Adam: θ ← θ - scale · rate · m̂ / (√v̂ + ε), on the clipped gradient.
 
     A gradient g becomes g · min(1, max_grad_norm / |g|), where |g| is the norm of both networks'
@@ -49,6 +50,13 @@ def step(
         state,
         norms,
     )
+
+
+def map_moments(
+    function: Callable[[network.Parameters], network.Parameters], state: optax.ScaleByAdamState
+) -> optax.ScaleByAdamState:
+    """The state with a function applied to both of Adam's moments."""
+    return state._replace(mu=function(state.mu), nu=function(state.nu))
 
 
 def _adam(config: Config) -> optax.GradientTransformation:

@@ -1,11 +1,17 @@
 """Many agents at once: the update vmapped over agents, and the loop outside the vmap."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from ppo_jax import evaluate as evaluation
 from ppo_jax import network, ppo
 from ppo_jax.config import Config
+
+# For `jax.jit(..., compiler_options=COMPILER_OPTIONS)`: XLA's CPU scheduler otherwise spreads these
+# small kernels over threads, and waits for them longer than they take (benchmarks/NOTES.md).
+COMPILER_OPTIONS: dict[str, Any] = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
 
 
 def agent_keys(seed: jax.Array | int, num_seeds: int) -> jax.Array:

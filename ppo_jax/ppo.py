@@ -1,11 +1,13 @@
 """PPO as one pure function: init, update, and the compiled training loop."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
 from ppo_jax import env, loss, network, optimizer, returns, rollout, shuffle
 from ppo_jax.config import Config
@@ -23,7 +25,7 @@ class TrainState(NamedTuple):
     """One agent in training: arrays only, so that it can be saved, sharded and resumed."""
 
     params: network.Parameters
-    optimizer_state: optax.OptState
+    optimizer_state: optax.ScaleByAdamState
     actors: rollout.Actors  # environment states, current observations, running episodes
     key: jax.Array  # the updates' root key: update i uses fold_in(key, i)
     num_updates: jax.Array  # done so far, []
@@ -177,11 +179,11 @@ class Learned(NamedTuple):
 def descend(
     key: jax.Array,
     params: network.Parameters,
-    optimizer_state: optax.OptState,
+    optimizer_state: optax.ScaleByAdamState,
     batch: loss.Minibatch,
     scale: jax.Array | float,
     config: Config,
-) -> tuple[network.Parameters, optax.OptState, Learned]:
+) -> tuple[network.Parameters, optax.ScaleByAdamState, Learned]:
     """Gradient steps over `num_epochs` epochs of minibatches of the batch [B, ...].
 
     Every epoch visits every valid transition exactly once, in a fresh random order; the valid
@@ -191,28 +193,45 @@ def descend(
     num_valid = storage if batch.valid is None else jnp.sum(batch.valid, dtype=jnp.int32)
     num_minibatches = -(-num_valid // size)
     orders = epoch_orders(key, storage + -storage % size, num_valid, config.num_epochs)
+    # Minibatches are gathered from one table, and the loop carries one vector a network: a step is
+    # then a few long kernels, where leaf by leaf it would be many short ones.
+    rows, to_minibatch = _as_rows(batch._replace(valid=None))
+    vectors, to_params = network.flatten(params)
+    adam = optimizer.map_moments(lambda moment: network.flatten(moment)[0], optimizer_state)
 
     def step(index: jax.Array, carry: Any) -> Any:
-        params, optimizer_state, sums = carry
+        vectors, adam, sums = carry
         epoch, first = index // num_minibatches, index % num_minibatches * size
         chosen = jax.lax.dynamic_slice(orders, (epoch, first), (1, size))[0]
-        minibatch = jax.tree.map(lambda leaf: leaf[chosen], batch)
+        minibatch = to_minibatch(rows[chosen])
         if batch.valid is not None:
             minibatch = minibatch._replace(valid=first + jnp.arange(size) < num_valid)
-        gradients, diagnostics = jax.grad(loss.loss, has_aux=True)(params, minibatch, config)
-        params, optimizer_state, norms = optimizer.step(
-            params, gradients, optimizer_state, scale, config
+        gradients, diagnostics = jax.grad(loss.loss, has_aux=True)(
+            to_params(vectors), minibatch, config
         )
-        return params, optimizer_state, jax.tree.map(jnp.add, sums, (diagnostics, norms))
+        vectors, adam, norms = optimizer.step(
+            vectors, network.flatten(gradients)[0], adam, scale, config
+        )
+        return vectors, adam, jax.tree.map(jnp.add, sums, (diagnostics, norms))
 
     zeros = jnp.zeros((), batch.log_prob.dtype)
     nothing = loss.Diagnostics(*[zeros] * 5), optimizer.Norms(zeros, zeros)
     gradient_steps = config.num_epochs * num_minibatches
-    params, optimizer_state, sums = jax.lax.fori_loop(
-        0, gradient_steps, step, (params, optimizer_state, nothing)
-    )
+    vectors, adam, sums = jax.lax.fori_loop(0, gradient_steps, step, (vectors, adam, nothing))
     diagnostics, norms = jax.tree.map(lambda total: total / gradient_steps, sums)
-    return params, optimizer_state, Learned(jnp.asarray(gradient_steps), diagnostics, norms)
+    return (
+        to_params(vectors),
+        optimizer.map_moments(to_params, adam),
+        Learned(jnp.asarray(gradient_steps), diagnostics, norms),
+    )
+
+
+def _as_rows(
+    batch: loss.Minibatch,
+) -> tuple[jax.Array, Callable[[jax.Array], loss.Minibatch]]:
+    """The batch as a table, a row a transition, and the function that makes rows a batch again."""
+    to_transition = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], batch))[1]
+    return jax.vmap(lambda transition: ravel_pytree(transition)[0])(batch), jax.vmap(to_transition)
 
 
 def epoch_orders(

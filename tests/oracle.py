@@ -9,6 +9,7 @@ D observation entries. Parameters are `{"actor": [(kernel [in, out], bias [out])
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -388,7 +389,7 @@ def random_problem(
     def layers(sizes):
         return [
             (rng.normal(size=(a, b)) / np.sqrt(a), 0.1 * rng.normal(size=b))
-            for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+            for a, b in pairwise(sizes)
         ]
 
     hidden_sizes = tuple(hidden_sizes)

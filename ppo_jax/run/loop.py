@@ -136,7 +136,11 @@ def _compile(job: Job) -> _Programs:
         (jax.jit(run_evaluation), (states.params, seed, job.config)),
     )
     with ThreadPoolExecutor(len(jobs)) as pool:
-        return _Programs(*pool.map(lambda job: job[0].lower(*job[1]).compile(), jobs))
+        return _Programs(*pool.map(lambda job: _build(*job), jobs))
+
+
+def _build(function: Any, arguments: tuple[Any, ...]) -> Any:
+    return function.lower(*arguments).compile(compiler_options=population.COMPILER_OPTIONS)
 
 
 def _train(
