@@ -1,5 +1,6 @@
 """Many agents at once: the update vmapped over agents, and the loop outside the vmap."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -33,7 +34,7 @@ def run(
     `num_updates` may be traced and is at most `storage`, which is static: one compiled program
     serves chunks of any length. The metrics' rows from `num_updates` on are zeros.
     """
-    update = jax.vmap(ppo.update, in_axes=(0, None))
+    update = _over_agents(ppo.update, len(states.num_updates))
 
     def step(index: jax.Array, carry: tuple[ppo.TrainState, ppo.Metrics]):
         states, metrics = carry
@@ -43,6 +44,19 @@ def run(
     one_row = jax.eval_shape(update, states, config)[1]
     empty = jax.tree.map(lambda leaf: jnp.zeros((storage, *leaf.shape), leaf.dtype), one_row)
     return jax.lax.fori_loop(0, num_updates, step, (states, empty))
+
+
+def _over_agents(update: Callable[..., Any], agents: int) -> Callable[..., Any]:
+    """The update vmapped; one agent goes without: a batch of one pays for loops of unequal length
+    that it does not have."""
+    if agents > 1:
+        return jax.vmap(update, in_axes=(0, None))
+
+    def alone(states: ppo.TrainState, config: Config) -> tuple[ppo.TrainState, ppo.Metrics]:
+        outcome = update(jax.tree.map(lambda leaf: leaf[0], states), config)
+        return jax.tree.map(lambda leaf: leaf[None], outcome)
+
+    return alone
 
 
 def evaluate(

@@ -310,6 +310,7 @@ def test_every_episode_is_counted_exactly_once(name, request):
         np.testing.assert_allclose(totals, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_episodes_of_one_step_are_not_counted_past_the_end():
     """Every step ends an episode here, also those that fill the storage up."""
     config = EPISODES.replace(env="SimpleBandit-bsuite", min_transitions=8, max_episode_steps=5)
