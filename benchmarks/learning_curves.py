@@ -8,7 +8,9 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -97,20 +99,22 @@ def summary(
     seconds: float,
 ) -> dict[str, Any]:
     """One contestant's mean and quantiles over seeds at every grid point; None: no episode yet."""
-    table = np.ma.masked_invalid(np.array(curves))
+    table = np.array(curves)
+    known = ~np.isnan(table).all(axis=0)  # before the first episode's end there is nothing to say
 
-    def listed(values: Any) -> list[float | None]:
-        return np.ma.masked_invalid(values).tolist()
+    def listed(reduce: Callable[..., np.ndarray]) -> list[float | None]:
+        values = np.full(len(grid), np.nan)
+        values[known] = reduce(table[:, known], axis=0)
+        return [None if np.isnan(value) else float(value) for value in values]
 
-    quantiles = np.nanquantile(table.filled(np.nan)[:, 1:], (0.1, 0.9), axis=0)
     return {
         "who": who,
         "recipe": name,
         "seeds": len(curves),
         "env_steps": grid.tolist(),
-        "mean": listed(table.mean(axis=0)),
-        "low": [None, *listed(quantiles[0])],
-        "high": [None, *listed(quantiles[1])],
+        "mean": listed(np.nanmean),
+        "low": listed(partial(np.nanquantile, q=0.1)),
+        "high": listed(partial(np.nanquantile, q=0.9)),
         "greedy_return_per_seed": greedy.tolist(),
         "solved": int((greedy >= 475).sum()),
         "seconds": seconds,

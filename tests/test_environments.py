@@ -34,21 +34,26 @@ BROKEN_IN_X64 = [
     "GaussianBandit-misc",
     "MetaMaze-misc",
 ]
-SLOW_TO_TRACE = [
-    "Asterix-MinAtar",
-    "Freeway-MinAtar",
-    "Seaquest-MinAtar",
-    "SpaceInvaders-MinAtar",
+# Of every kind one; the others, which take longer together, are marked slow.
+REPRESENTATIVE = [
+    "BernoulliBandit-misc",
+    "CartPole-v1",
+    "Catch-bsuite",
+    "DeepSea-bsuite",
+    "FourRooms-misc",
+    "FrozenLake-misc",
+    "MetaMaze-misc",
+    "UmbrellaChain-bsuite",
 ]
 
 
-def marked(slow=(), broken=()):
+def marked(broken=()):
     """All environments with discrete actions as test parameters."""
     fails = pytest.mark.xfail(raises=TypeError, reason="gymnax", strict=False)
     return [
         pytest.param(
             name,
-            marks=[pytest.mark.slow] * (name in slow) + [fails] * (name in broken),
+            marks=[pytest.mark.slow] * (name not in REPRESENTATIVE) + [fails] * (name in broken),
         )
         for name in DISCRETE
     ]
@@ -207,16 +212,14 @@ def test_every_environment_is_accounted_for():
     assert len(DISCRETE) >= 20
 
 
-@pytest.mark.parametrize("name", marked(SLOW_TO_TRACE))
+@pytest.mark.parametrize("name", marked())
 def test_types_are_stable_in_float32(name):
     assert_update_keeps_types(name)
 
 
 @pytest.mark.filterwarnings("ignore:scatter inputs have incompatible types:FutureWarning")
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(
-    "name", marked([*SLOW_TO_TRACE, "Acrobot-v1", "Breakout-MinAtar", "Pong-misc"], BROKEN_IN_X64)
-)
+@pytest.mark.parametrize("name", marked(BROKEN_IN_X64))
 def test_types_are_stable_in_float64(name):
     assert_update_keeps_types(name)
 
