@@ -51,7 +51,7 @@ def make(config: Config) -> Environment:
     Raises ValueError, in one line, for an unknown name, a parameter that the environment does not
     have, or a space that the networks cannot serve; ImportError for gymnax older than 1.0.
     """
-    gymnax_env, parameters = _load(config.env)
+    gymnax_env, parameters = _load(config.env, jnp.result_type(float))
     limit = config.max_episode_steps or int(getattr(parameters, "max_steps_in_episode", 0))
     if not limit:
         raise ValueError(f"{config.env} has no time limit of its own; give max_episode_steps")
@@ -84,7 +84,8 @@ def make(config: Config) -> Environment:
 
 
 @functools.cache
-def _load(name: str) -> tuple[Any, Any]:
+def _load(name: str, _: Any) -> tuple[Any, Any]:
+    """The environment and its parameters; kept per float type, for some hold arrays of it."""
     version = metadata.version("gymnax")
     if int(version.split(".")[0]) < 1:
         raise ImportError(
@@ -97,9 +98,11 @@ def _load(name: str) -> tuple[Any, Any]:
         hint = f"near it: {', '.join(near)}" if near else "see gymnax.registered_envs"
         raise ValueError(f"environment {name!r} is unknown to gymnax {version}; {hint}")
     try:
-        return gymnax.make(name)
+        with jax.ensure_compile_time_eval():  # kept, so it must hold no tracer of today's trace
+            return gymnax.make(name)
     except Exception as error:  # a missing dependency or data set of that environment
-        raise ValueError(f"environment {name} cannot be made here: {error}") from error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"environment {name} cannot be made here: {reason}") from error
 
 
 def _override(parameters: Any, config: Config, limit: int) -> Any:
@@ -113,7 +116,7 @@ def _override(parameters: Any, config: Config, limit: int) -> Any:
             )
     overrides = dict(config.env_params)
     if hasattr(parameters, "max_steps_in_episode"):
-        overrides["max_steps_in_episode"] = limit
+        overrides["max_steps_in_episode"] = type(parameters.max_steps_in_episode)(limit)
     return parameters.replace(**overrides)
 
 

@@ -146,7 +146,7 @@ def test_a_coefficient_changes_no_static_part_and_a_size_does():
         return jax.tree.structure(recipe("fast", **overrides))
 
     assert structure(learning_rate=1.0, discount=0.5) == structure()
-    assert structure(num_envs=8) != structure()
+    assert structure(num_envs=16) != structure()
 
 
 def test_a_configuration_survives_json():
