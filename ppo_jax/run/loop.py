@@ -168,7 +168,8 @@ def _train(
             size = max(1, min(round(_CHUNK_SECONDS / seconds), _storage(job.config), total - done))
             steps = log.env_steps + int(waiting["env_steps"].sum(dtype=np.int64))
             progress.show(done, steps, time.perf_counter() - started, _latest_return(waiting))
-        log.write(waiting)
+        if waiting:  # unless a signal came before the first chunk
+            log.write(waiting)
     return states, time.perf_counter() - started, stopped[0] if stopped else None
 
 
