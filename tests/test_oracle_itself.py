@@ -377,4 +377,4 @@ def test_oracle_uses_numpy_alone():
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in node.names
     }
-    assert imported == {"dataclasses", "numpy"}
+    assert imported == {"dataclasses", "itertools", "numpy"}
