@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,8 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _main(arguments)
     except (Failure, Interrupted) as error:
         return _refuse(error, error.code, arguments)
-    except KeyboardInterrupt as error:
-        return _refuse(Interrupted(2), 130, arguments) if not error.args else 130
+    except KeyboardInterrupt:  # outside the training loop, which ends by itself
+        interrupted = Interrupted(signal.SIGINT)
+        return _refuse(interrupted, interrupted.code, arguments)
 
 
 def _refuse(error: Exception, code: int, arguments: Sequence[str]) -> int:
