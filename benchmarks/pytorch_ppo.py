@@ -1,6 +1,7 @@
-"""PPO in PyTorch on gymnasium's CartPole-v1, recipes `notebook` and `standard`: a fair opponent.
+"""PPO on gymnasium's CartPole-v1 as PyTorch's users write it, recipes `notebook` and `standard`.
 
-`python -m benchmarks.pytorch_ppo --recipe standard --steps 50000 --seed 0` prints a line of JSON.
+`python -m benchmarks.pytorch_ppo --recipe standard --steps 50000 --seed 0` prints a line of JSON;
+with `--tuned` the functions of `benchmarks.pytorch_tuned` take the place of those in `PLAIN`.
 Shapes: T time steps, N environments, M transitions of a minibatch, D observed numbers, A actions.
 """
 
@@ -9,16 +10,19 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import fmean
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from torch import Tensor, nn
+from torch.distributions import Categorical
+from torch.nn.utils import clip_grad_norm_
 from torch.optim import Adam
 
 ENVIRONMENT, OBSERVATION_SIZE, NUM_ACTIONS = "CartPole-v1", 4, 2
@@ -27,6 +31,7 @@ Batch = dict[str, Tensor]
 Environment = gymnasium.Env[np.ndarray, int]
 Environments = VectorEnv[np.ndarray, np.ndarray, np.ndarray]
 Episodes = list[tuple[int, float]]
+Rollouts = Iterator[tuple[Batch, Episodes]]
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ RECIPES = {
 
 @dataclass
 class Result:
-    """What a run has done so far; `seconds` is the training loop alone, without `on_update`."""
+    """What a run has done so far; `seconds` is the time spent in the training loop."""
 
     actor: nn.Module
     critic: nn.Module
@@ -115,28 +120,23 @@ def make_networks(settings: Settings, recipe: str) -> tuple[nn.Sequential, nn.Se
     return actor, critic
 
 
-def make_optimizers(
+def parameter_groups(
     actor: nn.Module, critic: nn.Module, settings: Settings, recipe: str
-) -> list[Adam]:
-    """One Adam for each set of parameters whose gradient is clipped together."""
+) -> list[list[dict[str, Any]]]:
+    """Adam's parameter groups, in a list of their own those whose gradient is clipped together."""
     groups = [
         {"params": [*actor.parameters()], "lr": settings.actor_learning_rate},
         {"params": [*critic.parameters()], "lr": settings.critic_learning_rate},
     ]
-    sets = [groups] if recipe == "standard" else [[group] for group in groups]
-    return [Adam(groups, eps=settings.adam_epsilon, fused=True) for groups in sets]
+    return [groups] if recipe == "standard" else [[group] for group in groups]
 
 
-@torch.inference_mode()
-def sample_actions(actor: nn.Module, observation: np.ndarray) -> np.ndarray:
-    """Draw actions [N] from the policy at observations [N, D]."""
-    probabilities = actor(torch.from_numpy(observation)).softmax(-1)
-    return torch.multinomial(probabilities, 1).squeeze(-1).numpy()
-
-
-def log_prob_of(log_probs: Tensor, action: Tensor) -> Tensor:
-    """Pick from log-probabilities [..., A] those of the actions [...]."""
-    return log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+def make_optimizers(
+    actor: nn.Module, critic: nn.Module, settings: Settings, recipe: str
+) -> list[Adam]:
+    """One Adam for each set of parameters whose gradient is clipped together."""
+    sets = parameter_groups(actor, critic, settings, recipe)
+    return [Adam(groups, eps=settings.adam_epsilon) for groups in sets]
 
 
 def discounted_returns(rewards: Sequence[float], discount: float, bootstrap: float) -> list[float]:
@@ -165,11 +165,32 @@ def make_envs(num_envs: int) -> Environments:
     )
 
 
+def take_ended(running: np.ndarray, done: np.ndarray, env_steps: int) -> Episodes:
+    """Take from the running returns [N] those of the ended episodes, which start again at 0."""
+    ended = [(env_steps, float(total)) for total in running[done]]
+    running[done] = 0
+    return ended
+
+
+def with_advantages(
+    stored: Batch, rewards: Tensor, next_values: Tensor, dones: Tensor, settings: Settings
+) -> Batch:
+    """The stored transitions [T, N] with generalised advantages and value targets, as [T * N]."""
+    deltas = rewards + settings.discount * next_values - stored["value"]
+    advantages = gae(deltas, settings.discount * settings.gae_lambda * ~dones)
+    batch = stored | {"advantage": advantages, "target": advantages + stored["value"]}
+    return {name: tensor.flatten(0, 1) for name, tensor in batch.items()}
+
+
 @torch.no_grad()
-def whole_episodes(
-    env: Environment, actor: nn.Module, critic: nn.Module, settings: Settings, seed: int
-) -> Iterator[tuple[Batch, Episodes]]:
-    """Yield batches of whole episodes, `num_steps` transitions or more, with their returns."""
+def play_episodes(
+    env: Environment,
+    act: Callable[[np.ndarray], int],
+    critic: nn.Module,
+    settings: Settings,
+    seed: int,
+) -> Rollouts:
+    """Yield whole episodes, `num_steps` transitions or more and no log_prob, with their returns."""
     env_steps = 0
     env.reset(seed=seed)
     while True:
@@ -182,89 +203,129 @@ def whole_episodes(
             rewards: list[float] = []
             terminated = truncated = False
             while not (terminated or truncated):
-                action = sample_actions(actor, observation[None])[0]
+                action = act(observation)
                 observations.append(observation)
                 actions.append(action)
                 observation, reward, terminated, truncated, _ = env.step(action)
                 rewards.append(float(reward))
-            bootstrap = 0.0 if terminated else critic(torch.from_numpy(observation)).item()
+            bootstrap = 0.0 if terminated else critic(torch.as_tensor(observation)).item()
             targets += discounted_returns(rewards, settings.discount, bootstrap)
             env_steps += len(rewards)
             episodes.append((env_steps, sum(rewards)))
         batch = {
-            "observation": torch.from_numpy(np.stack(observations)),
+            "observation": torch.as_tensor(np.stack(observations)),
             "action": torch.tensor(actions),
             "target": torch.tensor(targets),
         }
-        log_probs = actor(batch["observation"]).log_softmax(-1)
-        batch["log_prob"] = log_prob_of(log_probs, batch["action"])
+        yield batch, episodes
+
+
+def whole_episodes(
+    env: Environment, actor: nn.Module, critic: nn.Module, settings: Settings, seed: int
+) -> Rollouts:
+    """Yield batches of whole episodes, with the log-probabilities stored when acting."""
+    log_probs: list[Tensor] = []
+
+    def act(observation: np.ndarray) -> int:
+        policy = Categorical(logits=actor(torch.as_tensor(observation)))
+        action = policy.sample()
+        log_probs.append(policy.log_prob(action))
+        return int(action.item())
+
+    for batch, episodes in play_episodes(env, act, critic, settings, seed):
+        batch["log_prob"] = torch.stack(log_probs)
+        log_probs.clear()
         yield batch, episodes
 
 
 @torch.no_grad()
 def fixed_rollouts(
     envs: Environments, actor: nn.Module, critic: nn.Module, settings: Settings, seed: int
-) -> Iterator[tuple[Batch, Episodes]]:
+) -> Rollouts:
     """Yield batches of `num_steps` steps of every environment, with the ended episodes' returns."""
     size = (settings.num_steps, settings.num_envs)
-    storage = (
-        torch.empty(*size, OBSERVATION_SIZE),
-        torch.empty(*size, OBSERVATION_SIZE),
-        torch.empty(size, dtype=torch.int64),
-        torch.empty(size),
-        torch.empty(size, dtype=torch.bool),
-        torch.empty(size, dtype=torch.bool),
-    )
-    observations, final_observations, actions, rewards, terminations, dones = storage
-    # The same memory seen by numpy, where assigning a row costs a fraction of PyTorch's time.
-    arrays = [tensor.numpy() for tensor in storage]
+    stored = {
+        "observation": torch.empty(*size, OBSERVATION_SIZE),
+        "action": torch.empty(size, dtype=torch.int64),
+        "log_prob": torch.empty(size),
+        "value": torch.empty(size),
+    }
+    rewards = torch.empty(size)
+    dones = torch.empty(size, dtype=torch.bool)
 
     env_steps = 0
-    episode_returns = np.zeros(settings.num_envs)
-    observation, _ = envs.reset(seed=seed * settings.num_envs)
+    running = np.zeros(settings.num_envs)
+    first, _ = envs.reset(seed=seed * settings.num_envs)
+    observation = torch.as_tensor(first)
     while True:
         episodes: Episodes = []
+        final_values = torch.zeros(size)  # of the states that truncations cut off
         for t in range(settings.num_steps):
-            action = sample_actions(actor, observation)
-            following, reward, terminated, truncated, info = envs.step(action)
-            done = terminated | truncated
+            policy = Categorical(logits=actor(observation))
+            action = policy.sample()
+            stored["observation"][t] = observation
+            stored["action"][t] = action
+            stored["log_prob"][t] = policy.log_prob(action)
+            stored["value"][t] = critic(observation).squeeze(-1)
+            following, reward, terminated, truncated, info = envs.step(action.numpy())
+            done, cut_off = terminated | truncated, truncated & ~terminated
+            rewards[t] = torch.as_tensor(reward)
+            dones[t] = torch.as_tensor(done)
+            if cut_off.any():
+                final = torch.as_tensor(np.stack(info["final_obs"][cut_off]))
+                final_values[t, torch.as_tensor(cut_off)] = critic(final).squeeze(-1)
             env_steps += settings.num_envs
-            episode_returns += reward
-            final = following
-            if done.any():
-                final = following.copy()
-                final[done] = np.stack(info["final_obs"][done])
-                episodes += [(env_steps, float(total)) for total in episode_returns[done]]
-                episode_returns[done] = 0
-            step = (observation, final, action, reward, terminated, done)
-            for array, row in zip(arrays, step, strict=True):
-                array[t] = row
-            observation = following
+            running += reward
+            episodes += take_ended(running, done, env_steps)
+            observation = torch.as_tensor(following)
 
-        # Acting needs the actor alone, so the critic sees the whole rollout at once.
-        values = critic(observations).squeeze(-1)
-        final_values = critic(final_observations).squeeze(-1)
-        deltas = rewards + settings.discount * final_values * ~terminations - values
-        advantages = gae(deltas, settings.discount * settings.gae_lambda * ~dones)
-        log_probs = actor(observations).log_softmax(-1)
-        batch = {
-            "observation": observations,
-            "action": actions,
-            "log_prob": log_prob_of(log_probs, actions),
-            "advantage": advantages,
-            "target": advantages + values,
-            "value": values,
-        }
-        yield {name: tensor.flatten(0, 1) for name, tensor in batch.items()}, episodes
+        last_value = critic(observation).squeeze(-1)
+        next_values = torch.cat([stored["value"][1:], last_value.unsqueeze(0)])
+        next_values = torch.where(dones, final_values, next_values)
+        yield with_advantages(stored, rewards, next_values, dones, settings), episodes
 
 
-def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> None:
-    """Scale the gradients to a joint norm of at most `max_norm` (`clip_grad_norm_` adds 1e-6)."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = nn.utils.get_total_norm(gradients, foreach=True)
-    scale = (max_norm / norm).clamp(max=1.0)
-    for gradient in gradients:
-        gradient.mul_(scale)
+def surrogate_losses(
+    log_prob: Tensor, value: Tensor, minibatch: Batch, settings: Settings, recipe: str
+) -> Batch:
+    """The clipped losses of the policy and of the value, means over the minibatch [M]."""
+    target, clip_range = minibatch["target"], settings.clip_range
+    squared_error = (value - target).square()
+    if recipe == "notebook":
+        advantage = target - value.detach()
+    else:
+        advantage = minibatch["advantage"]
+        advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
+        old_value = minibatch["value"]
+        clipped_value = old_value + (value - old_value).clamp(-clip_range, clip_range)
+        squared_error = torch.maximum(squared_error, (clipped_value - target).square())
+    ratio = (log_prob - minibatch["log_prob"]).exp()
+    clipped_ratio = ratio.clamp(1 - clip_range, 1 + clip_range)
+    return {
+        "policy_loss": -torch.minimum(ratio * advantage, clipped_ratio * advantage).mean(),
+        "value_loss": settings.value_coefficient * 0.5 * squared_error.mean(),
+    }
+
+
+def descend(
+    losses: Batch,
+    optimizers: Sequence[Adam],
+    settings: Settings,
+    clip: Callable[[list[Tensor], float], object],
+) -> dict[str, float]:
+    """Take one step of every optimizer along its clipped gradient; return the losses' numbers."""
+    # The networks share no parameter: one backward pass gives each its own loss's gradient.
+    loss = losses["policy_loss"] + losses["value_loss"]
+    if "entropy" in losses:
+        loss = loss - settings.entropy_coefficient * losses["entropy"]
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    loss.backward()
+    for optimizer in optimizers:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        clip(parameters, settings.max_gradient_norm)
+        optimizer.step()
+    return {name: tensor.item() for name, tensor in losses.items()}
 
 
 def update_minibatch(
@@ -279,49 +340,38 @@ def update_minibatch(
 
     That is action, log_prob and target; `standard` needs the rollout's advantage and value as well.
     """
-    target, clip_range = minibatch["target"], settings.clip_range
+    policy = Categorical(logits=actor(minibatch["observation"]))
+    log_prob = policy.log_prob(minibatch["action"])
     value = critic(minibatch["observation"]).squeeze(-1)
-    squared_error = (value - target).square()
-    if recipe == "notebook":
-        advantage = target - value.detach()
-    else:
-        advantage = minibatch["advantage"]
-        advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
-        old_value = minibatch["value"]
-        clipped_value = old_value + (value - old_value).clamp(-clip_range, clip_range)
-        squared_error = torch.maximum(squared_error, (clipped_value - target).square())
-    value_loss = settings.value_coefficient * 0.5 * squared_error.mean()
-
-    log_probs = actor(minibatch["observation"]).log_softmax(-1)
-    ratio = (log_prob_of(log_probs, minibatch["action"]) - minibatch["log_prob"]).exp()
-    clipped_ratio = ratio.clamp(1 - clip_range, 1 + clip_range)
-    policy_loss = -torch.minimum(ratio * advantage, clipped_ratio * advantage).mean()
-    losses = {"policy_loss": policy_loss, "value_loss": value_loss}
-    # The networks share no parameter: one backward pass gives each its own loss's gradient.
-    loss = policy_loss + value_loss
+    losses = surrogate_losses(log_prob, value, minibatch, settings, recipe)
     if settings.entropy_coefficient:
-        losses["entropy"] = -(log_probs.exp() * log_probs).sum(-1).mean()
-        loss = loss - settings.entropy_coefficient * losses["entropy"]
-
-    for optimizer in optimizers:
-        optimizer.zero_grad()
-    loss.backward()
-    for optimizer in optimizers:
-        groups = optimizer.param_groups
-        clip_gradients((p for group in groups for p in group["params"]), settings.max_gradient_norm)
-        optimizer.step()
-    return {name: tensor.item() for name, tensor in losses.items()}
+        losses["entropy"] = policy.entropy().mean()
+    return descend(losses, optimizers, settings, clip_grad_norm_)
 
 
-def train(
+class Style(NamedTuple):
+    """The functions that a way of writing PPO in PyTorch does its own way."""
+
+    make_optimizers: Callable[[nn.Module, nn.Module, Settings, str], list[Adam]]
+    fixed_rollouts: Callable[[Environments, nn.Module, nn.Module, Settings, int], Rollouts]
+    whole_episodes: Callable[[Environment, nn.Module, nn.Module, Settings, int], Rollouts]
+    update_minibatch: Callable[
+        [nn.Module, nn.Module, Sequence[Adam], Batch, Settings, str], dict[str, float]
+    ]
+
+
+PLAIN = Style(make_optimizers, fixed_rollouts, whole_episodes, update_minibatch)
+
+
+def training(
     recipe: str,
     seed: int,
     max_env_steps: int | None = None,
     num_updates: int | None = None,
     threads: int = 1,
-    on_update: Callable[[Result], bool | None] | None = None,
-) -> Result:
-    """Train until a limit (with none, the recipe's own length) or until `on_update` returns True.
+    style: Style = PLAIN,
+) -> Iterator[Result]:
+    """Train up to a limit (with none, the recipe's own length), and yield after every update.
 
     `standard` anneals its learning rate to 0 over the updates that the limits leave it.
     """
@@ -329,15 +379,17 @@ def train(
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     actor, critic = make_networks(settings, recipe)
-    optimizers = make_optimizers(actor, critic, settings, recipe)
+    optimizers = style.make_optimizers(actor, critic, settings, recipe)
     limit = math.inf if max_env_steps is None else max_env_steps
     if num_updates is None:
         num_updates = settings.num_updates if max_env_steps is None else sys.maxsize
     if recipe == "standard":
         num_updates = int(min(num_updates, limit // (settings.num_envs * settings.num_steps)))
-        batches = fixed_rollouts(make_envs(settings.num_envs), actor, critic, settings, seed)
+        envs = make_envs(settings.num_envs)
+        batches = style.fixed_rollouts(envs, actor, critic, settings, seed)
     else:
-        batches = whole_episodes(gymnasium.make(ENVIRONMENT), actor, critic, settings, seed)
+        env = gymnasium.make(ENVIRONMENT)
+        batches = style.whole_episodes(env, actor, critic, settings, seed)
     if num_updates < 1:
         raise ValueError(f"{max_env_steps=} and {num_updates=} leave no update of {recipe!r}")
 
@@ -354,15 +406,28 @@ def train(
             permutation = torch.randperm(len(batch["action"]))
             for index in torch.split(permutation, settings.minibatch_size):
                 part = {name: tensor[index] for name, tensor in batch.items()}
-                losses.append(update_minibatch(actor, critic, optimizers, part, settings, recipe))
+                losses.append(
+                    style.update_minibatch(actor, critic, optimizers, part, settings, recipe)
+                )
         result.updates += 1
         result.env_steps += len(batch["action"])
         result.gradient_steps += len(losses)
         result.returns += episodes
         result.losses = {name: fmean(loss[name] for loss in losses) for name in losses[0]}
         result.seconds += time.perf_counter() - start
-        if on_update is not None and on_update(result):
-            break
+        yield result
+
+
+def train(
+    recipe: str,
+    seed: int,
+    max_env_steps: int | None = None,
+    num_updates: int | None = None,
+    threads: int = 1,
+    style: Style = PLAIN,
+) -> Result:
+    """The result of a whole `training`."""
+    *_, result = training(recipe, seed, max_env_steps, num_updates, threads, style)
     return result
 
 
@@ -388,17 +453,23 @@ def main() -> None:
     parser.add_argument("--updates", type=int, help="updates, at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    options = vars(parser.parse_args())
-    seed = options["seed"]
+    parser.add_argument("--tuned", action="store_true", help="the functions of pytorch_tuned")
+    options = parser.parse_args()
+    style = PLAIN
+    if options.tuned:
+        from benchmarks import pytorch_tuned  # which itself imports this module
+
+        style = pytorch_tuned.STYLE
     result = train(
-        options["recipe"], seed, options["steps"], options["updates"], options["threads"]
+        options.recipe, options.seed, options.steps, options.updates, options.threads, style
     )
-    report = options | {
+    evaluation_seed = options.seed + 1_000_000  # episodes never trained on
+    report = vars(options) | {
         "env_steps": result.env_steps,
         "seconds": round(result.seconds, 3),
         "steps_per_second": round(result.env_steps / result.seconds, 1),
         "gradient_steps_per_second": round(result.gradient_steps / result.seconds, 1),
-        "evaluation_return": evaluate(result.actor, seed + 1_000_000),  # episodes never trained on
+        "evaluation_return": evaluate(result.actor, evaluation_seed),
         "torch": torch.__version__,
     }
     print(json.dumps(report))

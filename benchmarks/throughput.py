@@ -1,15 +1,16 @@
 """python -m benchmarks.throughput: steps per second beside PyTorch, alternating in one run.
 
-In turns, in one process: PyTorch's training goes on for a while, then ours trains agents from
-scratch to the end of their run. Compilation is timed apart. Both do the same work: the same
-networks, float32, epochs, minibatches and truncation rule.
+In turns, in one process: PyTorch's trainings, idiomatic and tuned, go on for a while each, then
+ours trains agents from scratch to the end of their run. Compilation is timed apart. All do the same
+work: the same networks, float32, epochs, minibatches and truncation rule.
 """
 
 import dataclasses
+import itertools
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import machine, pytorch_ppo
+from benchmarks import machine, pytorch_ppo, pytorch_tuned
 from ppo_jax import Config, population, ppo, recipe
 
 
@@ -34,9 +35,9 @@ class Options:
     agents: tuple[int, ...] = (1, 4)
     """How many of our agents train at once; PyTorch trains one."""
     repeats: int = 5
-    """Turns of each side."""
+    """Turns of each contestant."""
     torch_seconds: float = 10.0
-    """Length of one of PyTorch's turns."""
+    """Length of a turn of either PyTorch."""
     torch_threads: int = 1
     """PyTorch's threads."""
     out: Path = Path("benchmarks/results")
@@ -89,43 +90,57 @@ def ours(name: str, agents: int, speeds: Speeds) -> Callable[[], None]:
     return turn
 
 
+def theirs(
+    name: str, style: pytorch_ppo.Style, options: Options, speeds: Speeds
+) -> Callable[[], None]:
+    """One of PyTorch's styles; calling the result is one turn, which goes on from the last."""
+
+    def updates() -> Iterator[np.ndarray]:
+        """Each update's environment steps, gradient steps and seconds, training after training."""
+        for seed in itertools.count():
+            before = np.zeros(3)
+            for result in pytorch_ppo.training(
+                name, seed, threads=options.torch_threads, style=style
+            ):
+                now = np.array([result.env_steps, result.gradient_steps, result.seconds])
+                yield now - before
+                before = now
+
+    progress = updates()
+
+    def turn() -> None:
+        total = np.zeros(3)
+        while total[2] < options.torch_seconds:
+            total += next(progress)
+        speeds.add(int(total[0]), int(total[1]), float(total[2]))
+
+    return turn
+
+
 def measure(name: str, options: Options, console: Console) -> list[Speeds]:
-    """PyTorch and ours, turn about, for one recipe."""
-    torch_speeds = Speeds("PyTorch, 1 agent")
-    contestants = [torch_speeds]
-    turns = []
+    """Both PyTorches and ours, turn about, for one recipe."""
+    contestants = [Speeds("PyTorch, 1 agent"), Speeds("PyTorch tuned, 1 agent")]
+    styles = [pytorch_ppo.PLAIN, pytorch_tuned.STYLE]
+    turns = [
+        theirs(name, style, options, speeds)
+        for style, speeds in zip(styles, contestants, strict=True)
+    ]
     for agents in options.agents:
         speeds = Speeds(f"ppo_jax, {agents} agent{'s' if agents > 1 else ''}")
         console.print(f"{name}: compiling {speeds.name}")
         turns.append(ours(name, agents, speeds))
         contestants.append(speeds)
-    before = (0, 0, 0.0)
-
-    def on_update(result: pytorch_ppo.Result) -> bool:
-        nonlocal before
-        now = (result.env_steps, result.gradient_steps, result.seconds)
-        env_steps, gradient_steps, seconds = (b - a for a, b in zip(before, now, strict=True))
-        if seconds < options.torch_seconds:
-            return False
-        torch_speeds.add(int(env_steps), int(gradient_steps), seconds)
+    for number in range(options.repeats):
         for turn in turns:
             turn()
         said = ", ".join(f"{one.name} {one.env_steps[-1]:,.0f}" for one in contestants)
-        console.print(f"{name}, turn {len(torch_speeds.env_steps)}, steps/s: {said}")
-        before = now
-        return len(torch_speeds.env_steps) >= options.repeats
-
-    seed = 0
-    while len(torch_speeds.env_steps) < options.repeats:  # a finished training starts anew
-        before = (0, 0, 0.0)
-        pytorch_ppo.train(name, seed, threads=options.torch_threads, on_update=on_update)
-        seed += 1
+        console.print(f"{name}, turn {number + 1}, steps/s: {said}")
     return contestants
 
 
 def summarize(name: str, contestants: list[Speeds]) -> list[dict[str, Any]]:
-    """Medians, spreads and ratios to PyTorch, a row a contestant."""
-    base = statistics.median(contestants[0].env_steps)
+    """Medians, spreads and ratios to both PyTorches, a row a contestant."""
+    idiomatic, tuned = (statistics.median(speeds.env_steps) for speeds in contestants[:2])
     return [
         {
             "recipe": name,
@@ -133,7 +148,8 @@ def summarize(name: str, contestants: list[Speeds]) -> list[dict[str, Any]]:
             "env_steps_per_second": statistics.median(speeds.env_steps),
             "env_steps_per_second_range": [min(speeds.env_steps), max(speeds.env_steps)],
             "gradient_steps_per_second": statistics.median(speeds.gradient_steps),
-            "ratio": statistics.median(speeds.env_steps) / base,
+            "ratio": statistics.median(speeds.env_steps) / idiomatic,
+            "ratio_tuned": statistics.median(speeds.env_steps) / tuned,
             "compile_seconds": speeds.compile_seconds,
             "greedy_return": float(np.mean(speeds.greedy_return)) if speeds.greedy_return else None,
             "turns": len(speeds.env_steps),
@@ -145,7 +161,7 @@ def summarize(name: str, contestants: list[Speeds]) -> list[dict[str, Any]]:
 def show(rows: list[dict[str, Any]], console: Console) -> None:
     """The rows as a table for people."""
     table = Table("recipe", "", *("env steps/s", "lowest to highest", "gradient steps/s"))
-    for title in ("× PyTorch", "compile s", "greedy return"):
+    for title in ("× PyTorch", "× tuned", "compile s", "greedy return"):
         table.add_column(title, justify="right")
     for row in rows:
         low, high = row["env_steps_per_second_range"]
@@ -156,28 +172,42 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
             f"{low:,.0f} to {high:,.0f}",
             f"{row['gradient_steps_per_second']:,.0f}",
             f"{row['ratio']:.1f}",
+            f"{row['ratio_tuned']:.1f}",
             "" if row["compile_seconds"] is None else f"{row['compile_seconds']:.1f}",
             "" if row["greedy_return"] is None else f"{row['greedy_return']:.1f}",
         )
     console.print(table)
 
 
+def times(ratio: float) -> str:
+    """A ratio for the figure, with a decimal where it is small."""
+    return f"{ratio:.0f}×" if ratio >= 9.95 else f"{ratio:.1f}×"
+
+
+def bar_color(contestant: str) -> str:
+    """Two grays for the PyTorches, blue for ours."""
+    if contestant.startswith("ppo_jax"):
+        return "tab:blue"
+    return "dimgray" if "tuned" in contestant else "darkgray"
+
+
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Bars of steps per second on a logarithmic axis, with the range of the turns."""
+    """Bars of steps per second (and ratios to both PyTorches), with the range of the turns."""
     names = list(dict.fromkeys(row["recipe"] for row in rows))
     figure, panels = plt.subplots(
-        1, len(names), figsize=(4.5 * len(names), 2.6), sharex=True, layout="constrained"
+        1, len(names), figsize=(5.2 * len(names), 2.6), sharex=True, layout="constrained"
     )
     for panel, name in zip(np.atleast_1d(panels), names, strict=True):
         shown = [row for row in rows if row["recipe"] == name][::-1]
         speeds = np.array([row["env_steps_per_second"] for row in shown])
         ranges = np.array([row["env_steps_per_second_range"] for row in shown])
-        colors = ["tab:gray" if "PyTorch" in row["contestant"] else "tab:blue" for row in shown]
+        colors = [bar_color(row["contestant"]) for row in shown]
         errors = np.abs(ranges.T - speeds)
         panel.barh([row["contestant"] for row in shown], speeds, xerr=errors, color=colors)
         for place, row in enumerate(shown):
             panel.annotate(
-                f"{row['env_steps_per_second']:,.0f}  ({row['ratio']:.0f}×)",
+                f"{row['env_steps_per_second']:,.0f}"
+                f" ({times(row['ratio'])}, {times(row['ratio_tuned'])})",
                 (row["env_steps_per_second_range"][1], place),
                 xytext=(4, 0),
                 textcoords="offset points",
@@ -193,7 +223,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 def main(options: Options) -> None:
     """Measure, print the table, write the data and the figure."""
     matplotlib.use("agg")
-    console = Console(width=120)
+    console = Console(width=150)
     setting = machine.describe("torch", "gymnasium", "gymnax", "optax")
     rows: list[dict[str, Any]] = []
     for name in options.recipes:
