@@ -19,6 +19,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import tyro
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
@@ -68,10 +69,12 @@ def ours(name: str, agents: int, speeds: Speeds) -> Callable[[], None]:
         return population.run(states, config, config.num_updates or 0, config.num_updates or 0)
 
     config = recipe(name)
+    mesh = Mesh(np.array(jax.devices()[:agents]), ("agents",))
+    sharded = population.over_devices(train_all, mesh, (population.AGENTS, population.ROWS))
     keys = jax.vmap(jax.random.key)(np.arange(agents, dtype=np.uint32))
     started = time.perf_counter()
     options = population.COMPILER_OPTIONS
-    train = jax.jit(train_all).lower(keys, config).compile(options)
+    train = jax.jit(sharded).lower(keys, config).compile(options)
     speeds.compile_seconds = time.perf_counter() - started
     evaluate = jax.jit(population.evaluate, static_argnums=3)
 

@@ -4,7 +4,18 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Config", "env", "evaluate", "ppo", "recipe", "returns", "shuffle"]
+__all__ = [
+    "Config",
+    "env",
+    "evaluate",
+    "population",
+    "ppo",
+    "recipe",
+    "returns",
+    "shuffle",
+    "statistics",
+    "sweep",
+]
 
 
 def __getattr__(name: str) -> Any:

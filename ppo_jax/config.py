@@ -218,6 +218,46 @@ def override(config: Config, **overrides: Any) -> Config:
     return config.replace(**overrides).check()
 
 
+_PARAMETER = "env_params."
+
+
+def with_coefficients(config: Config, values: Mapping[str, Any]) -> Config:
+    """The configuration with coefficients, numbers or arrays, by name, checked; `env_params.x` is
+    the environment's parameter x.
+
+    Raises ValueError for a name that is unknown or static, or a value out of range.
+    """
+    env_params = dict(config.env_params)
+    changes: dict[str, Any] = {}
+    for name, value in values.items():
+        check_coefficient(name)
+        if name.startswith(_PARAMETER):
+            env_params[name.removeprefix(_PARAMETER)] = value
+        else:
+            changes[name] = value
+    return config.replace(env_params=env_params, **changes).check()
+
+
+def check_coefficient(name: str) -> None:
+    """Raise ValueError unless the field is a coefficient, or env_params.NAME: what agents of one
+    program can differ in."""
+    if name.startswith(_PARAMETER):
+        return
+    fields = dataclasses.fields(Config)
+    traced = [field.name for field in fields if not field.metadata.get("static")]
+    traced = [f"{_PARAMETER}NAME" if name == "env_params" else name for name in traced]
+    if name in traced:
+        return
+    if name in (field.name for field in fields) and name != "env_params":
+        raise ValueError(
+            f"{name} is static: it sizes arrays or chooses a formula, so every value is a program"
+            f" of its own; run one command for each value. What can vary: {', '.join(traced)}"
+        )
+    near = difflib.get_close_matches(name, traced, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(traced)}"
+    raise ValueError(f"{name!r} is no coefficient; {hint}")
+
+
 def _refuse_both(overrides: Mapping[str, Any], first: str, second: str) -> None:
     if overrides.get(first) is not None and overrides.get(second) is not None:
         raise ValueError(
@@ -365,8 +405,10 @@ def _check_values(name: str, value: Any, holds: Any, wanted: str) -> None:
         numbers = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
         raise ValueError(f"{name} is {value!r}; it must be a number") from None
-    if not math.prod(numbers.shape) or not np.all(holds(numbers)):
-        shown = value if numbers.ndim == 0 else numbers.tolist()
+    if not math.prod(numbers.shape):
+        raise ValueError(f"{name} is empty; give a value")
+    if not np.all(holds(numbers)):
+        shown = value if numbers.ndim == 0 else numbers[~holds(numbers)][0]
         raise ValueError(f"{name} is {shown}; it must be {wanted}")
 
 

@@ -83,6 +83,16 @@ def make(config: Config) -> Environment:
     )
 
 
+def parameter(config: Config, name: str) -> float:
+    """The value of an environment's parameter: the configuration's, or else the environment's own.
+
+    Raises ValueError, in one line, for a parameter that the environment does not have.
+    """
+    own = _load(config.env, jnp.result_type(float))[1]
+    _refuse_unknown(own, config.env, name)
+    return float(config.env_params.get(name, getattr(own, name)))
+
+
 @functools.cache
 def _load(name: str, _: Any) -> tuple[Any, Any]:
     """The environment and its parameters; kept per float type, for some hold arrays of it."""
@@ -106,18 +116,25 @@ def _load(name: str, _: Any) -> tuple[Any, Any]:
 
 
 def _override(parameters: Any, config: Config, limit: int) -> Any:
-    known = [name for name in parameters.__dataclass_fields__ if name != "max_steps_in_episode"]
     for name in config.env_params:
-        if name == "max_steps_in_episode":
-            raise ValueError("env_params max_steps_in_episode is static; give max_episode_steps")
-        if name not in known:
-            raise ValueError(
-                f"{config.env} has no parameter {name!r}; there are: {', '.join(known) or 'none'}"
-            )
+        _refuse_unknown(parameters, config.env, name)
     overrides = dict(config.env_params)
-    if hasattr(parameters, "max_steps_in_episode"):
-        overrides["max_steps_in_episode"] = type(parameters.max_steps_in_episode)(limit)
+    if hasattr(parameters, _TIME_LIMIT):
+        overrides[_TIME_LIMIT] = type(parameters.max_steps_in_episode)(limit)
     return parameters.replace(**overrides)
+
+
+_TIME_LIMIT = "max_steps_in_episode"
+
+
+def _refuse_unknown(parameters: Any, environment: str, name: str) -> None:
+    known = [field for field in parameters.__dataclass_fields__ if field != _TIME_LIMIT]
+    if name == _TIME_LIMIT:
+        raise ValueError(f"env_params {_TIME_LIMIT} is static; give max_episode_steps")
+    if name not in known:
+        raise ValueError(
+            f"{environment} has no parameter {name!r}; there are: {', '.join(known) or 'none'}"
+        )
 
 
 def _observations(

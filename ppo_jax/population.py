@@ -1,18 +1,23 @@
-"""Many agents at once: the update vmapped over agents, and the loop outside the vmap."""
+"""Many agents at once: the update vmapped over agents, and the loop outside the vmap.
+
+An agent is a key and the coefficients it runs with. Here every traced leaf of a `Config` is either
+one number for all agents or [agents], each agent's own; `ppo_jax.sweep` makes such configurations.
+"""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 
 from ppo_jax import evaluate as evaluation
-from ppo_jax import network, ppo
+from ppo_jax import network, ppo, statistics
 from ppo_jax.config import Config
 
-# For `jax.jit(..., compiler_options=COMPILER_OPTIONS)`: XLA's CPU scheduler otherwise spreads these
+# For `jax.jit(..., compiler_options=COMPILER_OPTIONS)`: XLA's CPU runtime otherwise spreads these
 # small kernels over threads, and waits for them longer than they take (benchmarks/NOTES.md).
-COMPILER_OPTIONS: dict[str, Any] = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
+COMPILER_OPTIONS: dict[str, Any] = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
 def agent_keys(seed: jax.Array | int, num_seeds: int) -> jax.Array:
@@ -23,7 +28,7 @@ def agent_keys(seed: jax.Array | int, num_seeds: int) -> jax.Array:
 
 def init(keys: jax.Array, config: Config) -> ppo.TrainState:
     """Fresh agents, every leaf [agents, ...]."""
-    return jax.vmap(ppo.init, in_axes=(0, None))(keys, config)
+    return _over_agents(ppo.init, config, len(keys))(keys, config)
 
 
 def run(
@@ -33,30 +38,25 @@ def run(
 
     `num_updates` may be traced and is at most `storage`, which is static: one compiled program
     serves chunks of any length. The metrics' rows from `num_updates` on are zeros.
+
+    An agent whose losses, gradients or parameters would become non-finite is frozen: it keeps its
+    last finite state, and `num_updates` of that state tells when. Every later update of it would
+    draw the same and fail the same, so it stays frozen without a flag. Its metrics are then NaN,
+    its counts 0.
     """
-    update = _over_agents(ppo.update, len(states.num_updates))
+    update = _over_agents(ppo.update, config, len(states.num_updates))
 
     def step(index: jax.Array, carry: tuple[ppo.TrainState, ppo.Metrics]):
         states, metrics = carry
-        states, row = update(states, config)
+        attempted, row = update(states, config)
+        sound = _sound(attempted, row)
+        states = _select(sound, attempted, states)
+        row = _select(sound, row, jax.tree.map(_nothing, row))
         return states, jax.tree.map(lambda rows, one: rows.at[index].set(one), metrics, row)
 
     one_row = jax.eval_shape(update, states, config)[1]
     empty = jax.tree.map(lambda leaf: jnp.zeros((storage, *leaf.shape), leaf.dtype), one_row)
     return jax.lax.fori_loop(0, num_updates, step, (states, empty))
-
-
-def _over_agents(update: Callable[..., Any], agents: int) -> Callable[..., Any]:
-    """The update vmapped; one agent goes without: a batch of one pays for loops of unequal length
-    that it does not have."""
-    if agents > 1:
-        return jax.vmap(update, in_axes=(0, None))
-
-    def alone(states: ppo.TrainState, config: Config) -> tuple[ppo.TrainState, ppo.Metrics]:
-        outcome = update(jax.tree.map(lambda leaf: leaf[0], states), config)
-        return jax.tree.map(lambda leaf: leaf[None], outcome)
-
-    return alone
 
 
 def evaluate(
@@ -68,7 +68,106 @@ def evaluate(
     uses their first two children.
     """
 
-    def one(params: network.Parameters, key: jax.Array) -> jax.Array:
+    def one(params: network.Parameters, config: Config, key: jax.Array) -> jax.Array:
         return evaluation.evaluate(params, config, jax.random.fold_in(key, 2), num_episodes)
 
-    return jax.vmap(one)(params, keys)
+    return jax.vmap(one, in_axes=(0, _axes(config), 0))(params, config, keys)
+
+
+class Statistics(NamedTuple):
+    """What the agents did in each update, all [updates]; NaN where no agent has a value."""
+
+    agents: jax.Array  # that were not frozen
+    env_steps: jax.Array  # of all agents together; so the next two
+    gradient_steps: jax.Array
+    episodes: jax.Array
+    means: dict[str, jax.Array]  # over agents, of every other metric
+    returns: statistics.Summary  # of the agents' mean episode returns
+
+
+def summarize(
+    metrics: ppo.Metrics, counted: jax.Array, solved_at: jax.Array | float | None
+) -> Statistics:
+    """Statistics over the agents that count, [agents] booleans, of metrics [updates, agents].
+
+    `solved_at` is the return from which an update's episodes count as solved.
+    """
+    values = metrics._asdict()
+    totals = {
+        name: jnp.sum(values.pop(name), axis=1, where=counted[None])
+        for name in ("env_steps", "gradient_steps", "episodes")
+    }
+    own = {name: jnp.where(counted[None], value, jnp.nan) for name, value in values.items()}
+    means = {name: jnp.nanmean(value, axis=1) for name, value in own.items()}
+    going_on = jnp.sum((metrics.gradient_steps > 0) & counted[None], axis=1)
+    returns = statistics.summarize(own["episode_return"], solved_at)
+    return Statistics(going_on, **totals, means=means, returns=returns)
+
+
+def over_devices(function: Callable[..., Any], mesh: Mesh, out_specs: Any) -> Callable[..., Any]:
+    """The function of arguments whose arrays are [agents, ...], with the agents shared out over the
+    mesh's devices, their number a multiple of the devices'; numbers go to every device.
+
+    Each device runs the function on its own agents alone, with nothing to wait for. An agent's
+    results on other numbers of devices agree up to rounding, for the compiled programs differ.
+    `out_specs` says where the outputs have their agents: `AGENTS`, or `ROWS` for [storage, agents].
+    """
+
+    def sharded(*arguments: Any) -> Any:
+        in_specs = jax.tree.map(lambda leaf: AGENTS if jnp.ndim(leaf) else ALIKE, arguments)
+        # check_vma: loops start from constants, the same everywhere, and go on with each device's.
+        return jax.shard_map(
+            function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+        )(*arguments)
+
+    return sharded
+
+
+AGENTS, ROWS, ALIKE = PartitionSpec("agents"), PartitionSpec(None, "agents"), PartitionSpec()
+
+
+def _over_agents(function: Callable[..., Any], config: Config, agents: int) -> Callable[..., Any]:
+    """The function of (agents, config) vmapped; one agent goes without: a batch of one pays for
+    loops of unequal length that it does not have."""
+    axes = _axes(config)
+    if agents > 1:
+        return jax.vmap(function, in_axes=(0, axes))
+
+    def alone(agents: Any, config: Config) -> Any:
+        own = jax.tree.map(lambda leaf: leaf[0] if jnp.ndim(leaf) else leaf, config)
+        outcome = function(jax.tree.map(lambda leaf: leaf[0], agents), own)
+        return jax.tree.map(lambda leaf: leaf[None], outcome)
+
+    return alone
+
+
+def _axes(config: Config) -> Config:
+    return jax.tree.map(lambda leaf: 0 if jnp.ndim(leaf) else None, config)
+
+
+def _sound(states: ppo.TrainState, row: ppo.Metrics) -> jax.Array:
+    """Whether an agent's update left everything that it learns finite, [agents]."""
+    learned = (
+        row.policy_loss,
+        row.value_loss,
+        row.actor_grad_norm,
+        row.critic_grad_norm,
+        states.params,
+    )
+
+    def finite(leaf: jax.Array) -> jax.Array:
+        return jnp.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
+
+    return jnp.stack([finite(leaf) for leaf in jax.tree.leaves(learned)]).all(axis=0)
+
+
+def _nothing(leaf: jax.Array) -> jax.Array:
+    none = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.floating) else 0
+    return jnp.full_like(leaf, none)
+
+
+def _select(condition: jax.Array, yes: Any, no: Any) -> Any:
+    def select(one: jax.Array, other: jax.Array) -> jax.Array:
+        return jnp.where(condition.reshape(-1, *(1,) * (one.ndim - 1)), one, other)
+
+    return jax.tree.map(select, yes, no)

@@ -15,7 +15,7 @@ import tyro
 
 from ppo_jax import __version__
 from ppo_jax.config import RECIPES, Config, override
-from ppo_jax.run import folder
+from ppo_jax.run import folder, settings, xla
 from ppo_jax.run.failure import BAD_INPUT, Failure, Interrupted
 from ppo_jax.run.screen import Screen
 
@@ -47,6 +47,20 @@ class Flags(Config):
     """Agent i has the key of seed + i."""
     num_seeds: int = 1
     """Agents trained at once, each with its own seed."""
+    sweep: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Values of a coefficient, name=1,2,3; several make a grid, with every seed in each setting."""
+    search: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Range of a coefficient to search at random, name=log:1e-5:1e-2 or name=uniform:0:1."""
+    samples: int = 0
+    """Settings that the search draws."""
+    curves: bool = True
+    """Keep every agent's own metrics: in metrics.csv, about 150 bytes an update and agent."""
+    group_size: int | None = None
+    """Agents to train at once (none: all); more agents follow in groups of as many."""
+    stop_when_solved: float | None = None
+    """Stop once this fraction of the agents (1: all) is solved."""
+    evaluate_every: int = 10
+    """Updates between the greedy evaluations that --stop-when-solved needs."""
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """Where to train (auto: the best that jax finds)."""
     out: str | None = None
@@ -66,6 +80,10 @@ class Flags(Config):
         """Nothing is checked here: flags become a Config first, which refuses in one line."""
 
 
+_JOB_FLAGS = (
+    *("recipe", "seed", "num_seeds", "device", "curves", "group_size", "stop_when_solved"),
+    "evaluate_every",
+)
 _CONFIG_FIELDS = [field.name for field in dataclasses.fields(Config)]
 
 
@@ -96,14 +114,24 @@ def _main(arguments: list[str]) -> int:
         return 0
     config = _config(flags, defaults)
     _check(flags)
+    axes, ranges = settings.read(flags.sweep, flags.search, flags.samples, config)
     label = f"{config.env}-{flags.recipe}-seed{flags.seed}"
     path = folder.choose(flags.out, label)
     folder.refuse_another_run(path, flags.overwrite)
     screen = Screen(flags.quiet)
+    several = settings.count(axes) * max(flags.samples, 1) * flags.num_seeds
+    xla.set_flags(min(several, flags.group_size or several))
 
     from ppo_jax.run import loop  # jax and gymnax: seconds, only after the flags have passed
 
-    job = loop.Job(flags.recipe, config, flags.seed, flags.num_seeds, path, flags.device)
+    job = loop.Job(
+        **{name: getattr(flags, name) for name in _JOB_FLAGS},
+        config=config,
+        path=path,
+        axes=axes,
+        ranges=ranges,
+        num_samples=flags.samples,
+    )
     summary = loop.run(job, screen)
     _report(summary, path, screen)
     return 0
@@ -155,6 +183,13 @@ def _config(flags: Flags, defaults: Flags) -> Config:
 def _check(flags: Flags) -> None:
     if flags.num_seeds < 1:
         raise Failure(f"--num-seeds is {flags.num_seeds}; it must be at least 1")
+    for name in ("group_size", "evaluate_every"):
+        if getattr(flags, name) is not None and getattr(flags, name) < 1:
+            flag = name.replace("_", "-")
+            raise Failure(f"--{flag} is {getattr(flags, name)}; it must be at least 1")
+    fraction = flags.stop_when_solved
+    if fraction is not None and not 0 < fraction <= 1:
+        raise Failure(f"--stop-when-solved is {fraction}; it must be above 0 and at most 1")
     if flags.seed < 0 or flags.seed + flags.num_seeds - 1 > _LARGEST_SEED:
         raise Failure(
             f"--seed is {flags.seed} and --num-seeds {flags.num_seeds}; seeds go from 0 to"
@@ -175,15 +210,19 @@ def _report(summary: dict[str, Any], path: Path, screen: Screen) -> None:
     )
     verdict = f"greedy return {mean:.1f} over {summary['eval_episodes']} fresh episodes"
     if summary["solved_fraction"] is not None:
-        agents = summary["num_seeds"]
+        agents = len(summary["eval_return_per_seed"])
         solved = round(summary["solved_fraction"] * agents)
         said = "solved" if solved == agents else f"solved by {solved} of {agents} agents"
         said = "not solved" if not solved else said
         verdict = f"{said}: {verdict} (solved at {summary['solved_at']:g})"
     screen.say(verdict)
     if summary["diverged_seeds"]:
-        screen.say(f"diverged (parameters not finite): seeds {summary['diverged_seeds']}")
-    files = (folder.CONFIG, folder.METRICS, folder.PARAMETERS, folder.SUMMARY)
+        screen.say(
+            "diverged, and frozen at the last finite state: seeds"
+            f" {', '.join(map(str, summary['diverged_seeds']))}"
+        )
+    known = (folder.CONFIG, folder.METRICS, folder.STATISTICS, folder.PARAMETERS, folder.SUMMARY)
+    files = [name for name in (*known, folder.SWEEP, folder.FIGURE) if (path / name).exists()]
     screen.say(f"wrote {path}{os.sep}: {', '.join(files)}, TensorBoard events")
 
 

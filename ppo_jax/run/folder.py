@@ -13,12 +13,14 @@ import numpy as np
 
 from ppo_jax.run.failure import BAD_INPUT, FILE_SYSTEM, Failure
 
-CONFIG, METRICS, PARAMETERS, SUMMARY = (
+CONFIG, METRICS, STATISTICS, PARAMETERS, SUMMARY = (
     "config.json",
     "metrics.csv",
+    "statistics.csv",
     "parameters.npz",
     "summary.json",
 )
+SWEEP, FIGURE = "sweep.csv", "curves.png"
 EVENTS = "events.out.tfevents.*"
 
 
@@ -49,7 +51,7 @@ def create(path: Path) -> None:
     """Make the folder, empty of an earlier run's files. Raises Failure (3) if it cannot be."""
     with file_system(path):
         path.mkdir(parents=True, exist_ok=True)
-        for name in (CONFIG, METRICS, PARAMETERS, SUMMARY, EVENTS):
+        for name in (CONFIG, METRICS, STATISTICS, PARAMETERS, SUMMARY, SWEEP, FIGURE, EVENTS):
             for old in path.glob(name):
                 old.unlink()
         probe = path / ".writable"

@@ -1,4 +1,4 @@
-"""Metrics as they come: metrics.csv, a row per update and agent, and TensorBoard events."""
+"""Metrics as they come: a row per update and agent, statistics per update, TensorBoard events."""
 
 import csv
 import math
@@ -7,9 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from ppo_jax import statistics
+from ppo_jax.population import Statistics
 from ppo_jax.run import folder
+from ppo_jax.run.roster import Roster
 
-# Columns beside the update's own metrics: `step` is the agent's environment steps so far.
+# Columns beside the update's own metrics: `step` is the agent's environment steps so far. With
+# several settings there is one more, `setting`.
 LEADING = ("update", "seed", "step")
 
 # The original's tags, then the usual diagnostics: tag, metric, and what it is counted against.
@@ -27,60 +31,108 @@ TAGS = (
     ("losses/critic_grad_norm", "critic_grad_norm", "env_steps"),
 )
 _COUNTS = ("env_steps", "gradient_steps", "episodes")
+_QUANTILES = tuple(f"q{round(100 * quantile):02}" for quantile in statistics.QUANTILES)
+STATISTICS = ("group", "update", "step", "agents", "mean", "iqm", *_QUANTILES, "solved")
 
 
 class Log:
-    """Writes chunks of metrics to a run's folder; close it, or use it in a `with`."""
+    """Writes chunks of metrics to a run's folder; close it, or use it in a `with`.
 
-    def __init__(self, path: Path, seed: int, num_seeds: int, fields: tuple[str, ...]):
+    `curves` says whether every agent's own metrics go to metrics.csv, or only the statistics
+    over agents, in statistics.csv. TensorBoard has the first group's.
+    """
+
+    def __init__(self, path: Path, roster: Roster, fields: tuple[str, ...], curves: bool):
         from tensorboardX import SummaryWriter
 
-        self._seeds = np.arange(seed, seed + num_seeds)
-        self._counts = {name: np.zeros(num_seeds, np.int64) for name in _COUNTS}
-        self._updates = 0
+        self._path, self._roster = path, roster
+        self._group, self._updates, self._env_steps = 0, 0, 0
+        settings = ("setting",) if roster.num_settings > 1 else ()
+        self._files: list[Any] = []
         with folder.file_system(path):
-            self._file = open(path / folder.METRICS, "w", newline="")  # noqa: SIM115
-            self._rows = csv.writer(self._file)
-            self._rows.writerow([*LEADING, *fields])
+            if curves:
+                self._rows = self._table(folder.METRICS, (*LEADING, *settings, *fields))
+            self._statistics = self._table(folder.STATISTICS, STATISTICS)
             self._events = SummaryWriter(str(path), write_to_disk=True)
-        self._path = path
+        self.start(np.arange(0))
 
     def __enter__(self) -> "Log":
         return self
 
     def __exit__(self, *_: Any) -> None:
         with folder.file_system(self._path):
-            self._file.close()
+            for file in self._files:
+                file.close()
             self._events.close()
 
     @property
     def env_steps(self) -> int:
         """Environment steps of all agents so far."""
-        return int(self._counts["env_steps"].sum())
+        return self._env_steps
 
     @property
     def updates(self) -> int:
-        """Updates of each agent so far."""
+        """Updates of the present group's agents so far."""
         return self._updates
 
-    def write(self, metrics: dict[str, np.ndarray]) -> None:
-        """Append metrics [updates, agents], oldest first."""
-        with folder.file_system(self._path):
-            for index in range(len(metrics["env_steps"])):
-                self._write({name: values[index] for name, values in metrics.items()})
-            self._file.flush()
+    def start(self, agents: np.ndarray) -> None:
+        """Another group of agents begins."""
+        self._agents = agents
+        self._group += len(agents) > 0
+        self._updates = 0
+        self._steps = np.zeros(len(agents), np.int64)
+        self._totals = dict.fromkeys(_COUNTS, 0)
 
-    def _write(self, row: dict[str, np.ndarray]) -> None:
-        for name in _COUNTS:
-            self._counts[name] += row[name]
-        self._updates += 1
+    def write(self, metrics: dict[str, np.ndarray] | None, summary: Statistics) -> None:
+        """Append the group's metrics [updates, agents], where curves are kept, and statistics
+        [updates], oldest first."""
+        with folder.file_system(self._path):
+            for index in range(len(summary.agents)):
+                self._updates += 1
+                self._write_statistics(summary, index)
+                if metrics is not None:
+                    self._write_rows({name: values[index] for name, values in metrics.items()})
+            for file in self._files:
+                file.flush()
+
+    def _table(self, name: str, header: tuple[str, ...]) -> Any:
+        file = open(self._path / name, "w", newline="")  # noqa: SIM115
+        self._files.append(file)
+        rows = csv.writer(file)
+        rows.writerow(header)
+        return rows
+
+    def _write_rows(self, row: dict[str, np.ndarray]) -> None:
+        self._steps += row["env_steps"]
         columns = [values.tolist() for values in row.values()]
-        steps = self._counts["env_steps"].tolist()
-        for agent, seed in enumerate(self._seeds.tolist()):
-            values = ["" if math.isnan(column[agent]) else column[agent] for column in columns]
-            self._rows.writerow([self._updates, seed, steps[agent], *values])
+        seeds = self._roster.seeds[self._agents].tolist()
+        settings = self._roster.setting[self._agents].tolist()
+        for agent, (seed, setting) in enumerate(zip(seeds, settings, strict=True)):
+            own = (setting,) if self._roster.num_settings > 1 else ()
+            values = [_cell(column[agent]) for column in columns]
+            self._rows.writerow([self._updates, seed, int(self._steps[agent]), *own, *values])
+
+    def _write_statistics(self, summary: Statistics, index: int) -> None:
+        for name in _COUNTS:
+            self._totals[name] += int(getattr(summary, name)[index])
+        self._env_steps += int(summary.env_steps[index])
+        mean_counts = {name: total / len(self._agents) for name, total in self._totals.items()}
+        returns = summary.returns
+        self._statistics.writerow(
+            [
+                *(self._group, self._updates, round(mean_counts["env_steps"])),
+                int(summary.agents[index]),
+                *map(_cell, (returns.mean[index], returns.iqm[index], *returns.quantiles[index])),
+                _cell(returns.solved[index]),
+            ]
+        )
+        if self._group > 1:  # a step must not occur twice
+            return
         for tag, metric, count in TAGS:
-            known = row[metric][~np.isnan(row[metric])]
-            if known.size:  # none: no episode ended, so there is nothing to say
-                at = round(float(self._counts[count].mean()))
-                self._events.add_scalar(tag, float(known.mean()), at)
+            mean = float(summary.means[metric][index])
+            if not math.isnan(mean):  # no episode ended, so there is nothing to say
+                self._events.add_scalar(tag, mean, round(mean_counts[count]))
+
+
+def _cell(value: Any) -> Any:
+    return "" if math.isnan(value) else value

@@ -7,9 +7,12 @@ import sys
 import time
 from collections.abc import Iterator
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.table import Column, Table
 
+_WIDE = 200  # columns where the output is no terminal
 _LINES = 10  # progress lines of a whole run where the output is no terminal
 
 
@@ -18,10 +21,24 @@ class Screen:
 
     def __init__(self, quiet: bool):
         self._console = _Console(file=sys.stdout, quiet=quiet, highlight=False, soft_wrap=True)
+        if not self._console.is_terminal:
+            self._console.width = _WIDE
 
     def say(self, text: str) -> None:
         """Print one line."""
         self._console.print(text, markup=False)
+
+    def table(self, title: str, header: list[str], rows: list[list[str]], note: str) -> None:
+        """Print a table of numbers below its title, and a note, if any."""
+        first, *others = header
+        columns = (Column(name, justify="right", no_wrap=True) for name in others)
+        table = Table(first, *columns, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        for row in rows:
+            table.add_row(*row)
+        self.say(title)
+        self._console.print(table)
+        if note:
+            self.say(note)
 
     @contextlib.contextmanager
     def waiting(self, text: str) -> Iterator[None]:
@@ -63,11 +80,20 @@ class Training:
         self._screen, self._live, self._task, self._total = screen, live, task, num_updates
         self._said = 0
         self._return = math.nan
+        self._before = 0  # updates of earlier groups
+        self._now = 0
+
+    def start_group(self) -> None:
+        """Another group of agents begins, whose updates count from 0."""
+        self._before += self._now
+        self._now = 0
 
     def show(self, updates: int, env_steps: int, seconds: float, mean_return: float) -> None:
         """Tell where the loop stands; a NaN return (no episode ended) leaves the last one."""
         if not math.isnan(mean_return):
             self._return = mean_return
+        self._now = updates
+        updates += self._before
         left = seconds / updates * (self._total - updates)
         said = (
             f"{env_steps:,} steps, {env_steps / seconds:,.0f} steps/s, mean return"

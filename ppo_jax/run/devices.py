@@ -1,0 +1,48 @@
+"""The devices that a run uses, and what they may refuse."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jax
+
+from ppo_jax.run.failure import DEVICE, Failure
+
+
+def select(name: str) -> list[jax.Device]:
+    """This process's devices of the kind asked for; `auto` is the best that jax finds.
+
+    Raises Failure (4) where there is none.
+    """
+    try:
+        if name == "cpu":
+            jax.config.update("jax_platforms", "cpu")  # do not take a GPU's memory either
+        devices = jax.local_devices(backend=None if name == "auto" else name)
+        jax.config.update("jax_default_device", devices[0])
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise Failure(
+            f"--device {name}: jax finds none ({reason}); use --device auto, or install the"
+            " extra 'ppo-jax[cuda]' or 'ppo-jax[tpu]'",
+            DEVICE,
+        ) from error
+    return devices
+
+
+def describe(devices: list[jax.Device]) -> str:
+    """The devices in a few words."""
+    kind = f"{devices[0].platform} ({devices[0].device_kind})"
+    return kind if len(devices) == 1 else f"{kind}, {len(devices)} devices"
+
+
+@contextmanager
+def refusals(asked: str) -> Iterator[None]:
+    """Turns what the device refuses (memory, mostly) into a Failure (4) that says what it was."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise Failure(
+            f"the device failed with {asked} ({reason}); --plan says what fits, --group-size trains"
+            " fewer at once",
+            DEVICE,
+        ) from error

@@ -1,0 +1,96 @@
+"""The compiled programs of a run: one batch of agents, shared out over the devices."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ppo_jax import env, network, population, ppo
+from ppo_jax.config import Config
+
+EVAL_EPISODES = 100
+_CHUNK_UPDATES = 64
+_Compiled = Any  # jax.stages.Compiled, which is not typed as callable
+
+
+class Programs(NamedTuple):
+    """Compiled for a batch of `lanes` agents, a multiple of the devices; arrays go by agent."""
+
+    init: Callable[..., ppo.TrainState]  # (seeds, config)
+    chunk: Callable[..., tuple[ppo.TrainState, ppo.Metrics]]  # (states, config, num_updates)
+    summarize: Callable[..., population.Statistics]  # (metrics, counted)
+    evaluate: Callable[..., jax.Array]  # (params, seeds, config)
+
+    def memory(self) -> int:
+        """Bytes that the largest of the programs needs, on all devices: arguments, results that do
+        not take an argument's place, and what it holds meanwhile."""
+        return max(_memory(program) for program in self)
+
+
+def storage(config: Config) -> int:
+    """Updates that one call of the chunk can make."""
+    return min(config.num_updates or 1, _CHUNK_UPDATES)
+
+
+def compile_programs(config: Config, lanes: int, devices: Sequence[jax.Device]) -> Programs:
+    """Compile the programs at the same time: XLA leaves cores idle with one.
+
+    `config` is that of one batch: every coefficient a number, or [lanes].
+    """
+    mesh = Mesh(np.array(devices), ("agents",))
+    agents, rows = population.AGENTS, population.ROWS
+    seeds = jax.ShapeDtypeStruct((lanes,), jnp.uint32)
+    counted = jax.ShapeDtypeStruct((lanes,), jnp.bool)
+
+    def init(seeds: jax.Array, config: Config) -> ppo.TrainState:
+        return population.init(jax.vmap(jax.random.key)(seeds), config)
+
+    def chunk(states: ppo.TrainState, config: Config, num_updates: jax.Array):
+        return population.run(states, config, num_updates, storage(config))
+
+    def summarize(metrics: ppo.Metrics, counted: jax.Array) -> population.Statistics:
+        return population.summarize(metrics, counted, env.SOLVED_AT.get(config.env))
+
+    def evaluate(params: network.Parameters, seeds: jax.Array, config: Config) -> jax.Array:
+        keys = jax.vmap(jax.random.key)(seeds)
+        return population.evaluate(params, config, keys, EVAL_EPISODES)
+
+    init = population.over_devices(init, mesh, agents)
+    chunk = population.over_devices(chunk, mesh, (agents, rows))
+    evaluate = population.over_devices(evaluate, mesh, agents)
+    states = _placed(jax.eval_shape(init, seeds, config), mesh, agents)
+    metrics = _placed(jax.eval_shape(chunk, states, config, 1)[1], mesh, rows)
+    jobs: tuple[tuple[Any, tuple[Any, ...]], ...] = (
+        (jax.jit(init), (seeds, config)),
+        (jax.jit(chunk, donate_argnums=0), (states, config, 1)),
+        (jax.jit(summarize), (metrics, counted)),
+        (jax.jit(evaluate), (states.params, seeds, config)),
+    )
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        return Programs(*pool.map(lambda job: _build(*job), jobs))
+
+
+def _build(function: Any, arguments: tuple[Any, ...]) -> _Compiled:
+    return function.lower(*arguments).compile(compiler_options=population.COMPILER_OPTIONS)
+
+
+def _placed(shapes: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
+    """The shapes as the program that makes them will leave them on the devices."""
+    sharding = NamedSharding(mesh, spec)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
+    )
+
+
+def _memory(program: _Compiled) -> int:
+    analysis = program.memory_analysis()
+    return (
+        analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+        - analysis.alias_size_in_bytes
+        + analysis.temp_size_in_bytes
+    )

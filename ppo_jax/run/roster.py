@@ -1,0 +1,91 @@
+"""Who is trained: every setting of the coefficients with every seed, as agents in a row."""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ppo_jax import env, sweep
+from ppo_jax.config import Config, check_coefficient, with_coefficients
+
+_SEARCH = 0x5EA2C4  # the search draws from its own key: settings do not depend on the agents' seeds
+
+
+class Roster(NamedTuple):
+    """The agents, setting by setting, the same seeds for each; setting 0 is the configuration's
+    own, with which the others are compared."""
+
+    seeds: np.ndarray  # [agents]
+    setting: np.ndarray  # [agents], index of the agent's setting
+    values: dict[str, np.ndarray]  # [settings], of the coefficients that vary
+
+    @property
+    def num_settings(self) -> int:
+        """How many settings there are, S; 1 where nothing varies."""
+        return int(self.setting[-1]) + 1
+
+    def configure(self, config: Config, agents: np.ndarray) -> Config:
+        """The configuration with these agents' own coefficients, [agents]."""
+        chosen = self.setting[agents]
+        return with_coefficients(
+            config, {name: values[chosen] for name, values in self.values.items()}
+        )
+
+    def describe(self, setting: int) -> dict[str, float]:
+        """The setting's coefficients, of those that vary."""
+        return {name: float(str(values[setting])) for name, values in self.values.items()}
+
+    def groups(self, size: int) -> Iterator[tuple[np.ndarray, int]]:
+        """Agents in groups of `size`, and how many of each group count: the last group is filled up
+        with its last agent, so that one compiled program serves all groups."""
+        total = len(self.seeds)
+        for first in range(0, total, size):
+            lanes = np.arange(first, first + size)
+            yield np.minimum(lanes, total - 1), min(size, total - first)
+
+
+def make(
+    config: Config,
+    axes: Mapping[str, tuple[float, ...]],
+    ranges: Mapping[str, sweep.Bounds],
+    num_samples: int,
+    seed: int,
+    num_seeds: int,
+) -> Roster:
+    """All agents of a grid, a random search, both crossed, or of the configuration alone.
+
+    Raises ValueError for a coefficient that cannot vary, or a bad value or range.
+    """
+    settings = sweep.cross(
+        sweep.grid(axes) if axes else {},
+        sweep.search(jax.random.key(_SEARCH), ranges, num_samples) if ranges else {},
+    )
+    values = _own_first(config, {name: np.asarray(array) for name, array in settings.items()})
+    count = sweep.count(values)  # type: ignore[arg-type]
+    seeds = np.arange(seed, seed + num_seeds, dtype=np.uint32)
+    roster = Roster(np.tile(seeds, count), np.repeat(np.arange(count), num_seeds), values)
+    roster.configure(config, np.arange(len(roster.seeds)))  # refuses what is wrong
+    return roster
+
+
+def _own_first(config: Config, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The settings with the configuration's own one before all others."""
+    if not values:
+        return {}
+    own = {name: np.asarray(_own(config, name), array.dtype) for name, array in values.items()}
+    another = np.any([array != own[name] for name, array in values.items()], axis=0)
+    return {name: np.append(own[name], array[another]) for name, array in values.items()}
+
+
+def _own(config: Config, name: str) -> float:
+    check_coefficient(name)
+    if name.startswith("env_params."):
+        return env.parameter(config, name.removeprefix("env_params."))
+    value = getattr(config, name)
+    if value is None and name == "critic_learning_rate":
+        value = config.learning_rate
+    if value is None:
+        raise ValueError(f"{name} is none by default, which no number says; give --{name} a number")
+    return float(jnp.asarray(value))

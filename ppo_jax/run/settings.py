@@ -1,0 +1,73 @@
+"""--sweep and --search, read: what varies between agents. Needs no jax."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ppo_jax.config import Config, with_coefficients
+from ppo_jax.run.failure import Failure
+
+Axes = dict[str, tuple[float, ...]]
+Ranges = dict[str, tuple[str, float, float]]
+
+
+def read(
+    sweep: Iterable[str], search: Iterable[str], num_samples: int, config: Config
+) -> tuple[Axes, Ranges]:
+    """The grid's values and the search's ranges, by coefficient. Raises Failure (2)."""
+    axes: Axes = {}
+    ranges: Ranges = {}
+    for text in sweep:
+        name, values = _split("--sweep", text, "learning_rate=1e-4,3e-4", {**axes, **ranges})
+        axes[name] = tuple(_number("--sweep", text, value) for value in values.split(","))
+        _check(config, "--sweep", text, name, axes[name])
+    for text in search:
+        name, bounds = _split("--search", text, "learning_rate=log:1e-5:1e-2", {**axes, **ranges})
+        ranges[name] = _range(text, bounds)
+        _check(config, "--search", text, name, ranges[name][1:])
+    if ranges and num_samples < 1:
+        raise Failure(f"--samples is {num_samples}; say how many settings --search draws")
+    if num_samples and not ranges:
+        raise Failure(f"--samples is {num_samples}, but there is no --search to draw them from")
+    return axes, ranges
+
+
+def count(axes: Mapping[str, tuple[float, ...]]) -> int:
+    """Settings of the grid."""
+    return math.prod(len(values) for values in axes.values())
+
+
+def _split(flag: str, text: str, example: str, known: Mapping[str, Any]) -> tuple[str, str]:
+    name, equals, values = text.partition("=")
+    name = name.strip().replace("-", "_")
+    if not equals or not name or not values:
+        raise Failure(f"{flag} {text!r} is not of the form {example}")
+    if name in known:
+        raise Failure(f"{flag} {text!r}: {name} varies twice; give all its values at once")
+    return name, values
+
+
+def _number(flag: str, text: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise Failure(f"{flag} {text!r}: {value!r} is not a number") from None
+
+
+def _range(text: str, bounds: str) -> tuple[str, float, float]:
+    scale, *ends = bounds.split(":")
+    if scale not in ("log", "uniform") or len(ends) != 2:
+        raise Failure(f"--search {text!r}: the range is not of the form log:LOW:HIGH or uniform:…")
+    low, high = (_number("--search", text, end) for end in ends)
+    if not low < high or (scale == "log" and low <= 0):
+        raise Failure(f"--search {text!r}: LOW must be below HIGH, and above 0 for log")
+    return scale, low, high
+
+
+def _check(config: Config, flag: str, text: str, name: str, values: tuple[float, ...]) -> None:
+    try:
+        with_coefficients(config, {name: np.array(values)})
+    except ValueError as error:
+        raise Failure(f"{flag} {text!r}: {error}") from error

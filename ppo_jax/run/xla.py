@@ -1,0 +1,23 @@
+"""XLA's flags for a CPU: they count only if set before jax starts."""
+
+import os
+import sys
+
+# A loop that holds no more bytes than this becomes one compiled function instead of a list of
+# kernels: the rollouts' loops of small networks (benchmarks/NOTES.md).
+_SMALL_LOOP = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=100000"
+
+
+def set_flags(num_agents: int) -> None:
+    """Make one CPU device a core, at most one an agent, and let small loops become functions.
+
+    What the user's own XLA_FLAGS say about either stays. Has no effect once jax has started.
+    """
+    if "jax" in sys.modules:
+        return
+    flags = os.environ.get("XLA_FLAGS", "")
+    devices = max(1, min(num_agents, len(os.sched_getaffinity(0))))
+    for flag in (f"--xla_force_host_platform_device_count={devices}", _SMALL_LOOP):
+        if flag.split("=")[0] not in flags:
+            flags = f"{flags} {flag}"
+    os.environ["XLA_FLAGS"] = flags.strip()

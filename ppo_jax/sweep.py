@@ -1,0 +1,74 @@
+"""Many settings of the coefficients, crossed with many seeds: what each agent runs with."""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from ppo_jax.config import Config, with_coefficients
+
+Settings = Mapping[str, jax.Array]
+"""Values [settings] of the coefficients that vary, by name; `env_params.x` is a parameter x of the
+environment."""
+
+
+Bounds = tuple[str, float, float]
+"""Where a random search draws from: ("uniform", low, high), or ("log", low, high) for values whose
+logarithm is uniform."""
+
+
+def grid(axes: Mapping[str, Sequence[float]]) -> dict[str, jax.Array]:
+    """Every combination of the values, [settings]; the last name varies fastest."""
+    values = jnp.meshgrid(*(jnp.asarray(axis, float) for axis in axes.values()), indexing="ij")
+    return {name: axis.reshape(-1) for name, axis in zip(axes, values, strict=True)}
+
+
+def search(key: jax.Array, ranges: Mapping[str, Bounds], num_samples: int) -> dict[str, jax.Array]:
+    """Random settings, [num_samples], each value drawn independently from its range.
+
+    Raises ValueError for a range that is empty, or logarithmic and not positive.
+    Bergstra & Bengio, Random Search for Hyper-Parameter Optimization (JMLR 2012).
+    """
+    keys = jax.random.split(key, max(len(ranges), 1))
+    return {
+        name: _draw(key, name, bounds, num_samples)
+        for key, (name, bounds) in zip(keys, ranges.items(), strict=False)
+    }
+
+
+def cross(one: Settings, other: Settings) -> dict[str, jax.Array]:
+    """Every setting of `one` with every setting of `other`, which varies fastest."""
+    if not one or not other:
+        return {**one, **other}
+    outer, inner = count(one), count(other)
+    return {
+        **{name: jnp.repeat(values, inner) for name, values in one.items()},
+        **{name: jnp.tile(values, outer) for name, values in other.items()},
+    }
+
+
+def count(settings: Settings) -> int:
+    """How many settings there are; without any, the one of the configuration itself."""
+    return len(next(iter(settings.values()))) if settings else 1
+
+
+def agents(keys: jax.Array, config: Config, settings: Settings) -> tuple[jax.Array, Config]:
+    """The agents of every setting with every seed's key: keys [settings × seeds] and the
+    configuration they run with, setting by setting, the same keys for each (paired).
+
+    Raises ValueError for a name that is unknown or static, or a value out of range.
+    """
+    num_settings, num_seeds = count(settings), len(keys)
+    each = {name: jnp.repeat(jnp.asarray(value), num_seeds) for name, value in settings.items()}
+    return jnp.tile(keys, num_settings), with_coefficients(config, each)
+
+
+def _draw(key: jax.Array, name: str, bounds: Bounds, num_samples: int) -> jax.Array:
+    scale, low, high = bounds
+    if not low < high or (scale == "log" and low <= 0):
+        wanted = "low < high, and above 0 for log"
+        raise ValueError(f"the range of {name} is {scale}:{low:g}:{high:g}; it needs {wanted}")
+    uniform = jax.random.uniform(key, (num_samples,))
+    if scale == "log":
+        return jnp.exp(jnp.log(low) + uniform * (jnp.log(high) - jnp.log(low)))
+    return low + uniform * (high - low)
