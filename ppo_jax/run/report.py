@@ -186,6 +186,6 @@ def draw(
         title=f"interquartile mean and middle half of {seeds:,} seeds",
     )
     if agents.values:
-        panel.legend(fontsize="small", frameon=False)
+        figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
     panel.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
