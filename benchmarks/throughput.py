@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine, pytorch_ppo, pytorch_tuned
-from ppo_jax import Config, population, ppo, recipe
+from ppo_jax import population, recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,13 +64,9 @@ class Speeds:
 def ours(name: str, agents: int, speeds: Speeds) -> Callable[[], None]:
     """Compile the recipe's whole training; calling the result is one turn, on fresh seeds."""
 
-    def train_all(keys: jax.Array, config: Config) -> tuple[ppo.TrainState, ppo.Metrics]:
-        states = population.init(keys, config)
-        return population.run(states, config, config.num_updates or 0, config.num_updates or 0)
-
     config = recipe(name)
     mesh = Mesh(np.array(jax.devices()[:agents]), ("agents",))
-    sharded = population.over_devices(train_all, mesh, (population.AGENTS, population.ROWS))
+    sharded = population.over_devices(population.train, mesh, (population.AGENTS, population.ROWS))
     keys = jax.vmap(jax.random.key)(np.arange(agents, dtype=np.uint32))
     started = time.perf_counter()
     options = population.COMPILER_OPTIONS

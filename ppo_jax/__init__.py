@@ -8,6 +8,7 @@ __all__ = [
     "Config",
     "env",
     "evaluate",
+    "pbt",
     "population",
     "ppo",
     "recipe",

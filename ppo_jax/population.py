@@ -59,6 +59,12 @@ def run(
     return jax.lax.fori_loop(0, num_updates, step, (states, empty))
 
 
+def train(keys: jax.Array, config: Config) -> tuple[ppo.TrainState, ppo.Metrics]:
+    """Every agent's whole training from its key; metrics [num_updates, agents]."""
+    assert config.num_updates is not None
+    return run(init(keys, config), config, config.num_updates, config.num_updates)
+
+
 def evaluate(
     params: network.Parameters, config: Config, keys: jax.Array, num_episodes: int
 ) -> jax.Array:

@@ -53,8 +53,13 @@ class Flags(Config):
     """Range of a coefficient to search at random, name=log:1e-5:1e-2 or name=uniform:0:1."""
     samples: int = 0
     """Settings that the search draws."""
+    evolve: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Range of a coefficient that evolves (population-based training), in the search's form: every
+    agent draws its own, and the worst quarter goes on as the best one's children."""
+    evolve_every: int = 20
+    """Updates between generations; in each, most agents should end an episode."""
     curves: bool = True
-    """Keep every agent's own metrics: in metrics.csv, about 150 bytes an update and agent."""
+    """Keep every agent's own metrics: in metrics.csv, about 190 bytes an update and agent."""
     group_size: int | None = None
     """Agents to train at once (none: all); more agents follow in groups of as many."""
     stop_when_solved: float | None = None
@@ -69,6 +74,17 @@ class Flags(Config):
     """Replace the run that --out holds."""
     config: str | None = None
     """A run's config.json, to run it again; flags override it."""
+    plan: bool = False
+    """Say what the run would need, in memory and time, after a few updates; train nothing."""
+    distributed: bool = False
+    """Train together with other processes, each its share of the agents: start the same command on
+    every machine; the first writes. In SLURM and in clouds jax finds out the rest."""
+    coordinator: str | None = None
+    """Address HOST:PORT of the first process, where jax cannot find it."""
+    num_processes: int | None = None
+    """Number of processes, where jax cannot find it."""
+    process_id: int | None = None
+    """This process's number, from 0, where jax cannot find it."""
     quiet: bool = False
     """Print nothing but errors."""
     debug: bool = False
@@ -82,7 +98,7 @@ class Flags(Config):
 
 _JOB_FLAGS = (
     *("recipe", "seed", "num_seeds", "device", "curves", "group_size", "stop_when_solved"),
-    "evaluate_every",
+    *("evaluate_every", "evolve_every"),
 )
 _CONFIG_FIELDS = [field.name for field in dataclasses.fields(Config)]
 
@@ -115,23 +131,38 @@ def _main(arguments: list[str]) -> int:
     config = _config(flags, defaults)
     _check(flags)
     axes, ranges = settings.read(flags.sweep, flags.search, flags.samples, config)
+    crossed = bool(axes or ranges or flags.group_size)
+    evolve = settings.read_evolve(
+        flags.evolve, flags.evolve_every, crossed, flags.num_seeds, config
+    )
     label = f"{config.env}-{flags.recipe}-seed{flags.seed}"
     path = folder.choose(flags.out, label)
-    folder.refuse_another_run(path, flags.overwrite)
-    screen = Screen(flags.quiet)
+    if not flags.distributed:
+        folder.refuse_another_run(path, flags.overwrite)
     several = settings.count(axes) * max(flags.samples, 1) * flags.num_seeds
     xla.set_flags(min(several, flags.group_size or several))
 
-    from ppo_jax.run import loop  # jax and gymnax: seconds, only after the flags have passed
+    # jax and gymnax: seconds, only after the flags have passed.
+    from ppo_jax.run import hosts, loop, plan
+    from ppo_jax.run.job import Job
 
-    job = loop.Job(
+    if flags.distributed:
+        hosts.join(flags.coordinator, flags.num_processes, flags.process_id)
+        if hosts.first():  # the others write nothing
+            folder.refuse_another_run(path, flags.overwrite)
+    screen = Screen(flags.quiet or not hosts.first())
+    job = Job(
         **{name: getattr(flags, name) for name in _JOB_FLAGS},
         config=config,
         path=path,
         axes=axes,
         ranges=ranges,
         num_samples=flags.samples,
+        evolve=evolve,
     )
+    if flags.plan:
+        plan.show(job, screen)
+        return 0
     summary = loop.run(job, screen)
     _report(summary, path, screen)
     return 0
@@ -183,10 +214,14 @@ def _config(flags: Flags, defaults: Flags) -> Config:
 def _check(flags: Flags) -> None:
     if flags.num_seeds < 1:
         raise Failure(f"--num-seeds is {flags.num_seeds}; it must be at least 1")
-    for name in ("group_size", "evaluate_every"):
+    for name in ("group_size", "evaluate_every", "evolve_every"):
         if getattr(flags, name) is not None and getattr(flags, name) < 1:
             flag = name.replace("_", "-")
             raise Failure(f"--{flag} is {getattr(flags, name)}; it must be at least 1")
+    if flags.distributed and flags.evolve:
+        raise Failure("--distributed trains agents apart, and --evolve together; leave out one")
+    if not flags.distributed and flags.coordinator is not None:
+        raise Failure(f"--coordinator {flags.coordinator} needs --distributed")
     fraction = flags.stop_when_solved
     if fraction is not None and not 0 < fraction <= 1:
         raise Failure(f"--stop-when-solved is {fraction}; it must be above 0 and at most 1")
@@ -221,8 +256,11 @@ def _report(summary: dict[str, Any], path: Path, screen: Screen) -> None:
             "diverged, and frozen at the last finite state: seeds"
             f" {', '.join(map(str, summary['diverged_seeds']))}"
         )
-    known = (folder.CONFIG, folder.METRICS, folder.STATISTICS, folder.PARAMETERS, folder.SUMMARY)
-    files = [name for name in (*known, folder.SWEEP, folder.FIGURE) if (path / name).exists()]
+    if summary["evolution"]:
+        best = summary["evolution"]
+        values = ", ".join(f"{name} {value:.4g}" for name, value in best["coefficients"].items())
+        screen.say(f"best of the population: agent {best['agent']} with {values}")
+    files = [name for name in folder.FILES if (path / name).exists()]
     screen.say(f"wrote {path}{os.sep}: {', '.join(files)}, TensorBoard events")
 
 

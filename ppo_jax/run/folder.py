@@ -20,7 +20,8 @@ CONFIG, METRICS, STATISTICS, PARAMETERS, SUMMARY = (
     "parameters.npz",
     "summary.json",
 )
-SWEEP, FIGURE = "sweep.csv", "curves.png"
+SWEEP, EVOLUTION, FIGURE = "sweep.csv", "evolution.csv", "curves.png"
+FILES = (CONFIG, METRICS, STATISTICS, SWEEP, EVOLUTION, FIGURE, PARAMETERS, SUMMARY)
 EVENTS = "events.out.tfevents.*"
 
 
@@ -51,7 +52,7 @@ def create(path: Path) -> None:
     """Make the folder, empty of an earlier run's files. Raises Failure (3) if it cannot be."""
     with file_system(path):
         path.mkdir(parents=True, exist_ok=True)
-        for name in (CONFIG, METRICS, STATISTICS, PARAMETERS, SUMMARY, SWEEP, FIGURE, EVENTS):
+        for name in (*FILES, EVENTS):
             for old in path.glob(name):
                 old.unlink()
         probe = path / ".writable"
@@ -83,6 +84,15 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays)
     _write(path, lambda file: file.write(content.getbuffer()))
+
+
+def size(number: float) -> str:
+    """A number of bytes, for people."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:,.3g} TB"
 
 
 def _write(path: Path, write: Callable[[Any], Any]) -> None:

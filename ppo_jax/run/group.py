@@ -1,9 +1,7 @@
 """Agents that train at once: chunk after chunk, and what became of them."""
 
 import dataclasses
-import math
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +9,9 @@ import numpy as np
 
 from ppo_jax import env, population, ppo
 from ppo_jax.config import Config
-from ppo_jax.run import programs
+from ppo_jax.run import hosts, programs
+from ppo_jax.run.evolution import Evolution
+from ppo_jax.run.job import Job
 from ppo_jax.run.log import Log
 from ppo_jax.run.programs import Programs
 from ppo_jax.run.saved import to_arrays
@@ -20,48 +20,26 @@ from ppo_jax.run.screen import Training
 _CHUNK_SECONDS = 0.25  # the screen, the files and signals wait for no more than a chunk
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """What to run, and where it goes."""
-
-    recipe: str
-    config: Config
-    seed: int
-    num_seeds: int
-    path: Path
-    device: str = "auto"
-    axes: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
-    """Values of the coefficients that a grid goes through."""
-    ranges: dict[str, tuple[str, float, float]] = dataclasses.field(default_factory=dict)
-    """Ranges that a random search draws coefficients from."""
-    num_samples: int = 0
-    """Settings that the random search draws."""
-    curves: bool = True
-    """Keep every agent's own metrics."""
-    group_size: int | None = None
-    """Agents trained at once (none: all)."""
-    stop_when_solved: float | None = None
-    """Stop a group once this fraction of its agents is solved."""
-    evaluate_every: int = 10
-    """Updates between the evaluations that stopping needs."""
-
-
 class Outcome(NamedTuple):
-    """What became of the agents of a run, in the roster's order."""
+    """What became of agents, of all processes, in the order of `agents`."""
 
+    agents: np.ndarray  # [agents], their numbers in the roster
     params: dict[str, np.ndarray]  # [agents, ...] each
     updates: np.ndarray  # [agents], that an agent made; fewer than the others': it was frozen
     frozen: np.ndarray  # [agents]
     eval_returns: np.ndarray | None  # [agents], greedy; none after a signal
     returns: np.ndarray | None  # [updates, agents], while training; none without curves
     env_steps: np.ndarray | None  # [updates, agents], so far
+    evolution: dict[str, Any] | None  # the best agent and its coefficients
 
 
 @dataclasses.dataclass
 class Group:
-    """Agents that train at once: `count` of them, and lanes that only fill the batch."""
+    """This process's agents that train at once: `count` of them, and lanes that only fill the
+    batch; other processes train as many."""
 
     job: Job
+    who: np.ndarray  # [lanes], numbers in the roster
     seeds: np.ndarray  # [lanes]
     config: Config  # coefficients are numbers, or [lanes]
     count: int
@@ -76,114 +54,144 @@ class Group:
     ) -> tuple[Outcome, float]:
         """Run chunk after chunk, then evaluate; returns also the seconds of the chunks."""
         total, most = self.job.config.num_updates or 0, programs.storage(self.job.config)
-        counted = np.arange(len(self.seeds)) < self.count
-        states = compiled.init(self.seeds, self.config)
-        jax.block_until_ready(states)
+        own = np.arange(len(self.who)) < self.count
+        everyone = hosts.gather(np.where(own, self.who, -1).astype(np.int32))
+        counted = everyone >= 0
+        log.start(everyone[counted])
+        states = jax.block_until_ready(compiled.init(self.seeds, self.config))
+        evolution = None
+        if self.job.evolve:
+            evolution = Evolution(self.job, self.config, states, self.count)
         done, size, evaluating, solved = 0, 1, 0.0, False
-        waiting: tuple[Any, Any] | None = None
+        waiting: tuple[Any, population.Statistics] | None = None
         curves: list[tuple[np.ndarray, np.ndarray]] = []
         started = time.perf_counter()
         while done < total and not stopped and not solved:
             began = time.perf_counter()
             states, rows = compiled.chunk(states, self.config, size)
-            summary = compiled.summarize(rows, counted)
             if waiting:  # written while the device computes the next chunk
                 log.write(*waiting)
-            jax.block_until_ready(summary)
-            waiting = self._to_host(rows, summary, size)
+            rows = hosts.gather(rows, axis=1)
+            summary = jax.block_until_ready(compiled.summarize(rows, counted))
+            waiting = self._to_host(rows, summary, counted, size)
             if waiting[0] is not None:
                 curves.append((waiting[0]["episode_return"], waiting[0]["env_steps"]))
+            if evolution:
+                evolution.observe(np.asarray(rows.episode_return)[:size, : self.count])
             done += size
             each = (time.perf_counter() - began) / size
             if self._evaluation_is_due(done):
                 before = time.perf_counter()
-                solved = self._solved(compiled, states)
+                solved = self._solved(self._evaluate(compiled, states)[counted])
                 evaluating += time.perf_counter() - before
+            if evolution and done % self.job.evolve_every == 0 and done < total and not solved:
+                states, self.config = evolution.evolve(states, self.config, done)
             took = time.perf_counter() - started - evaluating
             steps = log.env_steps + int(waiting[1].env_steps.sum(dtype=np.int64))
             progress.show(done, steps, seconds_before + took, _latest_return(waiting[1]))
-            size = self._next_size(each, done, min(most, total - done))
+            size = hosts.agree(self._next_size(each, done, min(most, total - done)))
+            hosts.agree_to_stop(stopped)
         if waiting:  # unless a signal came before the first chunk
             log.write(*waiting)
         took = time.perf_counter() - started - evaluating
-        eval_returns = None if stopped else self._evaluate(compiled, states)
-        return self._outcome(states, done, eval_returns, curves), took
+        eval_returns = None if stopped else self._evaluate(compiled, states)[counted]
+        outcome = self._outcome(states, done, everyone, eval_returns, curves)
+        if evolution:
+            outcome = outcome._replace(evolution=evolution.best(self.config, eval_returns))
+        return outcome, took
 
-    def _to_host(self, rows: ppo.Metrics, summary: population.Statistics, size: int) -> Any:
+    def _to_host(
+        self, rows: ppo.Metrics, summary: population.Statistics, counted: np.ndarray, size: int
+    ) -> tuple[dict[str, np.ndarray] | None, population.Statistics]:
         kept = None
         if self.job.curves:
-            kept = {
-                name: np.asarray(leaf)[:size, : self.count] for name, leaf in rows._asdict().items()
-            }
+            kept = {name: np.asarray(leaf)[:size, counted] for name, leaf in rows._asdict().items()}
         return kept, jax.tree.map(lambda leaf: np.asarray(leaf)[:size], summary)
 
     def _next_size(self, seconds_each: float, done: int, most: int) -> int:
         size = max(1, min(round(_CHUNK_SECONDS / max(seconds_each, 1e-9)), most))
         if self.job.stop_when_solved is not None:  # end at the next evaluation
             size = min(size, self.job.evaluate_every - done % self.job.evaluate_every)
+        if self.job.evolve:  # end at the next generation
+            size = min(size, self.job.evolve_every - done % self.job.evolve_every)
         return size
 
     def _evaluation_is_due(self, done: int) -> bool:
         return self.job.stop_when_solved is not None and done % self.job.evaluate_every == 0
 
-    def _solved(self, compiled: Programs, states: ppo.TrainState) -> bool:
-        threshold = env.SOLVED_AT[self.job.config.env]
-        fraction = np.mean(self._evaluate(compiled, states) >= threshold)
+    def _solved(self, eval_returns: np.ndarray) -> bool:
+        fraction = np.mean(eval_returns >= env.SOLVED_AT[self.job.config.env])
         return bool(fraction >= (self.job.stop_when_solved or 0))
 
     def _evaluate(self, compiled: Programs, states: ppo.TrainState) -> np.ndarray:
-        returns = compiled.evaluate(states.params, self.seeds, self.config)
-        return np.asarray(returns, np.float64).mean(axis=1)[: self.count]
+        """Mean greedy return of every process's agents."""
+        returns = hosts.gather(compiled.evaluate(states.params, self.seeds, self.config))
+        return np.asarray(returns, np.float64).mean(axis=1)
 
     def _outcome(
         self,
         states: ppo.TrainState,
         done: int,
+        everyone: np.ndarray,
         eval_returns: np.ndarray | None,
         curves: list[tuple[np.ndarray, np.ndarray]],
     ) -> Outcome:
-        updates = np.asarray(states.num_updates)[: self.count]
-        frozen = updates < done
-        if eval_returns is not None:
-            eval_returns = np.where(_finite(states, self.count), eval_returns, np.nan)
+        counted = everyone >= 0
+        gathered = hosts.gather((states.params, states.num_updates))
+        params, updates = jax.tree.map(lambda leaf: np.asarray(leaf)[counted], gathered)
         returns, steps = None, None
         if curves:
             returns = np.concatenate([chunk[0] for chunk in curves])
             steps = np.concatenate([chunk[1] for chunk in curves]).cumsum(axis=0, dtype=np.int64)
-        params = {name: leaf[: self.count] for name, leaf in to_arrays(states.params).items()}
-        return Outcome(params, updates, frozen, eval_returns, returns, steps)
+        if eval_returns is not None:
+            eval_returns = np.where(_finite(params), eval_returns, np.nan)
+        return Outcome(
+            agents=everyone[counted],
+            params=to_arrays(params),
+            updates=updates,
+            frozen=updates < done,
+            eval_returns=eval_returns,
+            returns=returns,
+            env_steps=steps,
+            evolution=None,
+        )
 
 
-def _finite(states: ppo.TrainState, count: int) -> np.ndarray:
-    leaves = [np.asarray(leaf)[:count] for leaf in jax.tree.leaves(states.params)]
-    return np.all([np.isfinite(leaf).reshape(count, -1).all(axis=1) for leaf in leaves], axis=0)
+def _finite(params: Any) -> np.ndarray:
+    leaves = jax.tree.leaves(params)
+    finite = [np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1) for leaf in leaves]
+    return np.all(finite, axis=0)
 
 
 def join(outcomes: list[Outcome]) -> Outcome:
-    """The groups' outcomes as one; groups that stopped early have shorter curves, filled up with
-    NaN returns."""
+    """The groups' outcomes as one, in the roster's order; groups that stopped early have shorter
+    curves, filled up with NaN returns."""
+    order = np.argsort(np.concatenate([one.agents for one in outcomes]))
 
-    def join(arrays: tuple[Any, ...]) -> Any:
-        if any(array is None for array in arrays):
-            return None
-        if arrays[0].ndim == 1:
-            return np.concatenate(arrays)
+    def joined(*arrays: np.ndarray) -> np.ndarray:
+        return np.concatenate(arrays)[order]
+
+    def joined_curves(*arrays: np.ndarray) -> np.ndarray:
         longest = max(len(array) for array in arrays)
         filling = np.nan if np.issubdtype(arrays[0].dtype, np.floating) else 0
         filled = [
             np.pad(array, ((0, longest - len(array)), (0, 0)), constant_values=filling)
             for array in arrays
         ]
-        return np.concatenate(filled, axis=1)
+        return np.concatenate(filled, axis=1)[:, order]
 
-    params = {
-        name: np.concatenate([one.params[name] for one in outcomes]) for name in outcomes[0].params
+    curves = {"returns", "env_steps"}
+    together = {
+        name: jax.tree.map(
+            joined_curves if name in curves else joined, *(getattr(one, name) for one in outcomes)
+        )
+        for name in Outcome._fields
+        if name != "evolution"
     }
-    rest = zip(*(one[1:] for one in outcomes), strict=True)
-    return Outcome(params, *(join(arrays) for arrays in rest))
+    return Outcome(**together, evolution=outcomes[-1].evolution)
 
 
 def _latest_return(summary: population.Statistics) -> float:
     """Mean of the last update in which an episode ended, over agents; NaN where none did."""
     known = summary.returns.mean[~np.isnan(summary.returns.mean)]
-    return float(known[-1]) if known.size else math.nan
+    return float(known[-1]) if known.size else float("nan")

@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,9 +12,11 @@ import numpy as np
 
 from ppo_jax import __version__, env, ppo
 from ppo_jax.config import Config
-from ppo_jax.run import devices, folder, programs, report, roster, signals
+from ppo_jax.run import devices, folder, hosts, programs, report, roster, signals
+from ppo_jax.run.evolution import configure
 from ppo_jax.run.failure import DIVERGED, Failure, Interrupted
-from ppo_jax.run.group import Group, Job, Outcome, join
+from ppo_jax.run.group import Group, Outcome, join
+from ppo_jax.run.job import Job
 from ppo_jax.run.log import Log
 from ppo_jax.run.programs import EVAL_EPISODES, Programs
 from ppo_jax.run.screen import Screen
@@ -26,12 +30,15 @@ def run(job: Job, screen: Screen) -> dict[str, Any]:
     """
     chosen = devices.select(job.device)
     agents = prepare(job)
-    folder.create(job.path)
-    folder.write_json(job.path / folder.CONFIG, settings(job))
-    introduce(job, agents, chosen, screen)
-    with devices.refusals(f"{len(agents.seeds)} agents of {job.config.num_envs} environments"):
-        summary = _run(job, agents, chosen, screen)
-    folder.write_json(job.path / folder.SUMMARY, summary)
+    with tempfile.TemporaryDirectory() as elsewhere:
+        if not hosts.first():  # does as the first does, and keeps nothing
+            job = dataclasses.replace(job, path=Path(elsewhere))
+        folder.create(job.path)
+        folder.write_json(job.path / folder.CONFIG, settings(job))
+        introduce(job, agents, chosen, screen)
+        with devices.refusals(asked(job, agents)):
+            summary = _run(job, agents, chosen, screen)
+        folder.write_json(job.path / folder.SUMMARY, summary)
     if len(summary["diverged_seeds"]) == len(agents.seeds):
         raise Failure(
             "every agent diverged: its losses or parameters became non-finite; lower learning_rate"
@@ -46,16 +53,24 @@ def prepare(job: Job) -> roster.Roster:
     try:
         environment = env.make(job.config)
         jax.eval_shape(environment.reset, jax.random.key(0))
-        return roster.make(
+        agents = roster.make(
             job.config, job.axes, job.ranges, job.num_samples, job.seed, job.num_seeds
         )
+        configure(job, agents, np.arange(1))  # refuses what cannot evolve
+        return agents
     except (ValueError, ImportError) as error:
         raise Failure(str(error)) from error
 
 
+def asked(job: Job, agents: roster.Roster) -> str:
+    """What the device was asked for, in words."""
+    return f"{len(agents.seeds)} agents of {job.config.num_envs} environments"
+
+
 def lanes(job: Job, agents: roster.Roster, chosen: list[jax.Device]) -> int:
-    """Agents trained at once: a group, filled up to a multiple of the devices."""
-    wanted = min(job.group_size or len(agents.seeds), len(agents.seeds))
+    """Agents that each process trains at once: a group, filled up to a multiple of the devices."""
+    share = agents.share(jax.process_count())
+    wanted = min(job.group_size or share, share)
     return -(-wanted // len(chosen)) * len(chosen)
 
 
@@ -64,7 +79,7 @@ def _run(
 ) -> dict[str, Any]:
     started = time.perf_counter()
     size = lanes(job, agents, chosen)
-    first = agents.configure(job.config, next(agents.groups(size))[0])
+    first = configure(job, agents, next(agents.groups(size))[0])
     with screen.waiting(f"compiling {job.recipe} for {_agents(len(agents.seeds))}"):
         compiled = programs.compile_programs(first, size, chosen)
     compile_seconds = time.perf_counter() - started
@@ -87,15 +102,20 @@ def _run(
         "compile_seconds": compile_seconds,
         "train_seconds": train_seconds,
         "steps_per_second": env_steps / train_seconds if train_seconds else 0.0,
-        "diverged_seeds": agents.seeds[: len(outcome.frozen)][outcome.frozen].tolist(),
+        "diverged_seeds": agents.seeds[outcome.agents[outcome.frozen]].tolist(),
         "frozen_agents": {
-            str(agent): int(outcome.updates[agent]) for agent in np.flatnonzero(outcome.frozen)
+            str(outcome.agents[lane]): int(outcome.updates[lane])
+            for lane in np.flatnonzero(outcome.frozen)
         },
         "eval_episodes": EVAL_EPISODES,
         "eval_return_per_seed": None,
         "solved_at": env.SOLVED_AT.get(job.config.env),
         "solved_fraction": None,
+        "evolution": outcome.evolution,
         "device": devices.describe(chosen),
+        "devices": len(chosen),
+        "processes": jax.process_count(),
+        "lanes": size,
         "versions": {"ppo_jax": __version__, "jax": jax.__version__},
     }
     if stopped:
@@ -131,14 +151,13 @@ def _train(
 ) -> tuple[Outcome, float]:
     """Train and evaluate group after group; returns what became of the agents, and the seconds
     that training took, without evaluation."""
-    groups = list(agents.groups(size))
+    groups = list(agents.groups(size, jax.process_index(), jax.process_count()))
     outcomes: list[Outcome] = []
     seconds = 0.0
     with screen.training((job.config.num_updates or 0) * len(groups)) as progress:
         for who, count in groups:
-            log.start(who[:count])
             progress.start_group()
-            group = Group(job, agents.seeds[who], agents.configure(job.config, who), count)
+            group = Group(job, who, agents.seeds[who], configure(job, agents, who), count)
             outcome, took = group.train(compiled, log, progress, seconds, stopped)
             outcomes.append(outcome)
             seconds += took
@@ -165,6 +184,8 @@ def settings(job: Job) -> dict[str, Any]:
         "search": job.ranges,
         "samples": job.num_samples,
         "group_size": job.group_size,
+        "evolve": job.evolve,
+        "evolve_every": job.evolve_every,
         "config": fields,
         "versions": {"ppo_jax": __version__, "jax": jax.__version__},
     }
@@ -186,7 +207,8 @@ def introduce(job: Job, agents: roster.Roster, chosen: list[jax.Device], screen:
                 f"{config.total_timesteps:,} steps are no whole number of updates of"
                 f" {config.batch_size:,}: {config.num_updates:,} updates, {steps:,} steps will run"
             )
-    size = lanes(job, agents, chosen)
-    if size < len(agents.seeds):
-        number = -(-len(agents.seeds) // size)
-        screen.say(f"{_agents(len(agents.seeds))} in {number} groups of {size}, one after another")
+    share, size = agents.share(jax.process_count()), lanes(job, agents, chosen)
+    if jax.process_count() > 1:
+        screen.say(f"{jax.process_count()} processes, at most {_agents(share)} in each")
+    if size < share:
+        screen.say(f"{_agents(share)} in {-(-share // size)} groups of {size}, one after another")

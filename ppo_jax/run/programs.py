@@ -26,9 +26,11 @@ class Programs(NamedTuple):
     evaluate: Callable[..., jax.Array]  # (params, seeds, config)
 
     def memory(self) -> int:
-        """Bytes that the largest of the programs needs, on all devices: arguments, results that do
-        not take an argument's place, and what it holds meanwhile."""
-        return max(_memory(program) for program in self)
+        """Bytes that the programs need on each device, by their own analysis: the agents' states,
+        and the most that one program holds beside them."""
+        programs: tuple[_Compiled, ...] = tuple(self)
+        states = programs[1].memory_analysis().argument_size_in_bytes
+        return states + max(_beside(program) for program in programs)
 
 
 def storage(config: Config) -> int:
@@ -44,7 +46,6 @@ def compile_programs(config: Config, lanes: int, devices: Sequence[jax.Device]) 
     mesh = Mesh(np.array(devices), ("agents",))
     agents, rows = population.AGENTS, population.ROWS
     seeds = jax.ShapeDtypeStruct((lanes,), jnp.uint32)
-    counted = jax.ShapeDtypeStruct((lanes,), jnp.bool)
 
     def init(seeds: jax.Array, config: Config) -> ppo.TrainState:
         return population.init(jax.vmap(jax.random.key)(seeds), config)
@@ -64,6 +65,11 @@ def compile_programs(config: Config, lanes: int, devices: Sequence[jax.Device]) 
     evaluate = population.over_devices(evaluate, mesh, agents)
     states = _placed(jax.eval_shape(init, seeds, config), mesh, agents)
     metrics = _placed(jax.eval_shape(chunk, states, config, 1)[1], mesh, rows)
+    counted = jax.ShapeDtypeStruct((lanes * jax.process_count(),), jnp.bool)
+    if jax.process_count() > 1:  # gathered from all of them
+        metrics = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0], *counted.shape), leaf.dtype), metrics
+        )
     jobs: tuple[tuple[Any, tuple[Any, ...]], ...] = (
         (jax.jit(init), (seeds, config)),
         (jax.jit(chunk, donate_argnums=0), (states, config, 1)),
@@ -86,11 +92,7 @@ def _placed(shapes: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
     )
 
 
-def _memory(program: _Compiled) -> int:
+def _beside(program: _Compiled) -> int:
     analysis = program.memory_analysis()
-    return (
-        analysis.argument_size_in_bytes
-        + analysis.output_size_in_bytes
-        - analysis.alias_size_in_bytes
-        + analysis.temp_size_in_bytes
-    )
+    results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    return results + analysis.temp_size_in_bytes

@@ -64,7 +64,8 @@ def rank(
     """A row per setting, best interquartile mean of the final greedy returns first."""
     solving = None
     if returns is not None and env_steps is not None and solved_at is not None:
-        solving = np.asarray(_steps_to_solve(returns, env_steps, solved_at))
+        steps = env_steps.astype(np.float32)  # here: jax makes int64 int32, which 2**31 overflows
+        solving = np.asarray(_steps_to_solve(returns, steps, solved_at))
     scores = np.where(np.isnan(eval_returns), -np.inf, eval_returns)
     by_setting = scores.reshape(agents.num_settings, -1)
     intervals = _intervals(jnp.asarray(by_setting, float))
@@ -74,7 +75,7 @@ def rank(
     rows = []
     for setting, own in enumerate(by_setting):
         row: Row = {"rank": 0, "setting": setting, **agents.describe(setting), "seeds": len(own)}
-        row |= {name: _number(values[setting]) for name, values in intervals.items()}
+        row |= {name: _number(intervals[name][setting]) for name in ("iqm", "low", "high")}
         row["improvement"] = None if setting == 0 else _number(better[setting])
         row["solved"] = None if solved_at is None else float(np.mean(own >= solved_at))
         row["diverged"] = int(np.isneginf(own).sum())
@@ -96,7 +97,7 @@ def _number(value: Any) -> float | None:
 
 @jax.jit
 def _steps_to_solve(returns: jax.Array, env_steps: jax.Array, solved_at: float) -> jax.Array:
-    return statistics.steps_to_solve(returns, env_steps.astype(float), solved_at)
+    return statistics.steps_to_solve(returns, env_steps, solved_at)
 
 
 @jax.jit
@@ -123,7 +124,8 @@ def _table(rows: list[Row], agents: Roster) -> tuple[str, list[str], list[list[s
     header += ["solved", "after steps", *["P(better)"] * several, *["diverged"] * diverged]
     cells = []
     for row in rows[:_SHOWN]:
-        line = [f"{row['rank']}{' default' if several and row['setting'] == 0 else ''}"]
+        place = f"{row['rank']}{' default' if row['setting'] == 0 else ''}"
+        line = [place if several else ""]
         line += [f"{row[name]:.4g}" for name in names]
         line.append(_shown(row["iqm"], ".1f"))
         line.append(f"{_shown(row['low'], '.1f')} to {_shown(row['high'], '.1f')}")

@@ -37,13 +37,21 @@ class Roster(NamedTuple):
         """The setting's coefficients, of those that vary."""
         return {name: float(str(values[setting])) for name, values in self.values.items()}
 
-    def groups(self, size: int) -> Iterator[tuple[np.ndarray, int]]:
-        """Agents in groups of `size`, and how many of each group count: the last group is filled up
-        with its last agent, so that one compiled program serves all groups."""
-        total = len(self.seeds)
-        for first in range(0, total, size):
+    def groups(
+        self, size: int, process: int = 0, processes: int = 1
+    ) -> Iterator[tuple[np.ndarray, int]]:
+        """A process's agents in groups of `size`, and how many of each group count: groups are
+        filled up with the last agent, so that one compiled program serves all groups, and every
+        process has as many."""
+        total, share = len(self.seeds), self.share(processes)
+        for first in range(process * share, (process + 1) * share, size):
             lanes = np.arange(first, first + size)
-            yield np.minimum(lanes, total - 1), min(size, total - first)
+            end = min((process + 1) * share, total)
+            yield np.minimum(lanes, total - 1), max(0, min(size, end - first))
+
+    def share(self, processes: int) -> int:
+        """Agents of each process, at most."""
+        return -(-len(self.seeds) // processes)
 
 
 def make(
@@ -82,7 +90,10 @@ def _own_first(config: Config, values: dict[str, np.ndarray]) -> dict[str, np.nd
 def _own(config: Config, name: str) -> float:
     check_coefficient(name)
     if name.startswith("env_params."):
-        return env.parameter(config, name.removeprefix("env_params."))
+        try:
+            return env.parameter(config, name.removeprefix("env_params."))
+        except TypeError:
+            raise ValueError(f"{name} of {config.env} is an array; only a number varies") from None
     value = getattr(config, name)
     if value is None and name == "critic_learning_rate":
         value = config.learning_rate

@@ -11,15 +11,14 @@ import numpy as np
 from ppo_jax import network, recipe
 from ppo_jax.config import Config
 from ppo_jax.run import folder
-from ppo_jax.run.log import LEADING
 
 
 class Run(NamedTuple):
-    """A finished or interrupted run of `num_seeds` agents."""
+    """A finished or interrupted run; agents go setting by setting, with the same seeds in each."""
 
     config: Config
-    params: network.Parameters  # every leaf [num_seeds, ...]
-    metrics: dict[str, np.ndarray]  # [updates, num_seeds], one entry a column of metrics.csv
+    params: network.Parameters  # every leaf [agents, ...]
+    metrics: dict[str, np.ndarray]  # [updates, agents], one entry a column of metrics.csv
     summary: dict[str, Any]
 
 
@@ -63,9 +62,19 @@ def to_parameters(arrays: dict[str, np.ndarray]) -> network.Parameters:
 
 
 def _read_metrics(path: Path) -> dict[str, np.ndarray]:
+    """The table as [updates, agents], agents in the roster's order; NaN where an agent stopped
+    before the others. Empty where the run kept no curves."""
+    if not path.exists():
+        return {}
     with open(path, newline="") as file:
         header, *rows = csv.reader(file)
-    seeds = len({row[LEADING.index("seed")] for row in rows})
-    table = np.array([[float(cell) if cell else np.nan for cell in row] for row in rows])
-    table = table.reshape(-1, max(seeds, 1), len(header))
-    return {name: table[..., column] for column, name in enumerate(header)}
+    cells = np.array([[float(cell) if cell else np.nan for cell in row] for row in rows])
+    cells = cells.reshape(len(rows), len(header))
+    column = {name: cells[:, index] for index, name in enumerate(header)}
+    keys = column.get("setting", np.zeros(len(rows))), column["seed"]
+    agents, agent = np.unique(np.stack(keys), axis=1, return_inverse=True)
+    agent = agent.reshape(-1)  # some versions of NumPy give it another shape
+    update = column["update"].astype(int) - 1
+    table = np.full((update.max(initial=-1) + 1, agents.shape[1], len(header)), np.nan)
+    table[update, agent] = cells
+    return {name: table[..., index] for index, name in enumerate(header)}

@@ -1,4 +1,4 @@
-"""--sweep and --search, read: what varies between agents. Needs no jax."""
+"""--sweep, --search and --evolve, read: what varies between agents. Needs no jax."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -24,14 +24,32 @@ def read(
         axes[name] = tuple(_number("--sweep", text, value) for value in values.split(","))
         _check(config, "--sweep", text, name, axes[name])
     for text in search:
-        name, bounds = _split("--search", text, "learning_rate=log:1e-5:1e-2", {**axes, **ranges})
-        ranges[name] = _range(text, bounds)
-        _check(config, "--search", text, name, ranges[name][1:])
+        name, ranges[name] = _read_range("--search", text, {**axes, **ranges}, config)
     if ranges and num_samples < 1:
         raise Failure(f"--samples is {num_samples}; say how many settings --search draws")
     if num_samples and not ranges:
         raise Failure(f"--samples is {num_samples}, but there is no --search to draw them from")
     return axes, ranges
+
+
+def read_evolve(
+    evolve: Iterable[str], every: int, crossed: bool, num_seeds: int, config: Config
+) -> Ranges:
+    """The ranges of the coefficients that evolve; `crossed`: whether other flags make
+    settings or groups. Raises Failure (2)."""
+    ranges: Ranges = {}
+    for text in evolve:
+        name, ranges[name] = _read_range("--evolve", text, ranges, config)
+    if ranges and crossed:
+        raise Failure("--evolve goes with none of --sweep, --search and --group-size")
+    if ranges and num_seeds < 4:
+        raise Failure(f"--num-seeds is {num_seeds}; --evolve needs a population of at least 4")
+    if ranges and every >= (config.num_updates or 0):
+        raise Failure(
+            f"--evolve-every is {every}, but the run has {config.num_updates} updates: there would"
+            " be no second generation"
+        )
+    return ranges
 
 
 def count(axes: Mapping[str, tuple[float, ...]]) -> int:
@@ -51,19 +69,26 @@ def _split(flag: str, text: str, example: str, known: Mapping[str, Any]) -> tupl
 
 def _number(flag: str, text: str, value: str) -> float:
     try:
-        return float(value)
+        number = float(value)
     except ValueError:
         raise Failure(f"{flag} {text!r}: {value!r} is not a number") from None
+    if math.isfinite(number) and abs(number) > float(np.finfo(np.float32).max):
+        raise Failure(f"{flag} {text!r}: {value} is too large for float32")
+    return number
 
 
-def _range(text: str, bounds: str) -> tuple[str, float, float]:
+def _read_range(
+    flag: str, text: str, known: Mapping[str, Any], config: Config
+) -> tuple[str, tuple[str, float, float]]:
+    name, bounds = _split(flag, text, "learning_rate=log:1e-5:1e-2", known)
     scale, *ends = bounds.split(":")
     if scale not in ("log", "uniform") or len(ends) != 2:
-        raise Failure(f"--search {text!r}: the range is not of the form log:LOW:HIGH or uniform:…")
-    low, high = (_number("--search", text, end) for end in ends)
+        raise Failure(f"{flag} {text!r}: the range is not of the form log:LOW:HIGH or uniform:…")
+    low, high = (_number(flag, text, end) for end in ends)
     if not low < high or (scale == "log" and low <= 0):
-        raise Failure(f"--search {text!r}: LOW must be below HIGH, and above 0 for log")
-    return scale, low, high
+        raise Failure(f"{flag} {text!r}: LOW must be below HIGH, and above 0 for log")
+    _check(config, flag, text, name, (low, high))
+    return name, (scale, low, high)
 
 
 def _check(config: Config, flag: str, text: str, name: str, values: tuple[float, ...]) -> None:

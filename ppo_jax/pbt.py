@@ -1,0 +1,123 @@
+"""Population-based training: agents that do badly go on from those that do well, with other
+coefficients. A generation is one pure function over the agents' axis: exploit is a gather, explore
+a perturbation."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from ppo_jax import ppo, sweep
+from ppo_jax.config import Config, check_coefficient, with_coefficients
+
+
+def evolve(
+    key: jax.Array,
+    states: ppo.TrainState,
+    config: Config,
+    fitness: jax.Array,
+    ranges: Mapping[str, sweep.Bounds],
+    fraction: float = 0.25,
+    factors: Sequence[float] = (0.8, 1.25),
+    resample: float = 0.25,
+) -> tuple[ppo.TrainState, Config, jax.Array]:
+    """One generation: each of the worst agents goes on as a child of a random one of the best.
+
+    Of N agents, n = max(1, ⌊fraction N⌋) are the best and n the worst. A child takes its parent's
+    parameters, Adam's moments and number of updates, and of every coefficient c in `ranges`
+    clip(f c, low, high), f drawn from `factors`, or, with probability `resample`, a new draw from
+    the range. All others stay as they are, bit for bit.
+
+    A child keeps its own key, so that its updates draw what no other agent's do, and its own
+    environments, so that its transitions are not its parent's; episodes under way are finished by
+    the new policy.
+
+    states: every leaf [N, ...]; config: as in `ppo_jax.population`; fitness: [N], higher is
+    better. A NaN, -∞ and a frozen agent are worst, and no parents; where all are, nobody has a
+    child. Of equals the lower index is better. Returns the states, the configuration, whose
+    coefficients in `ranges` are now [N], and each agent's parent, [N], itself where it stays.
+    Jittable with all after `fitness` closed over.
+
+    Raises ValueError for fewer than 2 agents, a fraction not in (0, ½], a bad range, or a
+    coefficient that is unknown, static or none. Jaderberg et al., arXiv:1711.09846, algorithm 1,
+    with the truncation selection of section 4.1.
+    """
+    agents = len(states.num_updates)
+    if agents < 2 or not 0 < fraction <= 0.5:
+        raise ValueError(
+            f"{agents} agents and fraction {fraction} make no generation; it needs at least 2"
+            " agents and a fraction above 0 and at most 0.5, for no agent is best and worst"
+        )
+    chex.assert_shape(fitness, (agents,))
+    select_key, explore_key = jax.random.split(key)
+    frozen = states.num_updates < states.num_updates.max()
+    parents = _select(
+        select_key, jnp.where(frozen, jnp.nan, fitness), max(1, int(fraction * agents))
+    )
+    own = {
+        name: jnp.broadcast_to(jnp.asarray(value, float), agents)
+        for name, value in coefficients(config, ranges).items()
+    }
+    values = _explore(explore_key, own, parents, ranges, factors, resample)
+    taken = jax.tree.map(
+        lambda leaf: leaf[parents], (states.params, states.optimizer_state, states.num_updates)
+    )
+    params, optimizer_state, num_updates = taken
+    return (
+        ppo.TrainState(params, optimizer_state, states.actors, states.key, num_updates),
+        with_coefficients(config, values),
+        parents,
+    )
+
+
+def coefficients(config: Config, names: Iterable[str]) -> dict[str, Any]:
+    """The configuration's coefficients by name; `env_params.x` is the environment's parameter x.
+
+    Raises ValueError for a name that is unknown or static, or has no value.
+    """
+    values = {}
+    for name in names:
+        check_coefficient(name)
+        parameter = name.removeprefix("env_params.")
+        of_environment = parameter != name
+        value = config.env_params.get(parameter) if of_environment else getattr(config, name)
+        if value is None:
+            raise ValueError(f"{name} is none; a coefficient that evolves starts from a number")
+        values[name] = value
+    return values
+
+
+def _select(key: jax.Array, fitness: jax.Array, number: int) -> jax.Array:
+    """Every agent's parent [N]: one of the best `number` for each of the worst `number`."""
+    themselves = jnp.arange(len(fitness))
+    fit = fitness > -jnp.inf  # a NaN is not
+    order = jnp.lexsort((themselves, -jnp.where(fit, fitness, -jnp.inf)))
+    candidates = jnp.minimum(number, jnp.sum(fit))
+    chosen = jax.random.randint(key, (number,), 0, jnp.maximum(candidates, 1))
+    parents = themselves.at[order[-number:]].set(order[chosen].astype(themselves.dtype))
+    return jnp.where(candidates > 0, parents, themselves)
+
+
+def _explore(
+    key: jax.Array,
+    own: Mapping[str, jax.Array],
+    parents: jax.Array,
+    ranges: Mapping[str, sweep.Bounds],
+    factors: Sequence[float],
+    resample: float,
+) -> dict[str, jax.Array]:
+    """The coefficients [N] after the generation: the agents' own, or for children other ones than
+    their parents'."""
+    shape, themselves = (len(ranges), len(parents)), jnp.arange(len(parents))
+    factor_key, resample_key, draw_key = jax.random.split(key, 3)
+    chosen = jax.random.randint(factor_key, shape, 0, len(factors))
+    anew = jax.random.bernoulli(resample_key, resample, shape)
+    draws = sweep.search(draw_key, ranges, len(parents))
+    values = {}
+    for index, (name, (_, low, high)) in enumerate(ranges.items()):
+        perturbed = own[name][parents] * jnp.asarray(factors, own[name].dtype)[chosen[index]]
+        explored = jnp.clip(jnp.where(anew[index], draws[name], perturbed), low, high)
+        values[name] = jnp.where(parents == themselves, own[name], explored)
+    return values
