@@ -5,7 +5,6 @@ import dataclasses
 import difflib
 import json
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ import tyro
 from ppo_jax import __version__
 from ppo_jax.config import RECIPES, Config, override
 from ppo_jax.run import folder, settings, xla
-from ppo_jax.run.failure import BAD_INPUT, Failure, Interrupted
+from ppo_jax.run.failure import BAD_INPUT, Failure, exit_code
 from ppo_jax.run.screen import Screen
 
 # gymnax's own names, known here so that a wrong one is refused without its seconds of import.
@@ -64,8 +63,11 @@ class Flags(Config):
     """Agents to train at once (none: all); more agents follow in groups of as many."""
     stop_when_solved: float | None = None
     """Stop once this fraction of the agents (1: all) is solved."""
+    drop_solved: bool = False
+    """Go on without the solved agents whenever they are half of the batch, which compiles again;
+    the others' last bits then differ from a run without."""
     evaluate_every: int = 10
-    """Updates between the greedy evaluations that --stop-when-solved needs."""
+    """Updates between the greedy evaluations that stopping and dropping need."""
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """Where to train (auto: the best that jax finds)."""
     out: str | None = None
@@ -98,28 +100,18 @@ class Flags(Config):
 
 _JOB_FLAGS = (
     *("recipe", "seed", "num_seeds", "device", "curves", "group_size", "stop_when_solved"),
-    *("evaluate_every", "evolve_every"),
+    *("drop_solved", "evaluate_every", "evolve_every"),
+)
+_SAVED_FLAGS = (
+    *("recipe", "seed", "num_seeds", "samples", "group_size"),
+    *("drop_solved", "stop_when_solved", "evaluate_every", "evolve_every"),
 )
 _CONFIG_FIELDS = [field.name for field in dataclasses.fields(Config)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, run it, and return the process's exit code."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        return _main(arguments)
-    except (Failure, Interrupted) as error:
-        return _refuse(error, error.code, arguments)
-    except KeyboardInterrupt:  # outside the training loop, which ends by itself
-        interrupted = Interrupted(signal.SIGINT)
-        return _refuse(interrupted, interrupted.code, arguments)
-
-
-def _refuse(error: Exception, code: int, arguments: Sequence[str]) -> int:
-    if "--debug" in arguments:
-        raise error
-    print(f"ppo_jax: {error}", file=sys.stderr)
-    return code
+    return exit_code(_main, arguments)
 
 
 def _main(arguments: list[str]) -> int:
@@ -188,9 +180,10 @@ def _read_config(path: str) -> Flags:
     try:
         saved = json.loads(Path(path).read_text())
         fields = {**saved["config"], "hidden_sizes": tuple(saved["config"]["hidden_sizes"])}
-        return Flags(
-            **fields, recipe=saved["recipe"], seed=saved["seed"], num_seeds=saved["num_seeds"]
-        )
+        fields |= {name: saved[name] for name in _SAVED_FLAGS if name in saved}
+        for name in ("sweep", "search", "evolve"):
+            fields[name] = settings.as_flags(saved.get(name, {}))
+        return Flags(**fields)
     except OSError as error:
         raise Failure(f"--config {path}: {error.strerror}; give a run's config.json") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -218,6 +211,10 @@ def _check(flags: Flags) -> None:
         if getattr(flags, name) is not None and getattr(flags, name) < 1:
             flag = name.replace("_", "-")
             raise Failure(f"--{flag} is {getattr(flags, name)}; it must be at least 1")
+    if flags.drop_solved and (flags.distributed or flags.evolve):
+        raise Failure(
+            "--drop-solved makes one process's batch smaller: leave out --distributed and --evolve"
+        )
     if flags.distributed and flags.evolve:
         raise Failure("--distributed trains agents apart, and --evolve together; leave out one")
     if not flags.distributed and flags.coordinator is not None:

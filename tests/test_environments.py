@@ -244,7 +244,10 @@ def test_every_environment_runs(name):
 
 # What the core may import
 
-CORE = sorted(path for path in Path(ppo_jax.__file__).parent.glob("*.py") if path.stem != "train")
+COMMANDS = ("train", "replay")
+CORE = sorted(
+    path for path in Path(ppo_jax.__file__).parent.glob("*.py") if path.stem not in COMMANDS
+)
 SHELL = {
     "ppo_jax.run",
     "ppo_jax.train",

@@ -1,6 +1,8 @@
 """What can end a run before its time, each with its exit code."""
 
 import signal
+import sys
+from collections.abc import Callable, Sequence
 
 BAD_INPUT = 2
 FILE_SYSTEM = 3
@@ -22,3 +24,18 @@ class Interrupted(Exception):  # noqa: N818
     def __init__(self, number: int):
         super().__init__(f"stopped by {signal.Signals(number).name}")
         self.code = 128 + number
+
+
+def exit_code(main: Callable[[list[str]], int], arguments: Sequence[str] | None) -> int:
+    """Run a command's `main`, and say in one line what ended it; --debug shows the traceback."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return main(given)
+    except (Failure, Interrupted) as error:
+        ended: Failure | Interrupted = error
+    except KeyboardInterrupt:  # outside the training loop, which ends by itself
+        ended = Interrupted(signal.SIGINT)
+    if "--debug" in given:
+        raise ended
+    print(f"ppo_jax: {ended}", file=sys.stderr)
+    return ended.code

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +33,19 @@ class Outcome(NamedTuple):
     env_steps: np.ndarray | None  # [updates, agents], so far
     evolution: dict[str, Any] | None  # the best agent and its coefficients
 
+    def of(self, chosen: np.ndarray) -> "Outcome":
+        """That of some of the agents."""
+        curves = {"returns", "env_steps"}
+        return Outcome(
+            **{
+                name: jax.tree.map(
+                    lambda leaf: leaf[:, chosen] if name in curves else leaf[chosen],  # noqa: B023
+                    value,
+                )
+                for name, value in self._asdict().items()
+            }
+        )
+
 
 @dataclasses.dataclass
 class Group:
@@ -43,6 +57,7 @@ class Group:
     seeds: np.ndarray  # [lanes]
     config: Config  # coefficients are numbers, or [lanes]
     count: int
+    compile_for: Callable[[Config, int], Programs]  # for another number of lanes
 
     def train(
         self,
@@ -51,8 +66,11 @@ class Group:
         progress: Training,
         seconds_before: float,
         stopped: list[int],
-    ) -> tuple[Outcome, float]:
-        """Run chunk after chunk, then evaluate; returns also the seconds of the chunks."""
+    ) -> tuple[list[Outcome], float]:
+        """Run chunk after chunk, then evaluate; returns also the seconds of the chunks.
+
+        There is one outcome, and one more for every time that solved agents were dropped.
+        """
         total, most = self.job.config.num_updates or 0, programs.storage(self.job.config)
         own = np.arange(len(self.who)) < self.count
         everyone = hosts.gather(np.where(own, self.who, -1).astype(np.int32))
@@ -62,7 +80,8 @@ class Group:
         evolution = None
         if self.job.evolve:
             evolution = Evolution(self.job, self.config, states, self.count)
-        done, size, evaluating, solved = 0, 1, 0.0, False
+        outcomes: list[Outcome] = []
+        done, size, elsewhere, solved = 0, 1, 0.0, False
         waiting: tuple[Any, population.Statistics] | None = None
         curves: list[tuple[np.ndarray, np.ndarray]] = []
         started = time.perf_counter()
@@ -73,32 +92,62 @@ class Group:
                 log.write(*waiting)
             rows = hosts.gather(rows, axis=1)
             summary = jax.block_until_ready(compiled.summarize(rows, counted))
-            waiting = self._to_host(rows, summary, counted, size)
-            if waiting[0] is not None:
-                curves.append((waiting[0]["episode_return"], waiting[0]["env_steps"]))
+            kept, summary = waiting = self._to_host(rows, summary, counted, size)
+            if kept is not None:
+                curves.append((kept["episode_return"], kept["env_steps"]))
             if evolution:
                 evolution.observe(np.asarray(rows.episode_return)[:size, : self.count])
             done += size
             each = (time.perf_counter() - began) / size
             if self._evaluation_is_due(done):
                 before = time.perf_counter()
-                solved = self._solved(self._evaluate(compiled, states)[counted])
-                evaluating += time.perf_counter() - before
+                eval_returns = self._evaluate(compiled, states)[counted]
+                ready = eval_returns >= env.SOLVED_AT[self.job.config.env]
+                ready_before = sum(len(one.agents) for one in outcomes)
+                solved = self._enough(ready_before + ready.sum(), ready_before + len(ready))
+                if self.job.drop_solved and not solved and 2 * (~ready).sum() <= len(self.who):
+                    log.write(*waiting)
+                    waiting = None
+                    outcome = self._outcome(states, done, everyone, eval_returns, curves)
+                    outcomes.append(outcome.of(ready))
+                    curves = [(one[:, ~ready], other[:, ~ready]) for one, other in curves]
+                    states, compiled = self._drop(states, ready, compiled)
+                    everyone = np.where(np.arange(len(self.who)) < self.count, self.who, -1)
+                    counted = everyone >= 0
+                    log.keep(~ready)
+                elsewhere += time.perf_counter() - before
             if evolution and done % self.job.evolve_every == 0 and done < total and not solved:
                 states, self.config = evolution.evolve(states, self.config, done)
-            took = time.perf_counter() - started - evaluating
-            steps = log.env_steps + int(waiting[1].env_steps.sum(dtype=np.int64))
-            progress.show(done, steps, seconds_before + took, _latest_return(waiting[1]))
+            took = time.perf_counter() - started - elsewhere
+            unwritten = 0 if waiting is None else int(summary.env_steps.sum(dtype=np.int64))
+            latest = _latest_return(summary)
+            progress.show(done, log.env_steps + unwritten, seconds_before + took, latest)
             size = hosts.agree(self._next_size(each, done, min(most, total - done)))
             hosts.agree_to_stop(stopped)
         if waiting:  # unless a signal came before the first chunk
             log.write(*waiting)
-        took = time.perf_counter() - started - evaluating
+        took = time.perf_counter() - started - elsewhere
         eval_returns = None if stopped else self._evaluate(compiled, states)[counted]
         outcome = self._outcome(states, done, everyone, eval_returns, curves)
         if evolution:
             outcome = outcome._replace(evolution=evolution.best(self.config, eval_returns))
-        return outcome, took
+        return [*outcomes, outcome], took
+
+    def _drop(
+        self, states: ppo.TrainState, ready: np.ndarray, compiled: Programs
+    ) -> tuple[ppo.TrainState, Programs]:
+        """Go on without the agents that are ready, in a smaller batch."""
+        left = np.flatnonzero(~ready)
+        devices = len(states.num_updates.sharding.device_set)
+        lanes = -(-len(left) // devices) * devices
+        chosen = left[np.minimum(np.arange(lanes), len(left) - 1)]
+        self.who, self.seeds, self.count = self.who[chosen], self.seeds[chosen], len(left)
+        self.config = jax.tree.map(
+            lambda leaf: np.asarray(leaf)[chosen] if np.ndim(leaf) else leaf, self.config
+        )
+        compiled = self.compile_for(self.config, lanes)
+        left_over = jax.tree.map(lambda leaf: jax.device_put(leaf[chosen], leaf.sharding), states)
+        return left_over, compiled
 
     def _to_host(
         self, rows: ppo.Metrics, summary: population.Statistics, counted: np.ndarray, size: int
@@ -110,18 +159,20 @@ class Group:
 
     def _next_size(self, seconds_each: float, done: int, most: int) -> int:
         size = max(1, min(round(_CHUNK_SECONDS / max(seconds_each, 1e-9)), most))
-        if self.job.stop_when_solved is not None:  # end at the next evaluation
+        if self._evaluates():  # end at the next evaluation
             size = min(size, self.job.evaluate_every - done % self.job.evaluate_every)
         if self.job.evolve:  # end at the next generation
             size = min(size, self.job.evolve_every - done % self.job.evolve_every)
         return size
 
     def _evaluation_is_due(self, done: int) -> bool:
-        return self.job.stop_when_solved is not None and done % self.job.evaluate_every == 0
+        return self._evaluates() and done % self.job.evaluate_every == 0
 
-    def _solved(self, eval_returns: np.ndarray) -> bool:
-        fraction = np.mean(eval_returns >= env.SOLVED_AT[self.job.config.env])
-        return bool(fraction >= (self.job.stop_when_solved or 0))
+    def _evaluates(self) -> bool:
+        return self.job.stop_when_solved is not None or self.job.drop_solved
+
+    def _enough(self, solved: int, agents: int) -> bool:
+        return solved >= (self.job.stop_when_solved or 1) * agents
 
     def _evaluate(self, compiled: Programs, states: ppo.TrainState) -> np.ndarray:
         """Mean greedy return of every process's agents."""

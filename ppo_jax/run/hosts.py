@@ -47,7 +47,7 @@ def agree(number: int) -> int:
 
 def first() -> bool:
     """Whether this process is the one that writes and speaks."""
-    return jax.process_index() == 0
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def agree_to_stop(stopped: list[int]) -> None:

@@ -28,6 +28,8 @@ class Job:
     """Agents trained at once (none: all)."""
     stop_when_solved: float | None = None
     """Stop a group once this fraction of its agents is solved."""
+    drop_solved: bool = False
+    """Go on without solved agents, once they are half of the batch."""
     evaluate_every: int = 10
     """Updates between the evaluations that stopping needs."""
     evolve: dict[str, tuple[str, float, float]] = dataclasses.field(default_factory=dict)

@@ -81,7 +81,11 @@ class Log:
         self._group += len(agents) > 0
         self._updates = 0
         self._steps = np.zeros(len(agents), np.int64)
-        self._totals = dict.fromkeys(_COUNTS, 0)
+        self._mean_counts = dict.fromkeys(_COUNTS, 0.0)
+
+    def keep(self, chosen: np.ndarray) -> None:
+        """The group goes on with some of its agents."""
+        self._agents, self._steps = self._agents[chosen], self._steps[chosen]
 
     def write(self, metrics: dict[str, np.ndarray] | None, summary: Statistics) -> None:
         """Append the group's metrics [updates, agents], where curves are kept, and statistics
@@ -114,13 +118,12 @@ class Log:
 
     def _write_statistics(self, summary: Statistics, index: int) -> None:
         for name in _COUNTS:
-            self._totals[name] += int(getattr(summary, name)[index])
+            self._mean_counts[name] += int(getattr(summary, name)[index]) / len(self._agents)
         self._env_steps += int(summary.env_steps[index])
-        mean_counts = {name: total / len(self._agents) for name, total in self._totals.items()}
         returns = summary.returns
         self._statistics.writerow(
             [
-                *(self._group, self._updates, round(mean_counts["env_steps"])),
+                *(self._group, self._updates, round(self._mean_counts["env_steps"])),
                 int(summary.agents[index]),
                 *map(_cell, (returns.mean[index], returns.iqm[index], *returns.quantiles[index])),
                 _cell(returns.solved[index]),
@@ -131,7 +134,7 @@ class Log:
         for tag, metric, count in TAGS:
             mean = float(summary.means[metric][index])
             if not math.isnan(mean):  # no episode ended, so there is nothing to say
-                self._events.add_scalar(tag, mean, round(mean_counts[count]))
+                self._events.add_scalar(tag, mean, round(self._mean_counts[count]))
 
 
 def _cell(value: Any) -> Any:

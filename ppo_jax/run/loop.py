@@ -4,6 +4,8 @@ import dataclasses
 import math
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,12 @@ def run(job: Job, screen: Screen) -> dict[str, Any]:
 
 def prepare(job: Job) -> roster.Roster:
     """The job's agents. Raises Failure (2) for an environment or a setting that cannot be."""
+    evaluates = job.drop_solved or job.stop_when_solved is not None
+    if evaluates and job.config.env not in env.SOLVED_AT:
+        raise Failure(
+            f"{job.config.env} has no return from which it counts as solved; leave out"
+            " --stop-when-solved and --drop-solved"
+        )
     try:
         environment = env.make(job.config)
         jax.eval_shape(environment.reset, jax.random.key(0))
@@ -79,15 +87,18 @@ def _run(
 ) -> dict[str, Any]:
     started = time.perf_counter()
     size = lanes(job, agents, chosen)
+    compile_for = partial(programs.compile_programs, devices=chosen)
     first = configure(job, agents, next(agents.groups(size))[0])
     with screen.waiting(f"compiling {job.recipe} for {_agents(len(agents.seeds))}"):
-        compiled = programs.compile_programs(first, size, chosen)
+        compiled = compile_for(first, size)
     compile_seconds = time.perf_counter() - started
     with (
         Log(job.path, agents, ppo.Metrics._fields, job.curves) as log,
         signals.collected() as stopped,
     ):
-        outcome, train_seconds = _train(job, agents, size, compiled, log, screen, stopped)
+        outcome, train_seconds = _train(
+            job, agents, size, compiled, compile_for, log, screen, stopped
+        )
         env_steps, updates = log.env_steps, log.updates
     folder.write_arrays(job.path / folder.PARAMETERS, outcome.params)
     summary = {
@@ -145,6 +156,7 @@ def _train(
     agents: roster.Roster,
     size: int,
     compiled: Programs,
+    compile_for: Callable[[Config, int], Programs],
     log: Log,
     screen: Screen,
     stopped: list[int],
@@ -157,9 +169,10 @@ def _train(
     with screen.training((job.config.num_updates or 0) * len(groups)) as progress:
         for who, count in groups:
             progress.start_group()
-            group = Group(job, who, agents.seeds[who], configure(job, agents, who), count)
+            config = configure(job, agents, who)
+            group = Group(job, who, agents.seeds[who], config, count, compile_for)
             outcome, took = group.train(compiled, log, progress, seconds, stopped)
-            outcomes.append(outcome)
+            outcomes += outcome
             seconds += took
             if stopped:
                 break
@@ -184,6 +197,9 @@ def settings(job: Job) -> dict[str, Any]:
         "search": job.ranges,
         "samples": job.num_samples,
         "group_size": job.group_size,
+        "stop_when_solved": job.stop_when_solved,
+        "drop_solved": job.drop_solved,
+        "evaluate_every": job.evaluate_every,
         "evolve": job.evolve,
         "evolve_every": job.evolve_every,
         "config": fields,

@@ -52,6 +52,14 @@ def read_evolve(
     return ranges
 
 
+def as_flags(saved: Mapping[str, Any]) -> tuple[str, ...]:
+    """What config.json has of a sweep, a search or an evolution, as the flags that say it."""
+    return tuple(
+        f"{name}={(':' if isinstance(values[0], str) else ',').join(map(str, values))}"
+        for name, values in saved.items()
+    )
+
+
 def count(axes: Mapping[str, tuple[float, ...]]) -> int:
     """Settings of the grid."""
     return math.prod(len(values) for values in axes.values())

@@ -1,0 +1,360 @@
+"""python -m ppo_jax.train with --sweep, --search, groups and stopping: what it trains, writes and
+refuses. Statistics and ranks are computed again from metrics.csv, returns from parameters.npz."""
+
+import contextlib
+import csv
+import io
+import itertools
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from ppo_jax import population, ppo, recipe
+from ppo_jax.run.saved import to_arrays, to_parameters
+from ppo_jax.train import main
+from tests.test_statistics import integrated_iqm, solving_by_definition
+
+SMALL = (
+    *("--num-envs", "4", "--num-steps", "32", "--hidden-sizes", "8", "--num-updates", "12"),
+    *("--device", "cpu"),
+)
+CONFIG = recipe("fast", num_envs=4, num_steps=32, hidden_sizes=(8,), num_updates=12)
+SEED, SEEDS, UPDATES, GROUP = 3, 2, 12, 4
+# The grid's, after the configuration's own, which it does not hold.
+SETTINGS = [(2.5e-3, 0.98), *itertools.product((1e-2, 1e38), (0.9, 0.98))]
+AGENTS = list(itertools.product(range(len(SETTINGS)), range(SEED, SEED + SEEDS)))
+FROZEN = [agent for agent, (setting, _) in enumerate(AGENTS) if SETTINGS[setting][0] == 1e38]
+SOLVED = 475.0
+
+
+def command(out, *arguments):
+    """The exit code of the command, and what it printed."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        code = main([*map(str, arguments), "--out", str(out)])
+    return code, said.getvalue()
+
+
+def table(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def column(rows, name, dtype=float):
+    return np.array([dtype(row[name]) if row[name] else np.nan for row in rows])
+
+
+SWEPT = (
+    *("--sweep", "learning_rate=1e-2,1e38", "--sweep", "discount=0.9,0.98", "--seed", SEED),
+    *("--num-seeds", SEEDS, "--group-size", GROUP),
+)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """Ten agents, five settings with two seeds each, in groups of four; two settings diverge."""
+    out = tmp_path_factory.mktemp("runs") / "swept"
+    code, said = command(out, *SMALL, *SWEPT)
+    assert code == 0
+    return out, said, json.loads((out / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def curves(swept):
+    """metrics.csv's columns, [updates, agents] each, the agents in the roster's order."""
+    rows = table(swept[0] / "metrics.csv")
+    rows.sort(key=lambda row: int(row["update"]))  # groups come one after another
+    return {name: column(rows, name).reshape(UPDATES, len(AGENTS)) for name in rows[0]}
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """Greedy returns of agents, compiled as one batch of all."""
+    return jax.jit(population.evaluate, static_argnums=3)
+
+
+def test_metrics_have_a_row_per_update_setting_and_seed(swept):
+    out, _, summary = swept
+    rows = table(out / "metrics.csv")
+    groups = [AGENTS[first : first + GROUP] for first in range(0, len(AGENTS), GROUP)]
+    assert [len(group) for group in groups] == [4, 4, 2]
+    assert [(row["update"], row["setting"], row["seed"]) for row in rows] == [
+        (str(update), str(setting), str(seed))
+        for group in groups
+        for update in range(1, UPDATES + 1)
+        for setting, seed in group
+    ]
+    going_on = len(AGENTS) - len(FROZEN)
+    assert summary["env_steps"] == going_on * UPDATES * CONFIG.batch_size
+    assert summary["num_updates"] == UPDATES
+    assert (summary["num_settings"], summary["num_seeds"]) == (5, 2)
+
+
+def test_frozen_agents_have_empty_cells(swept, curves):
+    _, _, summary = swept
+    assert summary["frozen_agents"] == {str(agent): 0 for agent in FROZEN}
+    assert len(FROZEN) == 4
+    for agent in range(len(AGENTS)):
+        going_on = agent not in FROZEN
+        np.testing.assert_array_equal(curves["env_steps"][:, agent], going_on * CONFIG.batch_size)
+        steps = np.arange(1, UPDATES + 1) * CONFIG.batch_size * going_on
+        np.testing.assert_array_equal(curves["step"][:, agent], steps)
+        np.testing.assert_array_equal(np.isnan(curves["policy_loss"][:, agent]), not going_on)
+        assert (curves["gradient_steps"][:, agent] > 0).all() == going_on
+
+
+def test_settings_are_paired_by_their_seeds(curves):
+    """An agent's first rollout is its seed's alone, and so are its first episodes."""
+    for name in ("episodes", "episode_return", "episode_length"):
+        first = curves[name][0].reshape(len(SETTINGS), SEEDS)
+        trained = first[[0, 1, 2]]
+        np.testing.assert_array_equal(trained, np.broadcast_to(trained[0], trained.shape))
+        assert trained[0, 0] != trained[0, 1]
+    # What they learn from them is not.
+    for losses in curves["value_loss"][1, :6].reshape(3, SEEDS).T:
+        assert len(set(losses)) == 3
+
+
+def test_agents_frozen_at_the_start_keep_their_paired_initial_parameters(swept):
+    with np.load(swept[0] / "parameters.npz") as saved:
+        for seed in range(SEEDS):
+            fresh = jax.jit(ppo.init)(jax.random.key(SEED + seed), CONFIG)
+            for name, expected in to_arrays(fresh.params).items():
+                for setting in (3, 4):
+                    own = saved[name][setting * SEEDS + seed]
+                    np.testing.assert_allclose(own, expected, rtol=1e-5, atol=1e-6)
+                    np.testing.assert_array_equal(own, saved[name][3 * SEEDS + seed])
+        trained = saved["actor.0.kernel"][: 3 * SEEDS]
+    assert len(np.unique(trained.reshape(len(trained), -1), axis=0)) == len(trained)
+
+
+def test_statistics_are_those_of_the_rows(swept, curves):
+    rows = iter(table(swept[0] / "statistics.csv"))
+    quantiles = {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
+    some = 0
+    for group, first in enumerate(range(0, len(AGENTS), GROUP), start=1):
+        own = {name: values[:, first : first + GROUP] for name, values in curves.items()}
+        steps = own["env_steps"].cumsum(axis=0).mean(axis=1)
+        for update in range(UPDATES):
+            row = next(rows)
+            assert (row["group"], row["update"]) == (str(group), str(update + 1))
+            assert row["step"] == str(round(steps[update]))
+            assert row["agents"] == str(np.sum(own["gradient_steps"][update] > 0))
+            known = own["episode_return"][update]
+            known = known[~np.isnan(known)]
+            some += len(known)
+            if not known.size:
+                assert all(row[name] == "" for name in ("mean", "iqm", *quantiles, "solved"))
+                continue
+            expected = {"mean": known.mean(), "iqm": integrated_iqm(known)}
+            expected |= {name: np.quantile(known, at) for name, at in quantiles.items()}
+            expected["solved"] = np.mean(known >= SOLVED)
+            for name, value in expected.items():
+                assert float(row[name]) == pytest.approx(value, rel=1e-5), name
+    assert next(rows, None) is None
+    assert some > UPDATES * 4
+
+
+def test_the_agents_of_parameters_are_those_of_the_summary(swept, compiled):
+    """Each agent's greedy return, computed again from its parameters and its own key."""
+    out, _, summary = swept
+    with np.load(out / "parameters.npz") as arrays:
+        params = to_parameters(dict(arrays))
+    keys = population.agent_keys(SEED, SEEDS)[np.array([seed - SEED for _, seed in AGENTS])]
+    returns = np.asarray(compiled(params, CONFIG, keys, 100)).mean(axis=1)
+    said = summary["eval_return_per_seed"]
+    assert len(said) == len(AGENTS)
+    for agent, value in enumerate(said):
+        if value is not None:
+            assert value == pytest.approx(returns[agent], abs=0.5)
+    trained = [value for agent, value in enumerate(said) if agent not in FROZEN]
+    assert min(abs(a - b) for a, b in itertools.combinations(trained, 2)) > 0.5
+
+
+def test_agents_that_diverged_are_the_worst(swept):
+    """Although an agent that never learned has finite parameters, and a return."""
+    out, _, summary = swept
+    for agent, value in enumerate(summary["eval_return_per_seed"]):
+        assert (value is None) == (agent in FROZEN)
+    rows = {int(row["setting"]): row for row in table(out / "sweep.csv")}
+    assert [rows[setting]["diverged"] for setting in range(5)] == ["0", "0", "0", "2", "2"]
+    assert {rows[setting]["rank"] for setting in (3, 4)} == {"4", "5"}
+
+
+def test_settings_are_ranked_as_the_agents_returns_say(swept, curves):
+    out, _, summary = swept
+    rows = table(out / "sweep.csv")
+    returns = np.array(summary["eval_return_per_seed"], float).reshape(len(SETTINGS), SEEDS)
+    scores = np.where(np.isnan(returns), -np.inf, returns)
+    # Of two, the interquartile mean is the mean, and resamples' percentiles are the two.
+    means = scores.mean(axis=1)
+    assert [row["rank"] for row in rows] == ["1", "2", "3", "4", "5"]
+    assert [means[int(row["setting"])] for row in rows] == sorted(means, reverse=True)
+    assert {int(row["setting"]) for row in rows} == set(range(5))
+    solving = solving_by_definition(
+        curves["episode_return"], curves["env_steps"].cumsum(axis=0), SOLVED, window=10
+    ).reshape(len(SETTINGS), SEEDS)
+    for row in rows:
+        setting = int(row["setting"])
+        own = scores[setting]
+        assert (float(row["learning_rate"]), float(row["discount"])) == SETTINGS[setting]
+        assert row["seeds"] == str(SEEDS)
+        for name, value in (("iqm", own.mean()), ("low", own.min()), ("high", own.max())):
+            if np.isfinite(value):
+                assert float(row[name]) == pytest.approx(value, rel=1e-5)
+            else:
+                assert row[name] == ""
+        wins = [(x > y) + (x == y) / 2 for x, y in itertools.product(own, scores[0])]
+        assert row["improvement"] == ("" if setting == 0 else str(np.mean(wins)))
+        assert float(row["solved"]) == np.mean(own >= SOLVED)
+        assert np.isinf(solving[setting]).all()
+        assert row["solved_after_q25"] == row["solved_after"] == row["solved_after_q75"] == ""
+    assert summary["solved_fraction"] == np.mean(scores >= SOLVED)
+    assert [
+        {name: "" if value is None else str(value) for name, value in row.items()}
+        for row in summary["statistics"]
+    ] == rows
+
+
+def test_the_screen_has_the_ranking_and_the_groups(swept):
+    out, said, summary = swept
+    assert "seed 3 to 4, 5 settings, on cpu" in said
+    assert "10 agents in 3 groups of 4, one after another" in said
+    assert "5 settings × 2 seeds, best: interquartile mean of the greedy return" in said
+    lines = said.splitlines()
+    first = next(index for index, line in enumerate(lines) if "learning_rate" in line)
+    shown = [line.split() for line in lines[first + 2 : first + 7]]
+    for cells, row in zip(shown, summary["statistics"], strict=True):
+        assert cells[0] == str(row["rank"])
+        assert ("default" in cells) == (row["setting"] == 0)
+        assert f"{row['learning_rate']:.4g}" in cells
+        assert ("–" if row["iqm"] is None else f"{row['iqm']:.1f}") in cells
+    for name in ("sweep.csv", "curves.png", "statistics.csv", "metrics.csv"):
+        assert name in lines[-1]
+        assert (out / name).exists()
+
+
+def test_the_curves_are_a_figure(swept):
+    figure = (swept[0] / "curves.png").read_bytes()
+    assert figure.startswith(b"\x89PNG\r\n\x1a\n")
+    assert figure.endswith(b"IEND\xaeB`\x82")
+    width, height = (int.from_bytes(figure[at : at + 4], "big") for at in (16, 20))
+    assert width > height > 300
+
+
+def test_without_curves_there_are_the_same_statistics(swept, tmp_path):
+    """And the same agents, to the bit."""
+    code, _ = command(tmp_path / "run", *SMALL, *SWEPT, "--no-curves", "--quiet")
+    assert code == 0
+    out, other = swept[0], tmp_path / "run"
+    assert not (other / "metrics.csv").exists()
+    assert not (other / "curves.png").exists()
+    assert (other / "statistics.csv").read_bytes() == (out / "statistics.csv").read_bytes()
+    with np.load(out / "parameters.npz") as one, np.load(other / "parameters.npz") as two:
+        assert one.files == two.files
+        assert all(one[name].tobytes() == two[name].tobytes() for name in one.files)
+    for row, same in zip(table(out / "sweep.csv"), table(other / "sweep.csv"), strict=True):
+        known = {name: "" if name.startswith("solved_after") else row[name] for name in row}
+        assert same == known
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "searched"
+    ranges = ("learning_rate=log:1e-4:1e-2", "env_params.force_mag=uniform:5:15")
+    flags = itertools.chain(*(("--search", text) for text in ranges))
+    assert command(out, *SMALL, *flags, "--samples", 3, "--quiet")[0] == 0
+    return out
+
+
+def test_a_search_trains_the_configurations_own_setting_and_its_samples(searched):
+    rows = sorted(table(searched / "sweep.csv"), key=lambda row: int(row["setting"]))
+    values = [(float(row["learning_rate"]), float(row["env_params.force_mag"])) for row in rows]
+    assert values[0] == (2.5e-3, 10)
+    assert len(set(values)) == 4
+    assert all(1e-4 <= rate <= 1e-2 and 5 <= force <= 15 for rate, force in values)
+    metrics = table(searched / "metrics.csv")
+    assert [(row["update"], row["setting"], row["seed"]) for row in metrics] == [
+        (str(update), str(setting), "0") for update in range(1, UPDATES + 1) for setting in range(4)
+    ]
+    settings = json.loads((searched / "config.json").read_text())
+    assert settings["samples"] == 3
+    assert settings["search"] == {
+        "learning_rate": ["log", 1e-4, 1e-2],
+        "env_params.force_mag": ["uniform", 5, 15],
+    }
+
+
+def test_a_searchs_agents_run_with_their_samples(searched):
+    """Each agent of the file is the one that the library trains with the row's values."""
+    rows = sorted(table(searched / "sweep.csv"), key=lambda row: int(row["setting"]))
+    rates, forces = column(rows, "learning_rate"), column(rows, "env_params.force_mag")
+
+    def train(rate, force):
+        config = CONFIG.replace(learning_rate=rate, env_params={"force_mag": force})
+        return ppo.train(jax.random.key(0), config)
+
+    states, _ = jax.jit(jax.vmap(train))(rates, forces)
+    with np.load(searched / "parameters.npz") as saved:
+        for name, expected in to_arrays(states.params).items():
+            np.testing.assert_allclose(saved[name], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_run_stops_once_enough_agents_are_solved(tmp_path):
+    out = tmp_path / "run"
+    arguments = ("--recipe", "fast", "--num-seeds", 2, "--stop-when-solved", 0.5, "--device", "cpu")
+    assert command(out, *arguments, "--evaluate-every", 20, "--quiet")[0] == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["finished"]
+    assert summary["solved_fraction"] >= 0.5
+    assert 20 <= summary["num_updates"] < 195
+    assert summary["num_updates"] % 20 == 0
+    assert summary["env_steps"] == 2 * summary["num_updates"] * 512
+    assert len(table(out / "metrics.csv")) == 2 * summary["num_updates"]
+    assert len(table(out / "statistics.csv")) == summary["num_updates"]
+    assert not (out / "sweep.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--sweep num_envs=1,2", "--sweep 'num_envs=1,2': num_envs is static"),
+        ("--sweep learning_rte=1", "did you mean learning_rate?"),
+        ("--sweep env_params.force=1", "CartPole-v1 has no parameter 'force'"),
+        ("--sweep discount=high", "'high' is not a number"),
+        ("--sweep discount=", "--sweep 'discount=' is not of the form learning_rate=1e-4,3e-4"),
+        ("--sweep discount", "--sweep 'discount' is not of the form learning_rate=1e-4,3e-4"),
+        ("--sweep discount=0.9,2", "discount is 2.0; it must be between 0 and 1"),
+        ("--sweep learning_rate=1e39", "1e39 is too large for float32"),
+        ("--sweep learning_rate=1e-50", "learning_rate is 0.0; it must be positive and finite"),
+        ("--sweep discount=1 --sweep discount=0.9", "discount varies twice"),
+        ("--sweep discount=1 --search discount=log:0.1:1 --samples 2", "discount varies twice"),
+        ("--sweep max_grad_norm=1 --max-grad-norm None", "max_grad_norm is none by default"),
+        (
+            "--env Acrobot-v1 --sweep env_params.available_torque=1",
+            "available_torque of Acrobot-v1 is an array",
+        ),
+        ("--search discount=0.9:1 --samples 2", "is not of the form log:LOW:HIGH or uniform:"),
+        ("--search discount=log:0:1 --samples 2", "LOW must be below HIGH, and above 0 for log"),
+        ("--search discount=log:0.1:1", "--samples is 0; say how many settings --search draws"),
+        ("--samples 3", "--samples is 3, but there is no --search"),
+        ("--stop-when-solved 2", "--stop-when-solved is 2.0; it must be above 0 and at most 1"),
+        ("--stop-when-solved 0", "--stop-when-solved is 0.0; it must be above 0 and at most 1"),
+        ("--stop-when-solved nan", "--stop-when-solved is nan; it must be above 0 and at most 1"),
+        ("--env Catch-bsuite --stop-when-solved 1", "Catch-bsuite"),
+        ("--evaluate-every 0", "--evaluate-every is 0; it must be at least 1"),
+        ("--group-size 0", "--group-size is 0; it must be at least 1"),
+        ("--group-size -3", "--group-size is -3; it must be at least 1"),
+    ],
+)
+def test_a_bad_flag_is_refused_with_code_2_one_line_and_nothing_written(
+    arguments, message, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main([*arguments.split(), "--num-updates", "2"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
