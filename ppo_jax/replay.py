@@ -66,7 +66,7 @@ def _main(arguments: list[str]) -> int:
     screen = Screen(flags.quiet)
     xla.set_flags(devices if flags.how == "batch" else 1)
 
-    from ppo_jax.run import trace  # jax: seconds, only after the flags have passed
+    from ppo_jax.run import cache, trace  # jax: seconds, only after the flags have passed
 
     fields = ("agent", "how", "episodes", "sampled", "seed")
     on_cpu = flags.device == "auto" and summary.get("device", "").startswith("cpu")
@@ -81,7 +81,9 @@ def _main(arguments: list[str]) -> int:
         device="cpu" if on_cpu else flags.device,
         out=out,
     )
-    _report(trace.replay(request, screen), out, screen)
+    with cache.kept():
+        found = trace.replay(request, screen)
+    _report(found, out, screen)
     return 0
 
 

@@ -1,6 +1,7 @@
 """python -m ppo_jax.train: train agents from the command line."""
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -76,6 +77,8 @@ class Flags(Config):
     """Replace the run that --out holds."""
     config: str | None = None
     """A run's config.json, to run it again; flags override it."""
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache folder (~/.cache/ppo_jax)."""
     plan: bool = False
     """Say what the run would need, in memory and time, after a few updates; train nothing."""
     distributed: bool = False
@@ -135,7 +138,7 @@ def _main(arguments: list[str]) -> int:
     xla.set_flags(min(several, flags.group_size or several))
 
     # jax and gymnax: seconds, only after the flags have passed.
-    from ppo_jax.run import hosts, loop, plan
+    from ppo_jax.run import cache, hosts, loop, plan
     from ppo_jax.run.job import Job
 
     if flags.distributed:
@@ -155,7 +158,8 @@ def _main(arguments: list[str]) -> int:
     if flags.plan:
         plan.show(job, screen)
         return 0
-    summary = loop.run(job, screen)
+    with cache.kept() if flags.compilation_cache else contextlib.nullcontext():
+        summary = loop.run(job, screen)
     _report(summary, path, screen)
     return 0
 

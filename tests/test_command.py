@@ -280,6 +280,24 @@ def test_a_closed_pipe_does_not_stop_the_training(tmp_path):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["finished"]
 
 
+def test_a_second_start_compiles_nothing_and_ends_the_same(tmp_path):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    entries = []
+    for name in ("first", "second"):
+        assert command(*SMALL, "--out", tmp_path / name, env=environment).returncode == 0
+        entries.append(set((tmp_path / "cache" / "ppo_jax").rglob("*-cache")))
+    assert len(entries[0]) > 3
+    assert entries[0] == entries[1]
+    first, second = (
+        (tmp_path / name / "parameters.npz").read_bytes() for name in ("first", "second")
+    )
+    assert first == second
+    uncached = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "empty")}
+    arguments = (*SMALL, "--no-compilation-cache", "--out", tmp_path / "third")
+    assert command(*arguments, env=uncached).returncode == 0
+    assert not (tmp_path / "empty" / "ppo_jax").exists()
+
+
 def test_runs_of_the_default_folder_are_fresh(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main([*SMALL, "--quiet"]) == 0
