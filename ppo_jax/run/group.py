@@ -195,7 +195,7 @@ class Group:
             returns = np.concatenate([chunk[0] for chunk in curves])
             steps = np.concatenate([chunk[1] for chunk in curves]).cumsum(axis=0, dtype=np.int64)
         if eval_returns is not None:
-            eval_returns = np.where(_finite(params), eval_returns, np.nan)
+            eval_returns = np.where(updates < done, np.nan, eval_returns)
         return Outcome(
             agents=everyone[counted],
             params=to_arrays(params),
@@ -208,15 +208,10 @@ class Group:
         )
 
 
-def _finite(params: Any) -> np.ndarray:
-    leaves = jax.tree.leaves(params)
-    finite = [np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1) for leaf in leaves]
-    return np.all(finite, axis=0)
-
-
 def join(outcomes: list[Outcome]) -> Outcome:
     """The groups' outcomes as one, in the roster's order; groups that stopped early have shorter
-    curves, filled up with NaN returns."""
+    curves, filled up with NaN returns and steps that stay. What a group lacks, all lack: after a
+    signal its evaluation, or its curves."""
     order = np.argsort(np.concatenate([one.agents for one in outcomes]))
 
     def joined(*arrays: np.ndarray) -> np.ndarray:
@@ -224,21 +219,18 @@ def join(outcomes: list[Outcome]) -> Outcome:
 
     def joined_curves(*arrays: np.ndarray) -> np.ndarray:
         longest = max(len(array) for array in arrays)
-        filling = np.nan if np.issubdtype(arrays[0].dtype, np.floating) else 0
-        filled = [
-            np.pad(array, ((0, longest - len(array)), (0, 0)), constant_values=filling)
-            for array in arrays
-        ]
+        filled = []
+        for array in arrays:
+            last = np.full_like(array[-1:], np.nan) if array.dtype.kind == "f" else array[-1:]
+            filled.append(np.concatenate([array, *[last] * (longest - len(array))]))
         return np.concatenate(filled, axis=1)[:, order]
 
-    curves = {"returns", "env_steps"}
-    together = {
-        name: jax.tree.map(
-            joined_curves if name in curves else joined, *(getattr(one, name) for one in outcomes)
-        )
-        for name in Outcome._fields
-        if name != "evolution"
-    }
+    together: dict[str, Any] = {}
+    for name in set(Outcome._fields) - {"evolution"}:
+        parts = [getattr(one, name) for one in outcomes]
+        whole = joined_curves if name in ("returns", "env_steps") else joined
+        lacking = any(part is None for part in parts)
+        together[name] = None if lacking else jax.tree.map(whole, *parts)
     return Outcome(**together, evolution=outcomes[-1].evolution)
 
 
