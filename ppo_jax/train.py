@@ -254,8 +254,8 @@ def _report(summary: dict[str, Any], path: Path, screen: Screen) -> None:
     screen.say(verdict)
     if summary["diverged_seeds"]:
         screen.say(
-            "diverged, and frozen at the last finite state: seeds"
-            f" {', '.join(map(str, summary['diverged_seeds']))}"
+            "diverged, and frozen at the last finite state: agents"
+            f" {', '.join(summary['frozen_agents'])}"
         )
     if summary["evolution"]:
         best = summary["evolution"]

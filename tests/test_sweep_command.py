@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ppo_jax import population, ppo, recipe
+from ppo_jax.run import load
 from ppo_jax.run.saved import to_arrays, to_parameters
 from ppo_jax.train import main
 from tests.test_statistics import integrated_iqm, solving_by_definition
@@ -358,3 +359,21 @@ def test_a_bad_flag_is_refused_with_code_2_one_line_and_nothing_written(
     assert message in error
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_solved_agents_are_dropped_and_the_others_go_on(tmp_path):
+    out = tmp_path / "run"
+    flags = ("--num-seeds", "8", "--drop-solved", "--evaluate-every", "8", "--quiet")
+    assert main([*flags, "--out", str(out)]) == 0
+    run = load(out)
+    updates = (~np.isnan(run.metrics["step"])).sum(axis=0)
+    assert run.summary["solved_fraction"] == 1.0
+    assert len(set(updates.tolist())) > 1, "nobody was dropped before the others"
+    assert run.summary["num_updates"] == updates.max() < run.config.num_updates
+    assert set(updates % 8) == {0}
+    assert run.metrics["seed"][0].tolist() == list(range(8))
+    assert run.summary["env_steps"] == updates.sum() * run.config.batch_size
+    # What was dropped is kept as it was: the evaluation of the saved parameters says the same.
+    keys = population.agent_keys(0, 8)
+    again = population.evaluate(run.params, run.config, keys, 100).mean(axis=1)
+    np.testing.assert_allclose(again, run.summary["eval_return_per_seed"], atol=3)
