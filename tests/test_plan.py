@@ -35,7 +35,7 @@ def prepared(job):
     resident.append(plan._resident())
     return agents
 loop.prepare = prepared
-code = train.main([*sys.argv[1:], "--quiet"])
+code = train.main([*sys.argv[1:], "--quiet", "--no-compilation-cache"])
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(json.dumps(peak - resident[0]))
 sys.exit(code)

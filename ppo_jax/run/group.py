@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ppo_jax import env, population, ppo
+from ppo_jax import env, population
 from ppo_jax.config import Config
 from ppo_jax.run import hosts, programs
 from ppo_jax.run.evolution import Evolution
@@ -57,150 +57,153 @@ class Group:
     seeds: np.ndarray  # [lanes]
     config: Config  # coefficients are numbers, or [lanes]
     count: int
+    compiled: Programs
     compile_for: Callable[[Config, int], Programs]  # for another number of lanes
 
+    def __post_init__(self) -> None:
+        own = np.arange(len(self.who)) < self.count
+        self.everyone = hosts.gather(np.where(own, self.who, -1).astype(np.int32))
+        self.states = jax.block_until_ready(self.compiled.init(self.seeds, self.config))
+        self.evolution: Evolution | None = None
+        if self.job.evolve:
+            self.evolution = Evolution(self.job, self.config, self.states, self.count)
+        self.done, self.solved, self.evaluating = 0, False, 0.0
+        self.curves: list[tuple[np.ndarray, np.ndarray]] = []
+        self.dropped: list[Outcome] = []
+        self.unwritten: tuple[dict[str, np.ndarray] | None, population.Statistics] | None = None
+
+    @property
+    def counted(self) -> np.ndarray:
+        """Which lanes of all processes count."""
+        return self.everyone >= 0
+
     def train(
-        self,
-        compiled: Programs,
-        log: Log,
-        progress: Training,
-        seconds_before: float,
-        stopped: list[int],
+        self, log: Log, progress: Training, seconds_before: float, stopped: list[int]
     ) -> tuple[list[Outcome], float]:
         """Run chunk after chunk, then evaluate; returns also the seconds of the chunks.
 
         There is one outcome, and one more for every time that solved agents were dropped.
         """
-        total, most = self.job.config.num_updates or 0, programs.storage(self.job.config)
-        own = np.arange(len(self.who)) < self.count
-        everyone = hosts.gather(np.where(own, self.who, -1).astype(np.int32))
-        counted = everyone >= 0
-        log.start(everyone[counted])
-        states = jax.block_until_ready(compiled.init(self.seeds, self.config))
-        evolution = None
-        if self.job.evolve:
-            evolution = Evolution(self.job, self.config, states, self.count)
-        outcomes: list[Outcome] = []
-        done, size, elsewhere, solved = 0, 1, 0.0, False
-        waiting: tuple[Any, population.Statistics] | None = None
-        curves: list[tuple[np.ndarray, np.ndarray]] = []
-        started = time.perf_counter()
-        while done < total and not stopped and not solved:
+        log.start(self.everyone[self.counted])
+        total, size = self.job.config.num_updates or 0, 1
+        took, started = 0.0, time.perf_counter()
+        while self.done < total and not stopped and not self.solved:
             began = time.perf_counter()
-            states, rows = compiled.chunk(states, self.config, size)
-            if waiting:  # written while the device computes the next chunk
-                log.write(*waiting)
-            rows = hosts.gather(rows, axis=1)
-            summary = jax.block_until_ready(compiled.summarize(rows, counted))
-            kept, summary = waiting = self._to_host(rows, summary, counted, size)
-            if kept is not None:
-                curves.append((kept["episode_return"], kept["env_steps"]))
-            if evolution:
-                evolution.observe(np.asarray(rows.episode_return)[:size, : self.count])
-            done += size
+            summary = self._advance(size, log)
             each = (time.perf_counter() - began) / size
-            if self._evaluation_is_due(done):
-                before = time.perf_counter()
-                eval_returns = self._evaluate(compiled, states)[counted]
-                ready = eval_returns >= env.SOLVED_AT[self.job.config.env]
-                ready_before = sum(len(one.agents) for one in outcomes)
-                solved = self._enough(ready_before + ready.sum(), ready_before + len(ready))
-                if self.job.drop_solved and not solved and 2 * (~ready).sum() <= len(self.who):
-                    log.write(*waiting)
-                    waiting = None
-                    outcome = self._outcome(states, done, everyone, eval_returns, curves)
-                    outcomes.append(outcome.of(ready))
-                    curves = [(one[:, ~ready], other[:, ~ready]) for one, other in curves]
-                    states, compiled = self._drop(states, ready, compiled)
-                    everyone = np.where(np.arange(len(self.who)) < self.count, self.who, -1)
-                    counted = everyone >= 0
-                    log.keep(~ready)
-                elsewhere += time.perf_counter() - before
-            if evolution and done % self.job.evolve_every == 0 and done < total and not solved:
-                states, self.config = evolution.evolve(states, self.config, done)
-            took = time.perf_counter() - started - elsewhere
-            unwritten = 0 if waiting is None else int(summary.env_steps.sum(dtype=np.int64))
-            latest = _latest_return(summary)
-            progress.show(done, log.env_steps + unwritten, seconds_before + took, latest)
-            size = hosts.agree(self._next_size(each, done, min(most, total - done)))
+            self._evaluate_if_due(log)
+            self._evolve_if_due(total)
+            took = time.perf_counter() - started - self.evaluating
+            steps = log.env_steps + self._unwritten_steps()
+            progress.show(self.done, steps, seconds_before + took, _latest_return(summary))
+            size = hosts.agree(self._next_size(each, total))
             hosts.agree_to_stop(stopped)
-        if waiting:  # unless a signal came before the first chunk
-            log.write(*waiting)
-        took = time.perf_counter() - started - elsewhere
-        eval_returns = None if stopped else self._evaluate(compiled, states)[counted]
-        outcome = self._outcome(states, done, everyone, eval_returns, curves)
-        if evolution:
-            outcome = outcome._replace(evolution=evolution.best(self.config, eval_returns))
-        return [*outcomes, outcome], took
+        self._write(log)
+        eval_returns = None if stopped else self._evaluate()
+        outcome = self._outcome(eval_returns)
+        if self.evolution:
+            outcome = outcome._replace(evolution=self.evolution.best(self.config, eval_returns))
+        return [*self.dropped, outcome], took
 
-    def _drop(
-        self, states: ppo.TrainState, ready: np.ndarray, compiled: Programs
-    ) -> tuple[ppo.TrainState, Programs]:
+    def _advance(self, size: int, log: Log) -> population.Statistics:
+        """Another chunk, of `size` updates; the last one is written while the device computes."""
+        self.states, rows = self.compiled.chunk(self.states, self.config, size)
+        self._write(log)
+        rows = hosts.gather(rows, axis=1)
+        summary = jax.block_until_ready(self.compiled.summarize(rows, self.counted))
+        summary = jax.tree.map(lambda leaf: np.asarray(leaf)[:size], summary)
+        kept = None
+        if self.job.curves:
+            kept = {
+                name: np.asarray(leaf)[:size, self.counted] for name, leaf in rows._asdict().items()
+            }
+            self.curves.append((kept["episode_return"], kept["env_steps"]))
+        if self.evolution:
+            self.evolution.observe(np.asarray(rows.episode_return)[:size, : self.count])
+        self.unwritten = kept, summary
+        self.done += size
+        return summary
+
+    def _write(self, log: Log) -> None:
+        if self.unwritten:
+            log.write(*self.unwritten)
+            self.unwritten = None
+
+    def _unwritten_steps(self) -> int:
+        return int(self.unwritten[1].env_steps.sum(dtype=np.int64)) if self.unwritten else 0
+
+    def _evaluate_if_due(self, log: Log) -> None:
+        """Evaluate where stopping or dropping asks for it, and do either if enough are solved."""
+        if not self._evaluates() or self.done % self.job.evaluate_every:
+            return
+        before = time.perf_counter()
+        eval_returns = self._evaluate()
+        ready = eval_returns >= env.SOLVED_AT[self.job.config.env]
+        ready_before = sum(len(outcome.agents) for outcome in self.dropped)
+        enough = (self.job.stop_when_solved or 1) * (ready_before + len(ready))
+        self.solved = bool(ready_before + ready.sum() >= enough)
+        half = ready.any() and 2 * (~ready).sum() <= len(self.who)
+        if self.job.drop_solved and half and not self.solved:
+            self._drop(ready, eval_returns, log)
+        self.evaluating += time.perf_counter() - before
+
+    def _drop(self, ready: np.ndarray, eval_returns: np.ndarray, log: Log) -> None:
         """Go on without the agents that are ready, in a smaller batch."""
+        self._write(log)
+        self.dropped.append(self._outcome(eval_returns).of(ready))
+        self.curves = [(returns[:, ~ready], steps[:, ~ready]) for returns, steps in self.curves]
+        log.keep(~ready)
         left = np.flatnonzero(~ready)
-        devices = len(states.num_updates.sharding.device_set)
+        devices = len(self.states.num_updates.sharding.device_set)
         lanes = -(-len(left) // devices) * devices
         chosen = left[np.minimum(np.arange(lanes), len(left) - 1)]
         self.who, self.seeds, self.count = self.who[chosen], self.seeds[chosen], len(left)
+        self.everyone = np.where(np.arange(lanes) < self.count, self.who, -1)
         self.config = jax.tree.map(
             lambda leaf: np.asarray(leaf)[chosen] if np.ndim(leaf) else leaf, self.config
         )
-        compiled = self.compile_for(self.config, lanes)
-        left_over = jax.tree.map(lambda leaf: jax.device_put(leaf[chosen], leaf.sharding), states)
-        return left_over, compiled
+        self.compiled = self.compile_for(self.config, lanes)
+        self.states = jax.tree.map(
+            lambda leaf: jax.device_put(leaf[chosen], leaf.sharding), self.states
+        )
 
-    def _to_host(
-        self, rows: ppo.Metrics, summary: population.Statistics, counted: np.ndarray, size: int
-    ) -> tuple[dict[str, np.ndarray] | None, population.Statistics]:
-        kept = None
-        if self.job.curves:
-            kept = {name: np.asarray(leaf)[:size, counted] for name, leaf in rows._asdict().items()}
-        return kept, jax.tree.map(lambda leaf: np.asarray(leaf)[:size], summary)
+    def _evolve_if_due(self, total: int) -> None:
+        due = self.done % self.job.evolve_every == 0 and self.done < total and not self.solved
+        if self.evolution and due:
+            self.states, self.config = self.evolution.evolve(self.states, self.config, self.done)
 
-    def _next_size(self, seconds_each: float, done: int, most: int) -> int:
+    def _next_size(self, seconds_each: float, total: int) -> int:
+        most = min(programs.storage(self.job.config), total - self.done)
         size = max(1, min(round(_CHUNK_SECONDS / max(seconds_each, 1e-9)), most))
         if self._evaluates():  # end at the next evaluation
-            size = min(size, self.job.evaluate_every - done % self.job.evaluate_every)
+            size = min(size, self.job.evaluate_every - self.done % self.job.evaluate_every)
         if self.job.evolve:  # end at the next generation
-            size = min(size, self.job.evolve_every - done % self.job.evolve_every)
+            size = min(size, self.job.evolve_every - self.done % self.job.evolve_every)
         return size
-
-    def _evaluation_is_due(self, done: int) -> bool:
-        return self._evaluates() and done % self.job.evaluate_every == 0
 
     def _evaluates(self) -> bool:
         return self.job.stop_when_solved is not None or self.job.drop_solved
 
-    def _enough(self, solved: int, agents: int) -> bool:
-        return solved >= (self.job.stop_when_solved or 1) * agents
+    def _evaluate(self) -> np.ndarray:
+        """Mean greedy return of every process's agents that count."""
+        evaluated = self.compiled.evaluate(self.states.params, self.seeds, self.config)
+        return np.asarray(hosts.gather(evaluated), np.float64).mean(axis=1)[self.counted]
 
-    def _evaluate(self, compiled: Programs, states: ppo.TrainState) -> np.ndarray:
-        """Mean greedy return of every process's agents."""
-        returns = hosts.gather(compiled.evaluate(states.params, self.seeds, self.config))
-        return np.asarray(returns, np.float64).mean(axis=1)
-
-    def _outcome(
-        self,
-        states: ppo.TrainState,
-        done: int,
-        everyone: np.ndarray,
-        eval_returns: np.ndarray | None,
-        curves: list[tuple[np.ndarray, np.ndarray]],
-    ) -> Outcome:
-        counted = everyone >= 0
-        gathered = hosts.gather((states.params, states.num_updates))
-        params, updates = jax.tree.map(lambda leaf: np.asarray(leaf)[counted], gathered)
-        returns, steps = None, None
-        if curves:
-            returns = np.concatenate([chunk[0] for chunk in curves])
-            steps = np.concatenate([chunk[1] for chunk in curves]).cumsum(axis=0, dtype=np.int64)
+    def _outcome(self, eval_returns: np.ndarray | None) -> Outcome:
+        gathered = hosts.gather((self.states.params, self.states.num_updates))
+        params, updates = jax.tree.map(lambda leaf: np.asarray(leaf)[self.counted], gathered)
+        frozen = updates < self.done
         if eval_returns is not None:
-            eval_returns = np.where(updates < done, np.nan, eval_returns)
+            eval_returns = np.where(frozen, np.nan, eval_returns)
+        returns, steps = None, None
+        if self.curves:
+            returns, each = (np.concatenate(parts) for parts in zip(*self.curves, strict=True))
+            steps = each.cumsum(axis=0, dtype=np.int64)
         return Outcome(
-            agents=everyone[counted],
+            agents=self.everyone[self.counted],
             params=to_arrays(params),
             updates=updates,
-            frozen=updates < done,
+            frozen=frozen,
             eval_returns=eval_returns,
             returns=returns,
             env_steps=steps,

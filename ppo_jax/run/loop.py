@@ -170,8 +170,8 @@ def _train(
         for who, count in groups:
             progress.start_group()
             config = configure(job, agents, who)
-            group = Group(job, who, agents.seeds[who], config, count, compile_for)
-            outcome, took = group.train(compiled, log, progress, seconds, stopped)
+            group = Group(job, who, agents.seeds[who], config, count, compiled, compile_for)
+            outcome, took = group.train(log, progress, seconds, stopped)
             outcomes += outcome
             seconds += took
             if stopped:
