@@ -32,7 +32,7 @@ from ppo_jax.run import loop, plan
 prepare, resident = loop.prepare, []
 def prepared(job):
     agents = prepare(job)  # imports gymnax
-    resident.append(plan._resident())
+    resident.append(plan._peak())
     return agents
 loop.prepare = prepared
 code = train.main([*sys.argv[1:], "--quiet", "--no-compilation-cache"])

@@ -1,6 +1,8 @@
 """--plan: what a run would need, before it is started."""
 
 import os
+import resource
+import sys
 import time
 from importlib import import_module
 from typing import NamedTuple
@@ -14,6 +16,7 @@ from ppo_jax.run.roster import Roster
 from ppo_jax.run.screen import Screen
 
 _UPDATES = 3  # of the calibration, after one that is not counted
+_REST = 60_000_000  # bytes of what is not compiled here, the report's programs and its figure
 _CURVES = 24  # bytes on the host for an update of an agent's curve: return and steps, while joined
 
 
@@ -23,7 +26,7 @@ class Plan(NamedTuple):
     agents: int
     group_size: int  # agents at once
     bytes_per_agent: float
-    compiling_bytes: int  # which the compiler keeps
+    compiling_bytes: int  # which the compiler and small programs take; less where they are kept
     bytes_in_all: int
     bytes_free: int
     agents_that_fit: int  # at once
@@ -59,11 +62,11 @@ def show(job: Job, screen: Screen) -> Plan:
 
 def _plan(job: Job, agents: Roster, chosen: list[jax.Device], screen: Screen) -> Plan:
     import_module("tensorboardX")  # a run would, and imports are not counted
-    before, size = _resident(), loop.lanes(job, agents, chosen)
+    before, size = _peak(), loop.lanes(job, agents, chosen)
     free = _free(chosen)
     with screen.waiting(f"compiling {job.recipe} for {size:,} agents at once"):
         compiled, compile_seconds = _compile(job, agents, size, chosen)
-    compiling = max(0, _resident() - before)
+    compiling = max(0, _peak() - before) + _REST
     per_agent = compiled.memory() * len(chosen) / size
     updates = job.config.num_updates or 0
     on_host = _CURVES * updates * len(agents.seeds) if job.curves else 0
@@ -106,10 +109,10 @@ def _seconds_of_update(job: Job, agents: Roster, size: int, compiled: programs.P
     return (time.perf_counter() - started) / updates
 
 
-def _resident() -> int:
-    """Bytes of memory that this process holds."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def _peak() -> int:
+    """The most bytes of memory that this process has held."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _free(chosen: list[jax.Device]) -> int:
@@ -117,6 +120,9 @@ def _free(chosen: list[jax.Device]) -> int:
     statistics = [device.memory_stats() for device in chosen]
     if all(statistics):
         return sum(one["bytes_limit"] - one["bytes_in_use"] for one in statistics)
-    with open("/proc/meminfo") as file:
-        lines = dict(line.split(":", 1) for line in file)
-    return int(lines["MemAvailable"].split()[0]) * 1024
+    try:
+        with open("/proc/meminfo") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except OSError:  # no Linux: all the memory that there is
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -16,8 +16,15 @@ def set_flags(num_agents: int) -> None:
     if "jax" in sys.modules:
         return
     flags = os.environ.get("XLA_FLAGS", "")
-    devices = max(1, min(num_agents, len(os.sched_getaffinity(0))))
+    devices = max(1, min(num_agents, _cores()))
     for flag in (f"--xla_force_host_platform_device_count={devices}", _SMALL_LOOP):
         if flag.split("=")[0] not in flags:
             flags = f"{flags} {flag}"
     os.environ["XLA_FLAGS"] = flags.strip()
+
+
+def _cores() -> int:
+    """Cores that this process may use, where the system says so."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
