@@ -107,10 +107,9 @@ def _read_run(flags: Flags) -> tuple[dict[str, Any], dict[str, Any]]:
             f"{flags.run} has no {folder.SUMMARY}: the run did not finish; --how load takes what it"
             " saved, if it did"
         )
-    if settings.get("drop_solved") and flags.how == "batch":
+    if settings.get("drop_solved") and flags.how != "load":
         raise Failure(
-            f"{flags.run} dropped solved agents, so its batch had several shapes; give --how alone"
-            " or --how load"
+            f"{flags.run} dropped solved agents, so its batch had several shapes; give --how load"
         )
     if settings.get("evolve") and flags.how != "load":
         raise Failure(

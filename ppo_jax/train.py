@@ -138,7 +138,7 @@ def _main(arguments: list[str]) -> int:
     xla.set_flags(min(several, flags.group_size or several))
 
     # jax and gymnax: seconds, only after the flags have passed.
-    from ppo_jax.run import cache, hosts, loop, plan
+    from ppo_jax.run import cache, hosts, loop
     from ppo_jax.run.job import Job
 
     if flags.distributed:
@@ -156,6 +156,8 @@ def _main(arguments: list[str]) -> int:
         evolve=evolve,
     )
     if flags.plan:
+        from ppo_jax.run import plan
+
         plan.show(job, screen)
         return 0
     with cache.kept() if flags.compilation_cache else contextlib.nullcontext():

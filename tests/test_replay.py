@@ -14,7 +14,7 @@ import pytest
 
 from ppo_jax import evaluate, ppo
 from ppo_jax.replay import Flags, _shape, main
-from ppo_jax.run import load, programs, trace
+from ppo_jax.run import load, programs, retrain, trace
 
 SMALL = (
     *("--num-envs", "4", "--num-steps", "32", "--hidden-sizes", "8", "--num-updates", "10"),
@@ -101,13 +101,13 @@ def test_alone_an_agent_is_the_same_up_to_rounding(run, compile_once, tmp_path, 
 
 def test_the_lengths_of_chunks_do_not_change_a_bit(run, compile_once, tmp_path, monkeypatch):
     lengths = []
-    own = trace._own
+    own = retrain._own
 
     def observed(rows, size, lane):
         lengths.append(size)
         return own(rows, size, lane)
 
-    monkeypatch.setattr(trace, "_own", observed)
+    monkeypatch.setattr(retrain, "_own", observed)
     for number, seconds in enumerate((0, 1e9)):
         monkeypatch.setattr(trace, "_CHUNK_SECONDS", seconds)
         assert replay(run, "--agent", 1, "--how", "alone", "--out", tmp_path / str(number)) == 0

@@ -2,10 +2,7 @@
 it plays."""
 
 import csv
-import dataclasses
 import math
-import time
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,75 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ppo_jax import __version__, env, network, ppo, recipe
+from ppo_jax import __version__, env, network
 from ppo_jax.config import Config, with_coefficients
 from ppo_jax.distributions import Categorical
-from ppo_jax.run import devices, folder, loop, programs
-from ppo_jax.run.failure import DEVICE, FILE_SYSTEM, Failure
-from ppo_jax.run.job import Job
+from ppo_jax.run import devices, folder
+from ppo_jax.run.agent import Agent, Request, load
+from ppo_jax.run.failure import DEVICE, Failure
 from ppo_jax.run.log import LEADING
-from ppo_jax.run.programs import Programs
-from ppo_jax.run.roster import Roster
-from ppo_jax.run.saved import to_arrays, to_parameters
+from ppo_jax.run.retrain import compare, retrain
+from ppo_jax.run.saved import to_parameters
 from ppo_jax.run.screen import Screen
 
 TRACE = "trace.csv"
-_BROKEN = (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile)
-_CHUNK_SECONDS = 0.25  # the screen waits for no more than a chunk
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """Which agent to replay, how, and where it goes."""
-
-    run: Path
-    settings: dict[str, Any]  # the run's config.json
-    summary: dict[str, Any]  # the run's summary.json; empty where there is none
-    agent: int
-    how: str  # batch, alone or load
-    devices: int  # that each process used
-    lanes: int  # agents that each of the run's processes trained at once, on all its devices
-    processes: int
-    device: str
-    episodes: int
-    sampled: bool
-    seed: int  # of the episodes
-    out: Path
-
-
-class Agent(NamedTuple):
-    """One agent of a run, as the run's folder has it."""
-
-    number: int
-    lane: int  # in the batch of its group
-    roster: Roster
-    config: Config  # the run's
-    coefficients: dict[str, float]  # of those that vary
-    params: dict[str, np.ndarray]
-    num_updates: int  # that the run made with the agent's group
-    curves: dict[str, np.ndarray] | None  # [updates] of the run's metrics.csv, where it kept them
-
-    @property
-    def seed(self) -> int:
-        """Seed of the agent's key."""
-        return int(self.roster.seeds[self.number])
-
-    @property
-    def setting(self) -> int:
-        """Index of the agent's setting."""
-        return int(self.roster.setting[self.number])
-
-    def configure(self, lanes: int) -> Config:
-        """The configuration of a batch whose lanes all hold this agent."""
-        return self.roster.configure(self.config, np.full(lanes, self.number))
-
-
-class Retrained(NamedTuple):
-    """What became of the agent this time."""
-
-    params: dict[str, np.ndarray]
-    metrics: dict[str, np.ndarray]  # [updates]
-    made: int  # updates before it froze, or all of them
 
 
 class Trace(NamedTuple):
@@ -147,99 +87,21 @@ def replay(request: Request, screen: Screen) -> dict[str, Any]:
     Returns the summary. Raises Failure for what the user can mend.
     """
     chosen = _devices(request)
-    agent = _load(request)
+    agent = load(request)
     folder.create(request.out)
     with folder.file_system(request.out):
         (request.out / TRACE).unlink(missing_ok=True)
     _introduce(request, agent, chosen, screen)
     with _refusals(request):
-        again = None if request.how == "load" else _retrain(request, agent, chosen, screen)
+        again = None if request.how == "load" else retrain(request, agent, chosen, screen)
         trace = _play(request, agent, again.params if again else agent.params)
     if again:
         _write_metrics(request.out / folder.METRICS, agent, again.metrics)
     _write_trace(request.out / TRACE, trace)
-    found = _compare(agent, again) if again else {"frozen_after": _frozen_after(request)}
+    found = compare(agent, again) if again else {"frozen_after": _frozen_after(request)}
     summary = _summary(request, agent, found, trace, chosen)
     folder.write_json(request.out / folder.SUMMARY, summary)
     return summary
-
-
-def _load(request: Request) -> Agent:
-    """The agent as the run has it. Raises Failure (2) where the run has none, or is not whole."""
-    job = _job(request)
-    everyone = loop.prepare(job)
-    numbers = np.arange(len(everyone.seeds))
-    place = numbers % everyone.share(request.processes)  # in its process
-    group, lane = np.divmod(place, request.lanes)
-    with _reading(request.run):
-        with (  # opened here: np.load leaves a broken file open
-            open(request.run / folder.PARAMETERS, "rb") as file,
-            np.load(file, allow_pickle=False) as arrays,
-        ):
-            params = {name: arrays[name] for name in arrays.files}
-        count = len(next(iter(params.values())))
-        # Groups train one after another: a run that was stopped saved the first ones, by number.
-        saved = np.sort(numbers[np.argsort(group, kind="stable")][:count])
-        if request.agent not in saved:
-            raise Failure(f"--agent is {request.agent}; {_saved(count, len(numbers))}")
-        row = int(np.searchsorted(saved, request.agent))
-        agent = Agent(
-            number=request.agent,
-            lane=int(lane[request.agent]),
-            roster=everyone,
-            config=job.config,
-            coefficients=_coefficients(job, everyone, request.agent),
-            params={name: leaf[row] for name, leaf in params.items()},
-            num_updates=_updates(request, int(group[request.agent]) + 1),
-            curves=None,
-        )
-        return agent if request.how == "load" else agent._replace(curves=_curves(request, agent))
-
-
-def _saved(count: int, total: int) -> str:
-    if count < total:
-        return f"the run was stopped after {count} of its {total} agents, before this one"
-    return f"the run's agents are 0 to {total - 1}"
-
-
-def _job(request: Request) -> Job:
-    """What the run was told to do."""
-    settings = request.settings
-    with _reading(request.run):
-        return Job(
-            recipe=settings["recipe"],
-            config=recipe(settings["recipe"], **settings["config"]),
-            seed=settings["seed"],
-            num_seeds=settings["num_seeds"],
-            path=request.run,
-            axes={name: tuple(values) for name, values in settings["sweep"].items()},
-            ranges={name: tuple(bounds) for name, bounds in settings["search"].items()},
-            num_samples=settings["samples"],
-            evolve={name: tuple(bounds) for name, bounds in settings.get("evolve", {}).items()},
-        )
-
-
-def _coefficients(job: Job, everyone: Roster, number: int) -> dict[str, float]:
-    """The agent's coefficients, of those that vary; of those that evolved the last ones."""
-    if not job.evolve:
-        return everyone.describe(int(everyone.setting[number]))
-    with open(job.path / folder.EVOLUTION, newline="") as file:
-        *_, last = (row for row in csv.DictReader(file) if row["agent"] == str(number))
-    return {name: float(last[name]) for name in job.evolve}
-
-
-@contextmanager
-def _reading(run: Path) -> Iterator[None]:
-    """Turns what is wrong with a run's files into a Failure of one line."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        name = Path(error.filename).name
-        raise Failure(f"{run} has no {name}: the run ended before it saved its agents") from error
-    except OSError as error:
-        raise Failure(f"{error.filename or run}: {error.strerror}", FILE_SYSTEM) from error
-    except _BROKEN as error:
-        raise Failure(f"{run} is not a whole run ({str(error).splitlines()[0]})") from error
 
 
 def _play(request: Request, agent: Agent, params: dict[str, np.ndarray]) -> Trace:
@@ -251,33 +113,6 @@ def _play(request: Request, agent: Agent, params: dict[str, np.ndarray]) -> Trac
         request.sampled,
     )
     return jax.tree.map(np.asarray, trace)
-
-
-def _updates(request: Request, group: int) -> int:
-    """Updates that the run made with a group, counted from 1: each may have stopped at its own."""
-    with open(request.run / folder.STATISTICS, newline="") as file:
-        rows = csv.DictReader(file)
-        return max((int(row["update"]) for row in rows if int(row["group"]) == group), default=0)
-
-
-def _curves(request: Request, agent: Agent) -> dict[str, np.ndarray] | None:
-    """The agent's own rows of the run's metrics.csv, [updates]; none where it kept none."""
-    path = request.run / folder.METRICS
-    if not path.exists():
-        return None
-    wanted = {"seed": str(agent.seed), "setting": str(agent.setting)}
-    with open(path, newline="") as file:
-        rows = [
-            row
-            for row in csv.DictReader(file)
-            if all(row.get(name, value) == value for name, value in wanted.items())
-        ]
-    if len(rows) != agent.num_updates:
-        raise ValueError(f"{path.name} has {len(rows)} updates of {agent.num_updates}")
-    return {
-        name: np.array([float(row[name]) if row[name] else math.nan for row in rows])
-        for name in ppo.Metrics._fields
-    }
 
 
 def _devices(request: Request) -> list[jax.Device]:
@@ -330,93 +165,8 @@ def _refusals(request: Request) -> Iterator[None]:
         raise Failure(f"the device failed ({reason}){remedy}", DEVICE) from error
 
 
-def _retrain(request: Request, agent: Agent, chosen: list[jax.Device], screen: Screen) -> Retrained:
-    """The agent again, in its own lane of the run's programs, or alone.
-
-    All other lanes hold the same agent: its bits depend on the program, not on its neighbours.
-    """
-    lanes = request.lanes if request.how == "batch" else 1
-    shape = f"{lanes:,} lane{'s' if lanes > 1 else ''} on {len(chosen)} device"
-    shape += "s" if len(chosen) > 1 else ""
-    with screen.waiting(f"compiling {request.settings['recipe']} for {shape}"):
-        compiled = programs.compile_programs(agent.configure(lanes), lanes, chosen)
-    return train(compiled, agent, lanes, screen)
-
-
-def train(compiled: Programs, agent: Agent, lanes: int, screen: Screen) -> Retrained:
-    """Chunk after chunk of the agent's updates, as many as the run made with it."""
-    lane, total, most = agent.lane % lanes, agent.num_updates, programs.storage(agent.config)
-    config = agent.configure(lanes)
-    states = compiled.init(np.full(lanes, agent.seed, np.uint32), config)
-    done, size, steps, chunks = 0, 1, 0, []
-    started = time.perf_counter()
-    with screen.training(total) as progress:
-        while done < total:
-            began = time.perf_counter()
-            states, rows = compiled.chunk(states, config, size)
-            chunks.append(_own(rows, size, lane))
-            done += size
-            each = (time.perf_counter() - began) / size
-            steps += int(chunks[-1].env_steps.sum())
-            took = time.perf_counter() - started
-            progress.show(done, steps, took, _latest(np.asarray(chunks[-1].episode_return)))
-            size = max(1, min(round(_CHUNK_SECONDS / each), most, total - done))
-    metrics = {
-        name: np.concatenate([getattr(chunk, name) for chunk in chunks] or [np.zeros(0)])
-        for name in ppo.Metrics._fields
-    }
-    params = {name: leaf[lane] for name, leaf in to_arrays(states.params).items()}
-    return Retrained(params, metrics, int(states.num_updates[lane]))
-
-
-def _own(rows: ppo.Metrics, size: int, lane: int) -> ppo.Metrics:
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[:size, lane], rows)
-
-
-def _latest(returns: np.ndarray) -> float:
-    known = returns[~np.isnan(returns)]
-    return float(known[-1]) if known.size else math.nan
-
-
 def _frozen_after(request: Request) -> int | None:
     return request.summary.get("frozen_agents", {}).get(str(request.agent))
-
-
-def _compare(agent: Agent, again: Retrained) -> dict[str, Any]:
-    same = [again.params[name].tobytes() == leaf.tobytes() for name, leaf in agent.params.items()]
-    differences = [
-        np.abs(again.params[name].astype(float) - leaf).max() for name, leaf in agent.params.items()
-    ]
-    return {
-        "frozen_after": again.made if again.made < agent.num_updates else None,
-        "bit_for_bit": all(same),
-        "parameter_difference": _number(max(differences)),
-        "curves": _compare_curves(agent.curves, again.metrics),
-    }
-
-
-def _compare_curves(
-    saved: dict[str, np.ndarray] | None, metrics: dict[str, np.ndarray]
-) -> dict[str, Any] | None:
-    """The largest differences between the saved and the new learning curves, where both have a
-    value, and for how many updates the returns were the same."""
-    if saved is None:
-        return None
-    differences = {
-        name: np.nan_to_num(np.abs(ours.astype(float) - saved[name])).max(initial=0)
-        for name, ours in metrics.items()
-    }
-    ours, theirs = metrics["episode_return"], saved["episode_return"]
-    # A mean of several episodes may be rounded otherwise; another action makes a larger difference.
-    parted = np.flatnonzero(~np.isclose(ours, theirs, rtol=1e-5, atol=0, equal_nan=True))
-    return {
-        "same_returns": int(parted[0]) if parted.size else len(ours),
-        "differences": {name: _number(value) for name, value in differences.items()},
-    }
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def _write_metrics(path: Path, agent: Agent, metrics: dict[str, np.ndarray]) -> None:
