@@ -23,7 +23,7 @@ plan.show = lambda *arguments: print(json.dumps(show(*arguments)._asdict()))
 sys.exit(train.main([*sys.argv[1:], "--plan", "--quiet"]))
 """
 RUN = """
-import json, resource, sys
+import json, sys
 from ppo_jax.run import xla
 xla.set_flags(8)
 import tensorboardX
@@ -36,8 +36,7 @@ def prepared(job):
     return agents
 loop.prepare = prepared
 code = train.main([*sys.argv[1:], "--quiet", "--no-compilation-cache"])
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(json.dumps(peak - resident[0]))
+print(json.dumps(plan._peak() - resident[0]))
 sys.exit(code)
 """
 
