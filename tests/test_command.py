@@ -280,6 +280,7 @@ def test_a_closed_pipe_does_not_stop_the_training(tmp_path):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["finished"]
 
 
+@pytest.mark.slow
 def test_a_second_start_compiles_nothing_and_ends_the_same(tmp_path):
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
     entries = []

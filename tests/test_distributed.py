@@ -45,6 +45,7 @@ def finish(processes):
     return said
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(tmp_path):
     agents = ("--num-seeds", 5, "--sweep", "learning_rate=1e-3,2.5e-3")
     together = (*agents, "--out", tmp_path / "together", "--distributed")

@@ -230,6 +230,7 @@ def cartpole():
     return Cartpole()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_population_that_evolves_learns_where_one_that_does_not_fails(cartpole, seed):
     """Of 24 seeds the mean return was 163 to 388 without evolution, 486 to 500 with it, and the
@@ -298,6 +299,7 @@ def finished(tmp_path_factory):
     return out, rows
 
 
+@pytest.mark.slow
 def test_the_commands_generations_are_the_librarys(finished):
     out, rows = finished
     assert [row["update"] for row in rows] == [
@@ -336,6 +338,7 @@ def test_the_commands_generations_are_the_librarys(finished):
         before = fitness[np.asarray(parents)]
 
 
+@pytest.mark.slow
 def test_the_command_tells_the_best_agents_coefficients(finished):
     out, rows = finished
     summary = json.loads((out / "summary.json").read_text())

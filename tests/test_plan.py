@@ -58,6 +58,7 @@ def test_a_plan_says_what_a_run_needs_and_writes_nothing(tmp_path, monkeypatch, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_said_with_a_group_size_that_does(monkeypatch, capsys):
     monkeypatch.setattr(plan, "_free", lambda _: 0)
     assert main([*SMALL, "--num-seeds", "6", "--plan"]) == 0

@@ -16,6 +16,8 @@ from ppo_jax import evaluate, ppo
 from ppo_jax.replay import Flags, _shape, main
 from ppo_jax.run import load, programs, retrain, trace
 
+pytestmark = pytest.mark.slow  # it trains runs to replay them
+
 SMALL = (
     *("--num-envs", "4", "--num-steps", "32", "--hidden-sizes", "8", "--num-updates", "10"),
     *("--sweep", "learning_rate=1e-3,1e38", "--seed", "5"),
@@ -109,7 +111,7 @@ def test_the_lengths_of_chunks_do_not_change_a_bit(run, compile_once, tmp_path, 
 
     monkeypatch.setattr(retrain, "_own", observed)
     for number, seconds in enumerate((0, 1e9)):
-        monkeypatch.setattr(trace, "_CHUNK_SECONDS", seconds)
+        monkeypatch.setattr(retrain, "_CHUNK_SECONDS", seconds)
         assert replay(run, "--agent", 1, "--how", "alone", "--out", tmp_path / str(number)) == 0
     assert lengths == [*[1] * 10, 1, 9]
     first, second = ((tmp_path / name / "metrics.csv").read_bytes() for name in ("0", "1"))

@@ -303,6 +303,7 @@ def test_a_searchs_agents_run_with_their_samples(searched):
             np.testing.assert_allclose(saved[name], expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_stops_once_enough_agents_are_solved(tmp_path):
     out = tmp_path / "run"
     arguments = ("--recipe", "fast", "--num-seeds", 2, "--stop-when-solved", 0.5, "--device", "cpu")
@@ -361,6 +362,7 @@ def test_a_bad_flag_is_refused_with_code_2_one_line_and_nothing_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_solved_agents_are_dropped_and_the_others_go_on(tmp_path):
     out = tmp_path / "run"
     flags = ("--num-seeds", "8", "--drop-solved", "--evaluate-every", "8", "--quiet")
