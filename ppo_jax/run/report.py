@@ -61,7 +61,8 @@ def rank(
     env_steps: np.ndarray | None,
     solved_at: float | None,
 ) -> list[Row]:
-    """A row per setting, best interquartile mean of the final greedy returns first."""
+    """A row per setting, best interquartile mean of the final greedy returns first; of equals, the
+    one that solved more."""
     solving = None
     if returns is not None and env_steps is not None and solved_at is not None:
         steps = env_steps.astype(np.float32)  # here: jax makes int64 int32, which 2**31 overflows
@@ -85,10 +86,15 @@ def rank(
             quartiles = [_number(value) for value in statistics.quantiles_of_solving(chosen)]
         row |= dict(zip(_QUARTILES, quartiles, strict=True))
         rows.append(row)
-    rows.sort(key=lambda row: -math.inf if row["iqm"] is None else row["iqm"], reverse=True)
+    rows.sort(key=_merit, reverse=True)
     for place, row in enumerate(rows, start=1):
         row["rank"] = place
     return rows
+
+
+def _merit(row: Row) -> tuple[float, float]:
+    """The interquartile mean; of equals, such as 500 and 500, the fraction solved."""
+    return -math.inf if row["iqm"] is None else row["iqm"], row["solved"] or 0.0
 
 
 def _number(value: Any) -> float | None:
