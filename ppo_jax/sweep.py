@@ -1,6 +1,6 @@
 """Many settings of the coefficients, crossed with many seeds: what each agent runs with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,6 @@ from ppo_jax.config import Config, with_coefficients
 Settings = Mapping[str, jax.Array]
 """Values [settings] of the coefficients that vary, by name; `env_params.x` is a parameter x of the
 environment."""
-
 
 Bounds = tuple[str, float, float]
 """Where a random search draws from: ("uniform", low, high), or ("log", low, high) for values whose
@@ -47,7 +46,7 @@ def cross(one: Settings, other: Settings) -> dict[str, jax.Array]:
     }
 
 
-def count(settings: Settings) -> int:
+def count(settings: Mapping[str, Sized]) -> int:
     """How many settings there are; without any, the one of the configuration itself."""
     return len(next(iter(settings.values()))) if settings else 1
 

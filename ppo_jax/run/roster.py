@@ -71,7 +71,7 @@ def make(
         sweep.search(jax.random.key(_SEARCH), ranges, num_samples) if ranges else {},
     )
     values = _own_first(config, {name: np.asarray(array) for name, array in settings.items()})
-    count = sweep.count(values)  # type: ignore[arg-type]
+    count = sweep.count(values)
     seeds = np.arange(seed, seed + num_seeds, dtype=np.uint32)
     roster = Roster(np.tile(seeds, count), np.repeat(np.arange(count), num_seeds), values)
     roster.configure(config, np.arange(len(roster.seeds)))  # refuses what is wrong
