@@ -5,6 +5,7 @@ one number for all agents or [agents], each agent's own; `ppo_jax.sweep` makes s
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from ppo_jax.config import Config
 # For `jax.jit(..., compiler_options=COMPILER_OPTIONS)`: XLA's CPU runtime otherwise spreads these
 # small kernels over threads, and waits for them longer than they take (benchmarks/NOTES.md).
 COMPILER_OPTIONS: dict[str, Any] = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+CPU_AT_ONCE = 16  # agents a kernel, for `run`: more leave a core's caches (benchmarks/NOTES.md)
 
 
 def agent_keys(seed: jax.Array | int, num_seeds: int) -> jax.Array:
@@ -32,19 +34,26 @@ def init(keys: jax.Array, config: Config) -> ppo.TrainState:
 
 
 def run(
-    states: ppo.TrainState, config: Config, num_updates: jax.Array | int, storage: int
+    states: ppo.TrainState,
+    config: Config,
+    num_updates: jax.Array | int,
+    storage: int,
+    at_once: int | None = None,
 ) -> tuple[ppo.TrainState, ppo.Metrics]:
     """`num_updates` more updates of every agent, and their metrics [storage, agents].
 
     `num_updates` may be traced and is at most `storage`, which is static: one compiled program
     serves chunks of any length. The metrics' rows from `num_updates` on are zeros.
 
+    `at_once` is how many agents one kernel computes (none: all of them); in every update the others
+    follow. On a CPU `CPU_AT_ONCE` keeps what kernels hand on to one another in the caches.
+
     An agent whose losses, gradients or parameters would become non-finite is frozen: it keeps its
     last finite state, and `num_updates` of that state tells when. Every later update of it would
     draw the same and fail the same, so it stays frozen without a flag. Its metrics are then NaN,
     its counts 0.
     """
-    update = _over_agents(ppo.update, config, len(states.num_updates))
+    update = _over_agents(ppo.update, config, len(states.num_updates), at_once)
 
     def step(index: jax.Array, carry: tuple[ppo.TrainState, ppo.Metrics]):
         states, metrics = carry
@@ -59,10 +68,13 @@ def run(
     return jax.lax.fori_loop(0, num_updates, step, (states, empty))
 
 
-def train(keys: jax.Array, config: Config) -> tuple[ppo.TrainState, ppo.Metrics]:
-    """Every agent's whole training from its key; metrics [num_updates, agents]."""
+def train(
+    keys: jax.Array, config: Config, at_once: int | None = None
+) -> tuple[ppo.TrainState, ppo.Metrics]:
+    """Every agent's whole training from its key, `at_once` as in `run`; metrics
+    [num_updates, agents]."""
     assert config.num_updates is not None
-    return run(init(keys, config), config, config.num_updates, config.num_updates)
+    return run(init(keys, config), config, config.num_updates, config.num_updates, at_once)
 
 
 def evaluate(
@@ -132,19 +144,48 @@ def over_devices(function: Callable[..., Any], mesh: Mesh, out_specs: Any) -> Ca
 AGENTS, ROWS, ALIKE = PartitionSpec("agents"), PartitionSpec(None, "agents"), PartitionSpec()
 
 
-def _over_agents(function: Callable[..., Any], config: Config, agents: int) -> Callable[..., Any]:
-    """The function of (agents, config) vmapped; one agent goes without: a batch of one pays for
-    loops of unequal length that it does not have."""
-    axes = _axes(config)
-    if agents > 1:
-        return jax.vmap(function, in_axes=(0, axes))
+def _over_agents(
+    function: Callable[..., Any], config: Config, agents: int, at_once: int | None = None
+) -> Callable[..., Any]:
+    """The function of (agents, config) vmapped, over `at_once` agents at a time; one agent goes
+    without: a batch of one pays for loops of unequal length that it does not have."""
+    if agents == 1:
+        return partial(_alone, function)
+    mapped = jax.vmap(function, in_axes=(0, _axes(config)))
+    if at_once is None or agents <= at_once:
+        return mapped
+    return partial(_in_parts, mapped, -(-agents // at_once))
 
-    def alone(agents: Any, config: Config) -> Any:
-        own = jax.tree.map(lambda leaf: leaf[0] if jnp.ndim(leaf) else leaf, config)
-        outcome = function(jax.tree.map(lambda leaf: leaf[0], agents), own)
-        return jax.tree.map(lambda leaf: leaf[None], outcome)
 
-    return alone
+def _alone(function: Callable[..., Any], agents: Any, config: Config) -> Any:
+    own = jax.tree.map(lambda leaf: leaf[0] if jnp.ndim(leaf) else leaf, config)
+    outcome = function(jax.tree.map(lambda leaf: leaf[0], agents), own)
+    return jax.tree.map(lambda leaf: leaf[None], outcome)
+
+
+def _in_parts(function: Callable[..., Any], parts: int, agents: Any, config: Config) -> Any:
+    """The function of (agents, config) on one part of the agents after another; the last part is
+    filled up with the last agent."""
+    count = len(jax.tree.leaves(agents)[0])
+    size = -(-count // parts)
+    filled = jnp.minimum(jnp.arange(parts * size), count - 1)
+
+    def cut(leaf: jax.Array) -> jax.Array:
+        whole = leaf if count == parts * size else leaf[filled]
+        return whole.reshape(parts, size, *leaf.shape[1:])
+
+    coefficients, structure = jax.tree.flatten(config)
+    own = [cut(leaf) if jnp.ndim(leaf) else None for leaf in coefficients]
+
+    def one_part(part: tuple[Any, list[jax.Array | None]]) -> Any:
+        leaves = [
+            shared if leaf is None else leaf
+            for shared, leaf in zip(coefficients, part[1], strict=True)
+        ]
+        return function(part[0], jax.tree.unflatten(structure, leaves))
+
+    outcome = jax.lax.map(one_part, (jax.tree.map(cut, agents), own))
+    return jax.tree.map(lambda leaf: leaf.reshape(parts * size, *leaf.shape[2:])[:count], outcome)
 
 
 def _axes(config: Config) -> Config:

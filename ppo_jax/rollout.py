@@ -1,5 +1,6 @@
 """Transitions from the current policy: fixed-length rollouts, and whole episodes."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -112,7 +113,7 @@ def _step(
     environment: Environment,
     config: Config,
 ) -> tuple[Actors, Transition]:
-    logits = network.apply(actor, actors.observation, config.activation)
+    logits = _logits(actor, actors.observation, config.activation)
     action = Categorical(logits).sample(noise.action)
     env_state, outcome = jax.vmap(environment.step)(noise.step_key, actors.env_state, action)
     transition = Transition(
@@ -137,6 +138,35 @@ def _step(
         jnp.zeros_like(going_on.episode_length),
     )
     return _where(transition.done, fresh, going_on), transition
+
+
+_FEW = 8  # environments
+
+
+def _logits(actor: network.MLP, observation: jax.Array, activation: str) -> jax.Array:
+    """The policy's logits [N, A] at observations [N, D], for the loop's body.
+
+    One agent on a CPU takes its few environments one by one: XLA compiles matrix-vector products
+    into the loop's own function, while for matrix products it calls a library, and the loop is a
+    list of kernels. Many agents share the list's cost, and take theirs in one product
+    (benchmarks/NOTES.md).
+    """
+    together = partial(network.apply, activation=activation)
+
+    @jax.custom_batching.custom_vmap
+    def one_by_one(actor: network.MLP, observation: jax.Array) -> jax.Array:
+        return jnp.stack([together(actor, one) for one in observation])
+
+    @one_by_one.def_vmap
+    def _(_: int, batched: Any, actor: network.MLP, observation: jax.Array):
+        axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, batched)
+        return jax.vmap(together, axes)(actor, observation), True
+
+    if len(observation) > _FEW:
+        return together(actor, observation)
+    # Data does not depend on the actor's parameters as far as gradients go; custom_vmap has none.
+    constant = jax.lax.stop_gradient(actor)
+    return jax.lax.platform_dependent(constant, observation, cpu=one_by_one, default=together)
 
 
 def _draw(key: jax.Array, environment: Environment, shape: tuple[int, int, int]) -> _Noise:

@@ -46,12 +46,13 @@ def compile_programs(config: Config, lanes: int, devices: Sequence[jax.Device]) 
     mesh = Mesh(np.array(devices), ("agents",))
     agents, rows = population.AGENTS, population.ROWS
     seeds = jax.ShapeDtypeStruct((lanes,), jnp.uint32)
+    at_once = population.CPU_AT_ONCE if devices[0].platform == "cpu" else None
 
     def init(seeds: jax.Array, config: Config) -> ppo.TrainState:
         return population.init(jax.vmap(jax.random.key)(seeds), config)
 
     def chunk(states: ppo.TrainState, config: Config, num_updates: jax.Array):
-        return population.run(states, config, num_updates, storage(config))
+        return population.run(states, config, num_updates, storage(config), at_once)
 
     def summarize(metrics: ppo.Metrics, counted: jax.Array) -> population.Statistics:
         return population.summarize(metrics, counted, env.SOLVED_AT.get(config.env))

@@ -13,14 +13,17 @@ def set_flags(num_agents: int) -> None:
 
     What the user's own XLA_FLAGS say about either stays. Has no effect once jax has started.
     """
-    if "jax" in sys.modules:
-        return
-    flags = os.environ.get("XLA_FLAGS", "")
+    if "jax" not in sys.modules:
+        os.environ["XLA_FLAGS"] = flags(num_agents, os.environ.get("XLA_FLAGS", ""))
+
+
+def flags(num_agents: int, others: str = "") -> str:
+    """The flags that so many agents want, beside others, which come first."""
     devices = max(1, min(num_agents, _cores()))
     for flag in (f"--xla_force_host_platform_device_count={devices}", _SMALL_LOOP):
-        if flag.split("=")[0] not in flags:
-            flags = f"{flags} {flag}"
-    os.environ["XLA_FLAGS"] = flags.strip()
+        if flag.split("=")[0] not in others:
+            others = f"{others} {flag}"
+    return others.strip()
 
 
 def _cores() -> int:
