@@ -1,0 +1,118 @@
+# mypy: disable-error-code="import-not-found"
+"""What the workers on JAX share: agents over devices, compiling apart from running, fresh seeds."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+from protocol import FULL_UPDATES, STEPS_OF_UPDATE, Options, timed, updates_of_turn
+
+Train = Callable[[jax.Array], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What differs between the JAX peers."""
+
+    program: Callable[[int], Callable[[jax.Array], Any]]
+    """Updates of one agent -> the training of the agents of keys [agents, ...], not yet jitted."""
+    keys: Callable[[int, int], jax.Array]
+    """(turn, agents) -> keys that no other turn has."""
+    learning: Callable[[Any, jax.Array], dict[str, Any]]
+    """What a full training's outputs and keys say about returns, outside the turn's time."""
+    env_steps: Callable[[Any], int] | None = None
+    """Outputs -> environment steps of all agents; None: `STEPS_OF_UPDATE` an update and agent."""
+    full_updates: int = FULL_UPDATES
+    compiler_options: dict[str, Any] | None = None
+
+
+def mesh_of(options: Options) -> Mesh:
+    """As many devices as the options allow and the agents can be shared out over equally."""
+    count = min(len(jax.devices()), options.devices or len(jax.devices()))
+    return Mesh(np.array(jax.devices()[: math.gcd(count, options.agents)]), ("agents",))
+
+
+def shared_out(train: Train, mesh: Mesh) -> Callable[[jax.Array], Any]:
+    """One agent's training as all agents', vmapped, each device with its share of them."""
+    if mesh.size == 1:
+        return _several(train)
+    agents = PartitionSpec("agents")
+    return jax.shard_map(
+        _several(train), mesh=mesh, in_specs=agents, out_specs=agents, check_vma=False
+    )
+
+
+def _several(train: Train) -> Callable[[jax.Array], Any]:
+    """The training vmapped, but one agent as its users train one: without."""
+
+    def agents(keys: jax.Array) -> Any:
+        if len(keys) > 1:
+            return jax.vmap(train)(keys)
+        return jax.tree.map(lambda leaf: jax.numpy.asarray(leaf)[None], train(keys[0]))
+
+    return agents
+
+
+def raw_keys(turn: int, agents: int) -> jax.Array:
+    """Raw uint32 keys, [agents, 2], as the peers take them."""
+    return jax.random.split(jax.random.PRNGKey(turn), agents)
+
+
+def mean_of_last(returns: Sequence[float] | np.ndarray) -> float | None:
+    """The mean of what is a number, if anything is."""
+    finite = np.asarray(returns, float)
+    finite = finite[np.isfinite(finite)]
+    return float(finite.mean()) if finite.size else None
+
+
+def program_bytes(program: Any) -> int:
+    """What the program's results and all that it holds beside them need, on all devices."""
+    analysis = program.memory_analysis()
+    each = analysis.output_size_in_bytes + analysis.temp_size_in_bytes
+    return each * len(program.input_shardings[0][0].device_set)
+
+
+def prepare(options: Options, work: Work) -> tuple[Callable[[], dict[str, Any]], float]:
+    """Compile and warm up; a function that runs a turn, and the seconds of compiling."""
+
+    def compiled(updates: int) -> Any:
+        jitted = jax.jit(work.program(updates))
+        lowered = jitted.lower(work.keys(0, options.agents))
+        return lowered.compile(work.compiler_options)
+
+    def run(program: Any, turn: int) -> tuple[Any, float]:
+        keys = jax.block_until_ready(work.keys(turn, options.agents))
+        return timed(lambda: jax.block_until_ready(program(keys)))
+
+    def pilot(updates: int) -> float:
+        program = compiled(updates)
+        run(program, 0)
+        return run(program, 1)[1]
+
+    updates = min(updates_of_turn(options, pilot), work.full_updates)
+    started = time.perf_counter()
+    program = compiled(updates)
+    compile_seconds = time.perf_counter() - started
+    if options.plan:
+        needed = {"env_steps": 0, "seconds": 0.0, "program_bytes": program_bytes(program)}
+        return lambda: needed, compile_seconds
+    run(program, 2)
+    turns = iter(range(3, 1_000_000))
+
+    def turn() -> dict[str, Any]:
+        number = next(turns)
+        outputs, seconds = run(program, number)
+        env_steps = updates * STEPS_OF_UPDATE * options.agents
+        if work.env_steps is not None:
+            env_steps = work.env_steps(outputs)
+        result = {"env_steps": env_steps, "seconds": seconds, "updates": updates}
+        if updates == work.full_updates:
+            result |= work.learning(outputs, work.keys(number, options.agents))
+        return result
+
+    return turn, compile_seconds

@@ -1,0 +1,70 @@
+# mypy: disable-error-code="import-not-found"
+"""ppo_jax as its command runs it: agents over a device a core, our compiler options.
+
+Runs with the interpreter that has jax and the like; `path` is another checkout of ppo_jax.
+"""
+
+import sys
+from typing import Any
+
+from protocol import OptionError, Options, Peer, serve, versions
+
+
+def start(options: Options) -> Peer:
+    """Set the flags that the command sets, compile, warm up."""
+    if options.path is not None:
+        sys.path.insert(1, options.path)
+    from ppo_jax.run import xla
+
+    # What the caller's XLA_FLAGS say stays.
+    xla.set_flags(min(options.agents, options.devices or options.agents))
+    import jax
+    import jax_peer
+    import numpy as np
+
+    from ppo_jax import population, recipe
+
+    try:
+        full = recipe(options.recipe).num_updates
+    except ValueError as error:
+        raise OptionError(str(error)) from None
+    assert full is not None
+    mesh = jax_peer.mesh_of(options)
+
+    def program(updates: int) -> Any:
+        config = recipe(options.recipe).replace(num_updates=updates, total_timesteps=None)
+
+        def train(keys: jax.Array) -> Any:
+            return population.train(keys, config, population.CPU_AT_ONCE)
+
+        return population.over_devices(train, mesh, (population.AGENTS, population.ROWS))
+
+    def env_steps(outputs: Any) -> int:
+        return int(np.asarray(outputs[1].env_steps, np.int64).sum())
+
+    evaluate = jax.jit(population.evaluate, static_argnums=3)
+
+    def learning(outputs: Any, keys: jax.Array) -> dict[str, Any]:
+        states, metrics = outputs
+        greedy = evaluate(states.params, recipe(options.recipe), keys, 100)
+        final = np.asarray(metrics.episode_return[-10:])
+        return {
+            "greedy_return": float(greedy.mean()),
+            "final_return": jax_peer.mean_of_last(final),
+        }
+
+    work = jax_peer.Work(
+        program,
+        lambda turn, agents: population.agent_keys(turn * agents, agents),
+        learning,
+        env_steps,
+        full_updates=full,
+        compiler_options=population.COMPILER_OPTIONS,
+    )
+    turn, compile_seconds = jax_peer.prepare(options, work)
+    packages = versions("jax", "gymnax", "optax")
+    return Peer(turn, compile_seconds, packages, f"{mesh.size} device(s)")
+
+
+if __name__ == "__main__":
+    serve(start)
