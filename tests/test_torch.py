@@ -1,6 +1,8 @@
 """One whole update of each recipe against PyTorch's autograd and `torch.optim.Adam`, in float64."""
 
 import dataclasses
+import os
+import shutil
 
 import jax
 import numpy as np
@@ -169,13 +171,28 @@ def test_update_is_pytorchs(case, seed):
         np.testing.assert_allclose(metrics_of(learned)[name], mean, **FLOAT64)
 
 
-@pytest.mark.parametrize("tuned", [False, True])
-@pytest.mark.parametrize("name", ["notebook", "standard"])
-def test_the_benchmarks_opponent_takes_the_same_steps(name, tuned):
+needs_compiler = pytest.mark.skipif(
+    not shutil.which(os.environ.get("CXX", "g++")), reason="torch.compile needs a C++ compiler"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "style"),
+    [
+        ("notebook", "ppo"),
+        ("standard", "ppo"),
+        ("notebook", "tuned"),
+        ("standard", "tuned"),
+        pytest.param("standard", "compiled", marks=needs_compiler),
+        pytest.param("notebook", "compiled", marks=[needs_compiler, pytest.mark.slow]),
+    ],
+)
+def test_the_benchmarks_opponent_takes_the_same_steps(name, style):
     pytest.importorskip("gymnasium")
     pytorch_ppo = pytest.importorskip("benchmarks.pytorch_ppo")
-    pytorch_tuned = pytest.importorskip("benchmarks.pytorch_tuned")
-    style = pytorch_tuned.STYLE if tuned else pytorch_ppo.PLAIN
+    module = pytest.importorskip(f"benchmarks.pytorch_{style}")
+    plain = module is pytorch_ppo
+    style = module.PLAIN if plain else module.STYLE
     problem = make_problem(name, seed=0)  # the recipe's own coefficients
     params, adam, _ = problem.judged
     config = problem.config
@@ -201,9 +218,9 @@ def test_the_benchmarks_opponent_takes_the_same_steps(name, tuned):
     ]
     # `clip_grad_norm_` divides by the norm + 1e-6, so a gradient that it clips (norm over the
     # limit) differs by at most 1e-6 / limit of itself, and a parameter by about as much of the way
-    # that so many steps of Adam can go. The tuned style clips as we do.
+    # that so many steps of Adam can go. The other styles clip as we do.
     way = len(history) * max(settings.actor_learning_rate, settings.critic_learning_rate)
-    atol = FLOAT64["atol"] if tuned else 1e-6 / settings.max_gradient_norm * way
+    atol = 1e-6 / settings.max_gradient_norm * way if plain else FLOAT64["atol"]
     tolerance = FLOAT64 | {"atol": atol}  # 9e-8 for `notebook`, 4e-9 for `standard`
     assert_same(params, [*networks[0], *networks[1]], tolerance)
     for loss in history[0]:
