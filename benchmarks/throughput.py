@@ -1,236 +1,264 @@
-"""python -m benchmarks.throughput: steps per second beside PyTorch, alternating in one run.
+"""python -m benchmarks.throughput: environment steps per second beside PyTorch and the JAX peers.
 
-In turns, in one process: PyTorch's trainings, idiomatic and tuned, go on for a while each, then
-ours trains agents from scratch to the end of their run. Compilation is timed apart. All do the same
-work: the same networks, float32, epochs, minibatches and truncation rule.
+Every contestant is a live process of its own (`benchmarks/workers.py`), compiled and warm; they
+take turns, A B A B, on the same work: networks, float32, epochs, minibatches. Compilation is apart.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
+import os
 import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import tyro
-from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import machine, pytorch_ppo, pytorch_tuned
-from ppo_jax import population, recipe
+from benchmarks import machine, parts
+from benchmarks.workers import PeerError, Worker
+from ppo_jax import recipe
+from ppo_jax.run import xla
+
+OURS, PYTORCH = "ppo_jax", "PyTorch"
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Measure environment steps/s and gradient steps/s of ppo_jax and of PyTorch."""
+    """Measure environment steps/s of ppo_jax and of its peers, and what each of them computes."""
 
     recipes: tuple[str, ...] = ("notebook", "standard")
-    """Recipes to measure."""
-    agents: tuple[int, ...] = (1, 4)
-    """How many of our agents train at once; PyTorch trains one."""
+    """Recipes to measure; the peers other than our PyTorch reference do `standard` alone."""
+    agents: tuple[int, ...] = (1, 4, 32, 256)
+    """How many agents train at once in `standard`."""
+    notebook_agents: tuple[int, ...] = (1, 64)
+    """How many train at once in `notebook`."""
+    peers: tuple[str, ...] = ("stable_baselines3", "sbx", "rejax")
+    """Peers from PyPI, installed on first use."""
+    cleanrl: Path | None = None
+    """Your checkout of vwxyzjn/cleanrl (none: left out)."""
+    purejaxrl: Path | None = None
+    """Your checkout of luchris429/purejaxrl (none: left out)."""
+    rl_tools: Path | None = None
+    """Your checkout of rl-tools/rl-tools (none: left out)."""
     repeats: int = 5
     """Turns of each contestant."""
-    torch_seconds: float = 10.0
-    """Length of a turn of either PyTorch."""
-    torch_threads: int = 1
-    """PyTorch's threads."""
+    seconds: float = 5.0
+    """About how long a turn lasts."""
     out: Path = Path("benchmarks/results")
     """Folder for throughput.json and throughput.png."""
 
 
-@dataclasses.dataclass
-class Speeds:
-    """Steps per second of one contestant, a value a turn."""
+@dataclasses.dataclass(frozen=True)
+class Contestant:
+    """Who takes turns: a worker, its options, and whether it has our XLA flags."""
 
     name: str
-    compile_seconds: float | None = None
-    env_steps: list[float] = dataclasses.field(default_factory=list)
-    gradient_steps: list[float] = dataclasses.field(default_factory=list)
-    greedy_return: list[float] = dataclasses.field(default_factory=list)
+    worker: str
+    options: dict[str, Any]
+    our_flags: bool = False
 
-    def add(self, env_steps: int, gradient_steps: int, seconds: float) -> None:
-        """Record one turn."""
-        self.env_steps.append(env_steps / seconds)
-        self.gradient_steps.append(gradient_steps / seconds)
-
-
-def ours(name: str, agents: int, speeds: Speeds) -> Callable[[], None]:
-    """Compile the recipe's whole training; calling the result is one turn, on fresh seeds."""
-
-    config = recipe(name)
-    mesh = Mesh(np.array(jax.devices()[:agents]), ("agents",))
-    sharded = population.over_devices(population.train, mesh, (population.AGENTS, population.ROWS))
-    keys = jax.vmap(jax.random.key)(np.arange(agents, dtype=np.uint32))
-    started = time.perf_counter()
-    options = population.COMPILER_OPTIONS
-    train = jax.jit(sharded).lower(keys, config).compile(options)
-    speeds.compile_seconds = time.perf_counter() - started
-    evaluate = jax.jit(population.evaluate, static_argnums=3)
-
-    def turn() -> None:
-        first = len(speeds.env_steps) * agents
-        keys = jax.vmap(jax.random.key)(np.arange(first, first + agents, dtype=np.uint32))
-        jax.block_until_ready(keys)
-        started = time.perf_counter()
-        states, metrics = jax.block_until_ready(train(keys, config))
-        seconds = time.perf_counter() - started
-        counts = (metrics.env_steps, metrics.gradient_steps)
-        env_steps, gradient_steps = (int(np.asarray(count, np.int64).sum()) for count in counts)
-        speeds.add(env_steps, gradient_steps, seconds)
-        speeds.greedy_return += evaluate(states.params, config, keys, 100).mean(axis=1).tolist()
-
-    return turn
+    @property
+    def label(self) -> str:
+        """Its name in tables and figures."""
+        return f"{self.name}, our flags" if self.our_flags and self.name != OURS else self.name
 
 
-def theirs(
-    name: str, style: pytorch_ppo.Style, options: Options, speeds: Speeds
-) -> Callable[[], None]:
-    """One of PyTorch's styles; calling the result is one turn, which goes on from the last."""
-
-    def updates() -> Iterator[np.ndarray]:
-        """Each update's environment steps, gradient steps and seconds, training after training."""
-        for seed in itertools.count():
-            before = np.zeros(3)
-            for result in pytorch_ppo.training(
-                name, seed, threads=options.torch_threads, style=style
-            ):
-                now = np.array([result.env_steps, result.gradient_steps, result.seconds])
-                yield now - before
-                before = now
-
-    progress = updates()
-
-    def turn() -> None:
-        total = np.zeros(3)
-        while total[2] < options.torch_seconds:
-            total += next(progress)
-        speeds.add(int(total[0]), int(total[1]), float(total[2]))
-
-    return turn
+def contestants(name: str, agents: int, options: Options) -> Iterator[Contestant]:
+    """Who takes turns in a recipe with that many agents: ours last."""
+    work = {"recipe": name, "agents": agents, "seconds": options.seconds}
+    alone = {**work, "agents": 1}
+    yield Contestant(PYTORCH, "torch", {**alone, "style": "plain"})
+    if agents == 1:
+        yield Contestant("PyTorch tuned", "torch", {**alone, "style": "tuned"})
+        yield Contestant("PyTorch compiled", "torch", {**alone, "style": "compiled"})
+    if name == "standard":
+        yield from _peers(work, agents, options)
+    yield Contestant(OURS, "ours", work, our_flags=True)
 
 
-def measure(name: str, options: Options, console: Console) -> list[Speeds]:
-    """Both PyTorches and ours, turn about, for one recipe."""
-    contestants = [Speeds("PyTorch, 1 agent"), Speeds("PyTorch tuned, 1 agent")]
-    styles = [pytorch_ppo.PLAIN, pytorch_tuned.STYLE]
-    turns = [
-        theirs(name, style, options, speeds)
-        for style, speeds in zip(styles, contestants, strict=True)
-    ]
-    for agents in options.agents:
-        speeds = Speeds(f"ppo_jax, {agents} agent{'s' if agents > 1 else ''}")
-        console.print(f"{name}: compiling {speeds.name}")
-        turns.append(ours(name, agents, speeds))
-        contestants.append(speeds)
-    for number in range(options.repeats):
-        for turn in turns:
-            turn()
-        said = ", ".join(f"{one.name} {one.env_steps[-1]:,.0f}" for one in contestants)
-        console.print(f"{name}, turn {number + 1}, steps/s: {said}")
-    return contestants
+def _peers(work: dict[str, Any], agents: int, options: Options) -> Iterator[Contestant]:
+    alone = {**work, "agents": 1}
+    if options.cleanrl and agents in (1, 32):
+        yield Contestant("CleanRL", "cleanrl", {**alone, "path": str(options.cleanrl.resolve())})
+    if agents == 1:
+        for peer in ("stable_baselines3", "sbx"):
+            if peer in options.peers:
+                title = {"stable_baselines3": "SB3", "sbx": "SBX"}[peer]
+                yield Contestant(title, peer, alone)
+        if options.rl_tools:
+            path = str(options.rl_tools.resolve())
+            yield Contestant("rl_tools (Pendulum)", "rl_tools", {**alone, "path": path})
+    for our_flags in (False, True) if agents > 1 else (False,):
+        if "rejax" in options.peers:
+            yield Contestant("rejax", "rejax", work, our_flags)
+        if options.purejaxrl:
+            path = str(options.purejaxrl.resolve())
+            yield Contestant("PureJaxRL", "purejaxrl", {**work, "path": path}, our_flags)
 
 
-def summarize(name: str, contestants: list[Speeds]) -> list[dict[str, Any]]:
-    """Medians, spreads and ratios to both PyTorches, a row a contestant."""
-    idiomatic, tuned = (statistics.median(speeds.env_steps) for speeds in contestants[:2])
+@dataclasses.dataclass
+class Speeds:
+    """A contestant's turns."""
+
+    contestant: Contestant
+    worker: Worker
+    turns: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    @property
+    def env_steps(self) -> list[float]:
+        """Environment steps per second, a value a turn."""
+        return [turn["env_steps"] / turn["seconds"] for turn in self.turns]
+
+
+def measure(name: str, agents: int, options: Options, console: Console) -> list[Speeds]:
+    """All contestants of one recipe and number of agents, turn about; one that cannot run is left
+    out with a line that says why."""
+    field: list[Speeds] = []
+    with contextlib.ExitStack() as stack:
+        for contestant in contestants(name, agents, options):
+            console.print(f"{name}, {agents} agent(s): starting {contestant.label}")
+            flags = xla.flags(min(agents, os.cpu_count() or 1)) if contestant.our_flags else None
+            try:
+                worker = Worker(contestant.worker, contestant.options, flags)
+            except PeerError as error:
+                console.print(f"left out: {contestant.label}: {error}")
+                continue
+            field.append(Speeds(contestant, stack.enter_context(worker)))
+        for number in range(options.repeats):
+            for speeds in list(field):
+                try:
+                    speeds.turns.append(speeds.worker.turn())
+                except PeerError as error:
+                    console.print(f"left out: {speeds.contestant.label}: {error}")
+                    field.remove(speeds)
+            said = ", ".join(
+                f"{speeds.contestant.label} {speeds.env_steps[-1]:,.0f}" for speeds in field
+            )
+            console.print(f"{name}, {agents} agent(s), turn {number + 1}, steps/s: {said}")
+    return field
+
+
+def summarize(name: str, agents: int, field: list[Speeds]) -> list[dict[str, Any]]:
+    """A row a contestant: medians, ranges, and how many times as fast as it ours was."""
+    medians = [statistics.median(speeds.env_steps) for speeds in field]
+    ours = medians[-1] if field[-1].contestant.name == OURS else None
     return [
         {
             "recipe": name,
-            "contestant": speeds.name,
-            "env_steps_per_second": statistics.median(speeds.env_steps),
-            "env_steps_per_second_range": [min(speeds.env_steps), max(speeds.env_steps)],
-            "gradient_steps_per_second": statistics.median(speeds.gradient_steps),
-            "ratio": statistics.median(speeds.env_steps) / idiomatic,
-            "ratio_tuned": statistics.median(speeds.env_steps) / tuned,
-            "compile_seconds": speeds.compile_seconds,
-            "greedy_return": float(np.mean(speeds.greedy_return)) if speeds.greedy_return else None,
-            "turns": len(speeds.env_steps),
+            "agents": agents,
+            "contestant": speeds.contestant.label,
+            "trains_at_once": speeds.contestant.options["agents"],
+            "env_steps_per_second": parts.spread(speeds.env_steps),
+            "ours_over_it": ours / median if ours else None,
+            "flops_per_second": median * parts.flops_per_step(recipe(name)),
+            "compile_seconds": speeds.worker.ready["compile_seconds"],
+            "peak_memory_bytes": max(turn["peak_memory_bytes"] for turn in speeds.turns),
+            "return_at_the_end": _last_return(speeds.turns),
+            "updates_of_a_turn": speeds.turns[-1].get("updates"),
+            "hangs": speeds.worker.hangs,
+            "XLA_FLAGS": speeds.worker.flags,
+            "note": speeds.worker.ready["note"],
+            "versions": speeds.worker.ready["versions"],
         }
-        for speeds in contestants
+        for speeds, median in zip(field, medians, strict=True)
     ]
+
+
+def _last_return(turns: list[dict[str, Any]]) -> float | None:
+    """Mean episode return at the end of the full trainings among the turns, if there are any."""
+    known = [turn["final_return"] for turn in turns if turn.get("final_return") is not None]
+    return statistics.fmean(known) if known else None
 
 
 def show(rows: list[dict[str, Any]], console: Console) -> None:
     """The rows as a table for people."""
-    table = Table("recipe", "", *("env steps/s", "lowest to highest", "gradient steps/s"))
-    for title in ("× PyTorch", "× tuned", "compile s", "greedy return"):
+    table = Table("recipe", "agents", "")
+    for title in ("env steps/s", "lowest to highest", "ours ÷ it", "compile s", "MB", "return"):
         table.add_column(title, justify="right")
     for row in rows:
-        low, high = row["env_steps_per_second_range"]
+        speed, compiling = row["env_steps_per_second"], row["compile_seconds"]
+        low, high = speed["range"]
         table.add_row(
             row["recipe"],
+            str(row["agents"]),
             row["contestant"],
-            f"{row['env_steps_per_second']:,.0f}",
+            f"{speed['median']:,.0f}",
             f"{low:,.0f} to {high:,.0f}",
-            f"{row['gradient_steps_per_second']:,.0f}",
-            f"{row['ratio']:.1f}",
-            f"{row['ratio_tuned']:.1f}",
-            "" if row["compile_seconds"] is None else f"{row['compile_seconds']:.1f}",
-            "" if row["greedy_return"] is None else f"{row['greedy_return']:.1f}",
+            "" if row["ours_over_it"] is None else f"{row['ours_over_it']:.1f}",
+            "" if compiling is None else f"{compiling:.1f}",
+            f"{row['peak_memory_bytes'] / 1e6:,.0f}",
+            "" if row["return_at_the_end"] is None else f"{row['return_at_the_end']:.0f}",
         )
     console.print(table)
 
 
-def times(ratio: float) -> str:
-    """A ratio for the figure, with a decimal where it is small."""
-    return f"{ratio:.0f}×" if ratio >= 9.95 else f"{ratio:.1f}×"
-
-
-def bar_color(contestant: str) -> str:
-    """Two grays for the PyTorches, blue for ours."""
-    if contestant.startswith("ppo_jax"):
-        return "tab:blue"
-    return "dimgray" if "tuned" in contestant else "darkgray"
-
-
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Bars of steps per second (and ratios to both PyTorches), with the range of the turns."""
-    names = list(dict.fromkeys(row["recipe"] for row in rows))
+    """A panel a recipe and number of agents: bars of steps per second, with the turns' range."""
+    sections = [
+        (key, list(group))
+        for key, group in itertools.groupby(rows, lambda row: (row["recipe"], row["agents"]))
+    ]
     figure, panels = plt.subplots(
-        1, len(names), figsize=(5.2 * len(names), 2.6), sharex=True, layout="constrained"
+        len(sections),
+        figsize=(8, 0.5 + sum(0.55 + 0.22 * len(shown) for _, shown in sections)),
+        sharex=True,
+        height_ratios=[1 + len(shown) for _, shown in sections],
+        layout="constrained",
     )
-    for panel, name in zip(np.atleast_1d(panels), names, strict=True):
-        shown = [row for row in rows if row["recipe"] == name][::-1]
-        speeds = np.array([row["env_steps_per_second"] for row in shown])
-        ranges = np.array([row["env_steps_per_second_range"] for row in shown])
-        colors = [bar_color(row["contestant"]) for row in shown]
-        errors = np.abs(ranges.T - speeds)
-        panel.barh([row["contestant"] for row in shown], speeds, xerr=errors, color=colors)
-        for place, row in enumerate(shown):
-            panel.annotate(
-                f"{row['env_steps_per_second']:,.0f}"
-                f" ({times(row['ratio'])}, {times(row['ratio_tuned'])})",
-                (row["env_steps_per_second_range"][1], place),
-                xytext=(4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
-            )
-        panel.set(xscale="log", xlabel="environment steps/s, training included", title=name)
-        panel.set_xlim(100, 2e6)
-        panel.spines[["top", "right"]].set_visible(False)
+    for panel, ((name, agents), shown) in zip(np.atleast_1d(panels), sections, strict=True):
+        _draw_section(panel, shown[::-1])
+        panel.set_title(f"{name}, {agents} agent{'s' if agents > 1 else ''}", fontsize=9)
+    np.atleast_1d(panels)[-1].set_xlabel("environment steps/s, training included")
     figure.savefig(path, dpi=150)
 
 
+def _draw_section(panel: Any, shown: list[dict[str, Any]]) -> None:
+    speeds = np.array([row["env_steps_per_second"]["median"] for row in shown])
+    ranges = np.array([row["env_steps_per_second"]["range"] for row in shown])
+    colors = ["tab:blue" if row["contestant"] == OURS else "darkgray" for row in shown]
+    names = [row["contestant"] for row in shown]
+    panel.barh(names, speeds, xerr=np.abs(ranges.T - speeds), color=colors)
+    for place, row in enumerate(shown):
+        ratio = row["ours_over_it"]
+        is_ours = row["contestant"] == OURS or ratio is None
+        times = "" if is_ours else f" (ours {ratio:.{0 if ratio >= 9.95 else 1}f} ×)"
+        panel.annotate(
+            f"{speeds[place]:,.0f}{times}",
+            (ranges[place, 1], place),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=7,
+        )
+    panel.set(xscale="log", xlim=(100, 1e7))
+    panel.tick_params(labelsize=7)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
 def main(options: Options) -> None:
-    """Measure, print the table, write the data and the figure."""
+    """Measure, print the table, write the data after every section, and the figure."""
     matplotlib.use("agg")
     console = Console(width=150)
     setting = machine.describe("torch", "gymnasium", "gymnax", "optax")
+    options.out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for name in options.recipes:
-        rows += summarize(name, measure(name, options, console))
+        for agents in options.notebook_agents if name == "notebook" else options.agents:
+            field = measure(name, agents, options, console)
+            if not field:
+                continue
+            rows += summarize(name, agents, field)
+            content = {"setting": setting, "options": dataclasses.asdict(options), "rows": rows}
+            text = json.dumps(content, indent=2, default=lambda path: path.name) + "\n"
+            (options.out / "throughput.json").write_text(text)
     show(rows, console)
-    options.out.mkdir(parents=True, exist_ok=True)
-    content = {"setting": setting, "options": dataclasses.asdict(options), "rows": rows}
-    (options.out / "throughput.json").write_text(json.dumps(content, indent=2, default=str) + "\n")
     draw(rows, options.out / "throughput.png")
 
 
