@@ -17,10 +17,15 @@ PARTS = (
     "waterfall",
     "batches",
     "scaling",
+    "equal_learning",
     "learning_curves",
     "targets",
 )
-_CHECKOUTS = {"throughput": ("cleanrl", "purejaxrl", "rl_tools"), "memory": ("purejaxrl",)}
+_CHECKOUTS = {
+    "throughput": ("cleanrl", "purejaxrl", "rl_tools"),
+    "equal_learning": ("cleanrl", "purejaxrl"),
+    "memory": ("purejaxrl",),
+}
 
 
 @dataclasses.dataclass(frozen=True)

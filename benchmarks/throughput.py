@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import statistics
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from benchmarks.workers import PeerError, Worker
 from ppo_jax import recipe
 from ppo_jax.run import xla
 
+_LONG = 240.0  # seconds
 OURS, PYTORCH = "ppo_jax", "PyTorch"
 
 
@@ -33,12 +35,14 @@ OURS, PYTORCH = "ppo_jax", "PyTorch"
 class Options:
     """Measure environment steps/s of ppo_jax and of its peers, and what each of them computes."""
 
-    recipes: tuple[str, ...] = ("notebook", "standard")
+    recipes: tuple[str, ...] = ("standard", "notebook")
     """Recipes to measure; the peers other than our PyTorch reference do `standard` alone."""
     agents: tuple[int, ...] = (1, 4, 32, 256)
     """How many agents train at once in `standard`."""
     notebook_agents: tuple[int, ...] = (1, 64)
     """How many train at once in `notebook`."""
+    peer_agents: tuple[int, ...] = (1, 32)
+    """At which of those numbers the JAX peers take part."""
     peers: tuple[str, ...] = ("stable_baselines3", "sbx", "rejax")
     """Peers from PyPI, installed on first use."""
     cleanrl: Path | None = None
@@ -48,7 +52,7 @@ class Options:
     rl_tools: Path | None = None
     """Your checkout of rl-tools/rl-tools (none: left out)."""
     repeats: int = 5
-    """Turns of each contestant."""
+    """Turns of each contestant; two where they take longer than four minutes."""
     seconds: float = 5.0
     """About how long a turn lasts."""
     out: Path = Path("benchmarks/results")
@@ -80,6 +84,8 @@ def contestants(name: str, agents: int, options: Options) -> Iterator[Contestant
         yield Contestant("PyTorch compiled", "torch", {**alone, "style": "compiled"})
     if name == "standard":
         yield from _peers(work, agents, options)
+    if name == "notebook":  # episodes grow while it learns: only a whole training says its speed
+        work = {**work, "updates": recipe(name).num_updates}
     yield Contestant(OURS, "ours", work, our_flags=True)
 
 
@@ -95,6 +101,8 @@ def _peers(work: dict[str, Any], agents: int, options: Options) -> Iterator[Cont
         if options.rl_tools:
             path = str(options.rl_tools.resolve())
             yield Contestant("rl_tools (Pendulum)", "rl_tools", {**alone, "path": path})
+    if agents not in options.peer_agents:
+        return
     for our_flags in (False, True) if agents > 1 else (False,):
         if "rejax" in options.peers:
             yield Contestant("rejax", "rejax", work, our_flags)
@@ -126,12 +134,15 @@ def measure(name: str, agents: int, options: Options, console: Console) -> list[
             console.print(f"{name}, {agents} agent(s): starting {contestant.label}")
             flags = xla.flags(min(agents, os.cpu_count() or 1)) if contestant.our_flags else None
             try:
-                worker = Worker(contestant.worker, contestant.options, flags)
+                worker = Worker(contestant.worker, contestant.options, flags, start_timeout=300)
             except PeerError as error:
                 console.print(f"left out: {contestant.label}: {error}")
                 continue
             field.append(Speeds(contestant, stack.enter_context(worker)))
+        started = time.perf_counter()
         for number in range(options.repeats):
+            if number >= 2 and time.perf_counter() - started > _LONG:
+                break
             for speeds in list(field):
                 try:
                     speeds.turns.append(speeds.worker.turn())

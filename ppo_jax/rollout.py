@@ -162,11 +162,10 @@ def _logits(actor: network.MLP, observation: jax.Array, activation: str) -> jax.
         axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, batched)
         return jax.vmap(together, axes)(actor, observation), True
 
+    actor = jax.lax.stop_gradient(actor)  # what was seen is given; and custom_vmap has no gradient
     if len(observation) > _FEW:
         return together(actor, observation)
-    # Data does not depend on the actor's parameters as far as gradients go; custom_vmap has none.
-    constant = jax.lax.stop_gradient(actor)
-    return jax.lax.platform_dependent(constant, observation, cpu=one_by_one, default=together)
+    return jax.lax.platform_dependent(actor, observation, cpu=one_by_one, default=together)
 
 
 def _draw(key: jax.Array, environment: Environment, shape: tuple[int, int, int]) -> _Noise:

@@ -138,6 +138,33 @@ def test_agents_with_their_own_coefficients_are_the_agents_alone(batch):
             np.testing.assert_allclose(many, one, **TOLERANCE, err_msg=setting)
 
 
+@pytest.fixture(scope="module")
+def in_parts():
+    """`population.run`, five agents at a time: the last part is filled up."""
+    assert AGENTS % 5
+    run = compiled(population.run, static_argnums=(3, 4))
+    return lambda states, configs: run(states, configs, 2, STORAGE, 5)
+
+
+def test_agents_in_parts_are_the_agents_together(standard, in_parts):
+    together = host(standard.run(standard.states, standard.configs, 2))
+    parts = host(in_parts(standard.states, standard.configs))
+    for many, one in zip(numbers(parts), numbers(together), strict=True):
+        np.testing.assert_allclose(many, one, **TOLERANCE)
+
+
+def test_a_broken_agent_leaves_the_others_of_all_parts_alone(standard, in_parts):
+    """Also the last one, which fills its part up."""
+    calm, broken = standard.states, AGENTS - 1
+    params = jax.tree.map(lambda leaf: leaf.at[broken].set(jnp.nan), calm.params)
+    states, metrics = in_parts(calm._replace(params=params), standard.configs)
+    assert_nothing(lane(host(metrics), np.s_[:2, broken]))
+    for one, other, axis in zip(
+        (states, metrics), in_parts(calm, standard.configs), (0, 1), strict=True
+    ):
+        assert same_bits(without(one, broken, axis), without(other, broken, axis))
+
+
 def test_rows_beyond_the_updates_are_zeros(batch):
     metrics = host(batch.run(batch.states, batch.configs, 2)[1])
     for leaf in metrics:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ppo_jax import env, ppo, recipe, rollout
+from ppo_jax import env, network, ppo, recipe, rollout
 
 FIXED = recipe(
     "fast",
@@ -344,3 +344,28 @@ def test_gradient_steps_are_those_of_the_minibatches(fixed, episodes):
     assert (fixed.metrics.gradient_steps == 2).all()
     minibatches = -(-episodes.metrics.env_steps // 32)
     np.testing.assert_array_equal(episodes.metrics.gradient_steps, 2 * minibatches)
+
+
+@pytest.mark.parametrize("num_envs", [4, 16])
+def test_a_rollout_can_be_differentiated_and_is_given_data(num_envs):
+    """Few environments act one by one, many together."""
+    config = FIXED.replace(num_envs=num_envs)
+    environment = env.make(config)
+    state = ppo.init(jax.random.key(0), config)
+
+    def total(actor):
+        transitions = rollout.collect(state.key, actor, state.actors, environment, config)[1]
+        return transitions.logits.sum() + transitions.reward.sum()
+
+    value, gradient = jax.jit(jax.value_and_grad(total))(state.params.actor)
+    assert value > 0
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
+
+
+def test_logits_of_a_rollout_are_the_networks(fixed):
+    """One environment at a time in the loop, all at once here."""
+    actor = fixed.before.params.actor
+    expected = jax.vmap(lambda *both: network.apply(*both, FIXED.activation))(
+        actor, fixed.transitions.observation
+    )
+    np.testing.assert_allclose(fixed.transitions.logits, expected, rtol=1e-4, atol=1e-6)
