@@ -253,22 +253,35 @@ def _draw_section(panel: Any, shown: list[dict[str, Any]]) -> None:
     panel.spines[["top", "right"]].set_visible(False)
 
 
+def earlier(path: Path, setting: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows that an earlier run on this machine, with these versions, has left."""
+    content = json.loads(path.read_text()) if path.exists() else {}
+    alike = ("processor", "cores", "python", "versions")
+    same = all(content.get("setting", {}).get(name) == setting[name] for name in alike)
+    return content["rows"] if same else []
+
+
 def main(options: Options) -> None:
-    """Measure, print the table, write the data after every section, and the figure."""
+    """Measure, print the table, write the data after every section, and the figure; sections that
+    are not measured now stay as they were."""
     matplotlib.use("agg")
     console = Console(width=150)
     setting = machine.describe("torch", "gymnasium", "gymnax", "optax")
     options.out.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
-    for name in options.recipes:
-        for agents in options.notebook_agents if name == "notebook" else options.agents:
-            field = measure(name, agents, options, console)
-            if not field:
-                continue
-            rows += summarize(name, agents, field)
-            content = {"setting": setting, "options": dataclasses.asdict(options), "rows": rows}
-            text = json.dumps(content, indent=2, default=lambda path: path.name) + "\n"
-            (options.out / "throughput.json").write_text(text)
+    path = options.out / "throughput.json"
+    sections = [
+        (name, agents)
+        for name in options.recipes
+        for agents in (options.notebook_agents if name == "notebook" else options.agents)
+    ]
+    rows = [row for row in earlier(path, setting) if (row["recipe"], row["agents"]) not in sections]
+    for name, agents in sections:
+        field = measure(name, agents, options, console)
+        if not field:
+            continue
+        rows += summarize(name, agents, field)
+        content = {"setting": setting, "options": dataclasses.asdict(options), "rows": rows}
+        path.write_text(json.dumps(content, indent=2, default=lambda path: path.name) + "\n")
     show(rows, console)
     draw(rows, options.out / "throughput.png")
 

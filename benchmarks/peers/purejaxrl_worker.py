@@ -36,7 +36,7 @@ def start(options: Options) -> Peer:
     path = str(options.path)
     sys.path[1:1] = [path, f"{path}/purejaxrl"]
     if options.agents > 1:
-        initializers.orthogonal = _one_matrix_at_a_time
+        vars(initializers)["orthogonal"] = _one_matrix_at_a_time  # before ppo.py takes it
     from ppo import make_train
 
     mesh = jax_peer.mesh_of(options)
