@@ -172,7 +172,7 @@ def show(rows: list[dict[str, Any]], peak: float, console: Console) -> None:
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """A bar a recipe and number of agents: the update's parts one after another."""
-    figure, panel = plt.subplots(figsize=(8, 0.8 + 0.45 * len(rows)), layout="constrained")
+    figure, panel = plt.subplots(figsize=(8, 1.2 + 0.45 * len(rows)), layout="constrained")
     labels = [f"{row['recipe']}, {row['agents']} agent(s)" for row in rows]
     spent = [row["core_microseconds_per_update_and_agent"] for row in rows]
     medians = {part: np.array([one[part]["median"] for one in spent]) for part in spent[0]}
@@ -191,7 +191,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     panel.plot(medians[UPDATE], labels, "k|", markersize=14, label="whole update, measured")
     panel.invert_yaxis()
     panel.set(xlabel="microseconds of a core, an update and agent")
-    panel.legend(fontsize=7, frameon=False, loc="lower right")
+    figure.legend(loc="outside lower center", ncols=6, fontsize=7, frameon=False)
     panel.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
 

@@ -71,9 +71,7 @@ def targets(results: Results) -> Iterator[Target]:
     flagged = results.ratio("PureJaxRL, our flags", 32)
     yield Target("standard, 32 agents, × PureJaxRL with our flags", flagged, 1.5)
     yield Target("standard, 32 agents, × CleanRL", results.ratio("CleanRL", 32), 130)
-    ours = results.row("throughput", recipe="standard", agents=32, contestant="ppo_jax")
-    peak = results.read("profile").get("peak_flops")
-    share = ours["flops_per_second"] / peak if ours and peak else None
+    share = results.row("profile", recipe="standard", agents=32).get("share_of_peak")
     yield Target("standard, 32 agents, share of the measured peak", share, 1 / 3)
     yield Target("notebook, 1 agent, × PyTorch", results.ratio("PyTorch", 1, "notebook"), 120)
     yield Target("notebook, 64 agents, × PyTorch", results.ratio("PyTorch", 64, "notebook"), 250)
