@@ -30,8 +30,8 @@ _CHECKOUTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Measure everything on this machine: about an hour on two cores. A part by itself,
-    `python -m benchmarks.PART --help`, has more options."""
+    """Measure everything on this machine. A part by itself, `python -m benchmarks.PART --help`, has
+    more options."""
 
     parts: tyro.conf.Positional[tuple[str, ...]] = PARTS
     """Parts to run."""
