@@ -75,6 +75,15 @@ class Flags(Config):
     """Folder for the results (none: a fresh one under runs/)."""
     overwrite: bool = False
     """Replace the run that --out holds."""
+    resume: Literal["newest", "auto"] | None = None
+    """Go on with the run that --out holds, from its newest whole checkpoint (auto: start afresh
+    where there is none). --resume alone says newest; other flags are the run's own."""
+    checkpoint_every: int | None = None
+    """Updates between checkpoints (none: by time alone)."""
+    checkpoint_seconds: float | None = 60.0
+    """Seconds between checkpoints, at least (none: by updates alone)."""
+    checkpoints_kept: int = 3
+    """How many of the newest checkpoints to keep."""
     config: str | None = None
     """A run's config.json, to run it again; flags override it."""
     compilation_cache: bool = True
@@ -103,10 +112,11 @@ class Flags(Config):
 
 _JOB_FLAGS = (
     *("recipe", "seed", "num_seeds", "device", "curves", "group_size", "stop_when_solved"),
-    *("drop_solved", "evaluate_every", "evolve_every"),
+    *("drop_solved", "evaluate_every", "evolve_every", "resume", "checkpoint_every"),
+    *("checkpoint_seconds", "checkpoints_kept"),
 )
 _SAVED_FLAGS = (
-    *("recipe", "seed", "num_seeds", "samples", "group_size"),
+    *("recipe", "seed", "num_seeds", "samples", "curves", "group_size"),
     *("drop_solved", "stop_when_solved", "evaluate_every", "evolve_every"),
 )
 _CONFIG_FIELDS = [field.name for field in dataclasses.fields(Config)]
@@ -118,6 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> int:
+    arguments = _spelled_out(arguments)
     defaults = _defaults(arguments)
     flags = tyro.cli(Flags, args=arguments, default=defaults, prog="python -m ppo_jax.train")
     if flags.version:
@@ -132,7 +143,9 @@ def _main(arguments: list[str]) -> int:
     )
     label = f"{config.env}-{flags.recipe}-seed{flags.seed}"
     path = folder.choose(flags.out, label)
-    if not flags.distributed:
+    if flags.resume:
+        _refuse_nothing(path, flags)
+    elif not flags.distributed:
         folder.refuse_another_run(path, flags.overwrite)
     several = settings.count(axes) * max(flags.samples, 1) * flags.num_seeds
     xla.set_flags(min(several, flags.group_size or several))
@@ -143,7 +156,7 @@ def _main(arguments: list[str]) -> int:
 
     if flags.distributed:
         hosts.join(flags.coordinator, flags.num_processes, flags.process_id)
-        if hosts.first():  # the others write nothing
+        if hosts.first() and not flags.resume:  # the others write nothing
             folder.refuse_another_run(path, flags.overwrite)
     screen = Screen(flags.quiet or not hosts.first())
     job = Job(
@@ -166,12 +179,42 @@ def _main(arguments: list[str]) -> int:
     return 0
 
 
+def _spelled_out(arguments: list[str]) -> list[str]:
+    """The arguments with `--resume` alone as `--resume newest`, for a flag needs its value."""
+    spelled = []
+    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+        spelled.append(argument)
+        if argument == "--resume" and following.startswith("-"):
+            spelled.append("newest")
+    return spelled
+
+
+def _refuse_nothing(path: Path, flags: Flags) -> None:
+    """Raise Failure (2) where --resume has nothing to go on with, or contradicts another flag."""
+    if flags.out is None:
+        raise Failure("--resume needs --out, the folder of the run to go on with")
+    if flags.overwrite:
+        raise Failure("--resume goes on with the run, --overwrite replaces it; leave out one")
+    if flags.distributed:
+        raise Failure("--resume: runs of several processes (--distributed) save no checkpoints yet")
+    if flags.resume == "newest" and not folder.holds_a_run(path):
+        raise Failure(
+            f"--out {path} holds no run to resume; --resume auto starts afresh where there is none"
+        )
+
+
 def _defaults(arguments: list[str]) -> Flags:
     """The flags' defaults: the recipe's, or those of the run to be repeated."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     early.add_argument("--recipe", nargs="?", default=None)
     early.add_argument("--config", nargs="?", default=None)
+    early.add_argument("--resume", nargs="?", default=None)
+    early.add_argument("--out", nargs="?", default=None)
     known, _ = early.parse_known_args(arguments)
+    if known.resume and known.out and known.config is None:
+        held = Path(known.out, folder.CONFIG)
+        if held.exists():
+            return _read_config(str(held))
     if known.config is not None:
         if known.recipe is not None:
             raise Failure(
@@ -213,10 +256,20 @@ def _config(flags: Flags, defaults: Flags) -> Config:
 def _check(flags: Flags) -> None:
     if flags.num_seeds < 1:
         raise Failure(f"--num-seeds is {flags.num_seeds}; it must be at least 1")
-    for name in ("group_size", "evaluate_every", "evolve_every"):
+    for name in (
+        *("group_size", "evaluate_every", "evolve_every"),
+        *("checkpoint_every", "checkpoints_kept"),
+    ):
         if getattr(flags, name) is not None and getattr(flags, name) < 1:
             flag = name.replace("_", "-")
             raise Failure(f"--{flag} is {getattr(flags, name)}; it must be at least 1")
+    seconds = flags.checkpoint_seconds
+    if seconds is not None and not seconds > 0:
+        raise Failure(f"--checkpoint-seconds is {seconds}; it must be above 0, or None")
+    if flags.distributed and flags.checkpoint_every:
+        raise Failure(
+            "--checkpoint-every: runs of several processes (--distributed) save no checkpoints yet"
+        )
     if flags.drop_solved and (flags.distributed or flags.evolve):
         raise Failure(
             "--drop-solved makes one process's batch smaller: leave out --distributed and --evolve"

@@ -11,7 +11,8 @@ import pytest
 import scipy.stats
 
 from ppo_jax import population, recipe, sweep
-from ppo_jax.run import group, report, roster, settings
+from ppo_jax.run import outcome as outcomes
+from ppo_jax.run import report, roster, settings
 from ppo_jax.run.failure import Failure
 from tests.test_statistics import integrated_iqm, solving_by_definition
 
@@ -299,13 +300,14 @@ def outcome(agents, updates, **others):
         "eval_returns": agents.astype(float),
         "returns": curves / 2 + agents,
         "env_steps": curves,
+        "digests": np.zeros((len(agents), 32), np.uint8),
         "evolution": None,
     }
-    return group.Outcome(**{**fields, **others})
+    return outcomes.Outcome(**{**fields, **others})
 
 
 def test_groups_together_are_in_the_rosters_order():
-    whole = group.join([outcome([0, 3, 1], 4), outcome([4, 2], 4)])
+    whole = outcomes.join([outcome([0, 3, 1], 4), outcome([4, 2], 4)])
     assert whole.agents.tolist() == whole.eval_returns.tolist() == [0, 1, 2, 3, 4]
     assert whole.params["actor.0.bias"].tolist() == [[agent] * 2 for agent in range(5)]
     assert whole.frozen.tolist() == [False, True, False, False, False]
@@ -315,7 +317,7 @@ def test_groups_together_are_in_the_rosters_order():
 
 def test_a_group_that_stopped_early_made_no_more_steps():
     """Its agents' steps so far never fall, and it has no returns beyond."""
-    whole = group.join([outcome([0, 1], 2), outcome([2], 4)])
+    whole = outcomes.join([outcome([0, 1], 2), outcome([2], 4)])
     assert whole.updates.tolist() == [2, 2, 4]
     assert np.isnan(whole.returns[2:, :2]).all()
     assert np.isfinite(whole.returns[:, 2]).all()
@@ -326,7 +328,7 @@ def test_a_group_that_stopped_early_made_no_more_steps():
 def test_a_signal_in_a_later_group_leaves_what_was_trained():
     """Then there are no evaluations, and, without a chunk, no curves."""
     for missing in (("eval_returns",), ("eval_returns", "returns", "env_steps")):
-        whole = group.join([outcome([0, 1], 4), outcome([2], 1, **dict.fromkeys(missing))])
+        whole = outcomes.join([outcome([0, 1], 4), outcome([2], 1, **dict.fromkeys(missing))])
         assert whole.params["actor.0.bias"].tolist() == [[0, 0], [1, 1], [2, 2]]
         assert whole.updates.tolist() == [4, 4, 1]
         assert whole.eval_returns is None

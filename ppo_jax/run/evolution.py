@@ -22,14 +22,26 @@ class Evolution:
     where it ended no episode, the one it had before: those that live long are not the worst.
     """
 
-    def __init__(self, job: Job, config: Config, states: ppo.TrainState, count: int):
+    def __init__(
+        self, job: Job, config: Config, states: ppo.TrainState, count: int, fresh: bool = True
+    ):
         self._job, self._count, self._path = job, count, job.path / folder.EVOLUTION
         self._returns: list[np.ndarray] = []
         self._before = np.full(count, np.nan, np.float32)
         self._compiled = self._compile(states, config)
-        with folder.file_system(self._path), open(self._path, "w", newline="") as file:
-            csv.writer(file).writerow(["update", "agent", "parent", "fitness", *job.evolve])
-        self._write(0, np.arange(count), self._before, config)
+        if fresh:
+            with folder.file_system(self._path), open(self._path, "w", newline="") as file:
+                csv.writer(file).writerow(["update", "agent", "parent", "fitness", *job.evolve])
+            self._write(0, np.arange(count), self._before, config)
+
+    def snapshot(self) -> dict[str, np.ndarray]:
+        """What the next generation depends on."""
+        returns = np.concatenate([np.zeros((0, self._count), np.float32), *self._returns])
+        return {"evolution.before": self._before, "evolution.returns": returns}
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Go on from a snapshot."""
+        self._before, self._returns = arrays["evolution.before"], [arrays["evolution.returns"]]
 
     def observe(self, returns: np.ndarray) -> None:
         """Mean episode returns [updates, agents] of further updates."""

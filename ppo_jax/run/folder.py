@@ -4,6 +4,8 @@ import contextlib
 import io
 import json
 import os
+import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +25,9 @@ CONFIG, METRICS, STATISTICS, PARAMETERS, SUMMARY = (
 SWEEP, EVOLUTION, FIGURE = "sweep.csv", "evolution.csv", "curves.png"
 FILES = (CONFIG, METRICS, STATISTICS, SWEEP, EVOLUTION, FIGURE, PARAMETERS, SUMMARY)
 EVENTS = "events.out.tfevents.*"
+GROWING = (METRICS, STATISTICS, EVOLUTION, EVENTS)  # the others are written at once
+CHECKPOINTS = "checkpoints"
+_LOCK = ".lock"
 
 
 def choose(out: str | None, label: str) -> Path:
@@ -40,24 +45,61 @@ def choose(out: str | None, label: str) -> Path:
     return path
 
 
+def holds_a_run(path: Path) -> bool:
+    """Whether a run has written to the folder."""
+    return any((path / name).exists() for name in (CONFIG, METRICS, SUMMARY, CHECKPOINTS))
+
+
 def refuse_another_run(path: Path, overwrite: bool) -> None:
-    """Raise Failure (2) where the folder holds a run that is not to be overwritten."""
-    if not overwrite and any((path / name).exists() for name in (CONFIG, METRICS, SUMMARY)):
+    """Raise Failure (2) where the folder holds a run that is not to be overwritten, and (3) where
+    another process is still writing it."""
+    if not holds_a_run(path):
+        return
+    if (path / _LOCK).exists():
+        with held(path):
+            pass
+    if not overwrite:
         raise Failure(
-            f"--out {path} holds a run; give another folder, or --overwrite to replace it"
+            f"--out {path} holds a run; give another folder, or --overwrite to replace it, or"
+            " --resume to go on with it"
         )
 
 
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Make the folder, and keep other runs out of it; a process that ends, however it does, holds
+    nothing any more. Raises Failure (3) where another process holds it."""
+    import fcntl
+
+    with file_system(path):
+        path.mkdir(parents=True, exist_ok=True)
+        lock = open(path / _LOCK, "a+")  # noqa: SIM115
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            raise Failure(
+                f"--out {path} is being written by {holder}; wait for it, or give another folder",
+                FILE_SYSTEM,
+            ) from None
+        with file_system(path):
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+            lock.flush()
+        yield
+
+
 def create(path: Path) -> None:
-    """Make the folder, empty of an earlier run's files. Raises Failure (3) if it cannot be."""
+    """Empty the folder of an earlier run's files. Raises Failure (3) if it cannot be."""
     with file_system(path):
         path.mkdir(parents=True, exist_ok=True)
         for name in (*FILES, EVENTS):
             for old in path.glob(name):
                 old.unlink()
-        probe = path / ".writable"
-        probe.touch()
-        probe.unlink()
+        if (path / CHECKPOINTS).exists():
+            shutil.rmtree(path / CHECKPOINTS)
 
 
 @contextlib.contextmanager

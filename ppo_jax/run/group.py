@@ -3,48 +3,37 @@
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from ppo_jax import env, population
-from ppo_jax.config import Config
+from ppo_jax import env, pbt, population
+from ppo_jax.config import Config, with_coefficients
 from ppo_jax.run import hosts, programs
 from ppo_jax.run.evolution import Evolution
 from ppo_jax.run.job import Job
 from ppo_jax.run.log import Log
+from ppo_jax.run.outcome import Curves, Outcome
 from ppo_jax.run.programs import Programs
-from ppo_jax.run.saved import to_arrays
+from ppo_jax.run.saved import digests, from_named, plain, to_arrays, to_named
 from ppo_jax.run.screen import Training
 
 _CHUNK_SECONDS = 0.25  # the screen, the files and signals wait for no more than a chunk
+_STATE, _COEFFICIENT = "state", "coefficient."
 
 
-class Outcome(NamedTuple):
-    """What became of agents, of all processes, in the order of `agents`."""
+class Keeper(Protocol):
+    """Who saves checkpoints."""
 
-    agents: np.ndarray  # [agents], their numbers in the roster
-    params: dict[str, np.ndarray]  # [agents, ...] each
-    updates: np.ndarray  # [agents], that an agent made; fewer than the others': it was frozen
-    frozen: np.ndarray  # [agents]
-    eval_returns: np.ndarray | None  # [agents], greedy; none after a signal
-    returns: np.ndarray | None  # [updates, agents], while training; none without curves
-    env_steps: np.ndarray | None  # [updates, agents], so far
-    evolution: dict[str, Any] | None  # the best agent and its coefficients
+    def due(self, done: int) -> bool:
+        """Whether it is time for one after `done` updates; an earlier one may have failed."""
 
-    def of(self, chosen: np.ndarray) -> "Outcome":
-        """That of some of the agents."""
-        curves = {"returns", "env_steps"}
-        return Outcome(
-            **{
-                name: jax.tree.map(
-                    lambda leaf: leaf[:, chosen] if name in curves else leaf[chosen],  # noqa: B023
-                    value,
-                )
-                for name, value in self._asdict().items()
-            }
-        )
+    def save(self, group: "Group") -> None:
+        """Save one of all that has been done."""
+
+    def save_last(self, group: "Group") -> None:
+        """Save one of a group's end, if any are saved."""
 
 
 @dataclasses.dataclass
@@ -57,8 +46,10 @@ class Group:
     seeds: np.ndarray  # [lanes]
     config: Config  # coefficients are numbers, or [lanes]
     count: int
+    next_agent: int  # of the roster: the first of the next group
     compiled: Programs
     compile_for: Callable[[Config, int], Programs]  # for another number of lanes
+    going_on: bool = False  # from what was saved, which `restore` gives
 
     def __post_init__(self) -> None:
         own = np.arange(len(self.who)) < self.count
@@ -66,7 +57,9 @@ class Group:
         self.states = jax.block_until_ready(self.compiled.init(self.seeds, self.config))
         self.evolution: Evolution | None = None
         if self.job.evolve:
-            self.evolution = Evolution(self.job, self.config, self.states, self.count)
+            self.evolution = Evolution(
+                self.job, self.config, self.states, self.count, fresh=not self.going_on
+            )
         self.done, self.solved, self.evaluating = 0, False, 0.0
         self.curves: list[tuple[np.ndarray, np.ndarray]] = []
         self.dropped: list[Outcome] = []
@@ -77,15 +70,55 @@ class Group:
         """Which lanes of all processes count."""
         return self.everyone >= 0
 
+    def snapshot(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """All that the group needs to go on, but for the agents it has dropped: arrays and facts.
+
+        Lanes that only fill the batch are left out: they are the last agent's.
+        """
+        arrays = {"agents": self.who[: self.count].copy()}
+        for name, array in to_named(self.states).items():
+            arrays[_STATE + name] = array[: self.count]
+        if self.evolution:
+            arrays |= self.evolution.snapshot()
+            for name, value in pbt.coefficients(self.config, self.job.evolve).items():
+                arrays[_COEFFICIENT + name] = np.array(value)[: self.count]
+        return arrays, {"done": self.done, "solved": self.solved, "lanes": len(self.who)}
+
+    def restore(
+        self, arrays: dict[str, np.ndarray], facts: dict[str, Any], curves: Curves | None
+    ) -> None:
+        """Go on from a snapshot of these agents. Raises ValueError for that of others."""
+        lanes = np.minimum(np.arange(len(self.who)), self.count - 1)
+        filled = {
+            name.removeprefix(_STATE): array[lanes]
+            for name, array in arrays.items()
+            if name.startswith(_STATE)
+        }
+        self.states = from_named(self.states, filled)
+        self.done, self.solved = facts["done"], facts["solved"]
+        if self.evolution:
+            self.evolution.restore(arrays)
+            values = {name: arrays[_COEFFICIENT + name][lanes] for name in self.job.evolve}
+            self.config = with_coefficients(self.config, values)
+        if curves and self.done:
+            self.curves = [curves.of(self.who[: self.count], self.done)]
+
     def train(
-        self, log: Log, progress: Training, seconds_before: float, stopped: list[int]
+        self,
+        log: Log,
+        progress: Training,
+        seconds_before: float,
+        stopped: list[int],
+        keeper: Keeper,
     ) -> tuple[list[Outcome], float]:
         """Run chunk after chunk, then evaluate; returns also the seconds of the chunks.
 
         There is one outcome, and one more for every time that solved agents were dropped.
         """
-        log.start(self.everyone[self.counted])
+        if not self.going_on:
+            log.start(self.everyone[self.counted])
         total, size = self.job.config.num_updates or 0, 1
+        self.spent = seconds_before
         took, started = 0.0, time.perf_counter()
         while self.done < total and not stopped and not self.solved:
             began = time.perf_counter()
@@ -95,11 +128,21 @@ class Group:
             self._evolve_if_due(total)
             took = time.perf_counter() - started - self.evaluating
             steps = log.env_steps + self._unwritten_steps()
-            progress.show(self.done, steps, seconds_before + took, _latest_return(summary))
+            self.spent = seconds_before + took
+            progress.show(self.done, steps, self.spent, _latest_return(summary))
             size = hosts.agree(self._next_size(each, total))
             hosts.agree_to_stop(stopped)
+            if keeper.due(self.done):
+                self._write(log)
+                keeper.save(self)
         self._write(log)
         eval_returns = None if stopped else self._evaluate()
+        hosts.agree_to_stop(stopped)
+        if stopped:  # the evaluation is done again when the run goes on
+            eval_returns = None
+            keeper.save(self)
+        else:
+            keeper.save_last(self)
         outcome = self._outcome(eval_returns)
         if self.evolution:
             outcome = outcome._replace(evolution=self.evolution.best(self.config, eval_returns))
@@ -179,6 +222,8 @@ class Group:
             size = min(size, self.job.evaluate_every - self.done % self.job.evaluate_every)
         if self.job.evolve:  # end at the next generation
             size = min(size, self.job.evolve_every - self.done % self.job.evolve_every)
+        if self.job.checkpoint_every:
+            size = min(size, self.job.checkpoint_every - self.done % self.job.checkpoint_every)
         return size
 
     def _evaluates(self) -> bool:
@@ -190,8 +235,10 @@ class Group:
         return np.asarray(hosts.gather(evaluated), np.float64).mean(axis=1)[self.counted]
 
     def _outcome(self, eval_returns: np.ndarray | None) -> Outcome:
-        gathered = hosts.gather((self.states.params, self.states.num_updates))
-        params, updates = jax.tree.map(lambda leaf: np.asarray(leaf)[self.counted], gathered)
+        states = hosts.gather(jax.tree.map(plain, self.states))
+        params, updates = jax.tree.map(
+            lambda leaf: np.asarray(leaf)[self.counted], (states.params, states.num_updates)
+        )
         frozen = updates < self.done
         if eval_returns is not None:
             eval_returns = np.where(frozen, np.nan, eval_returns)
@@ -207,34 +254,9 @@ class Group:
             eval_returns=eval_returns,
             returns=returns,
             env_steps=steps,
+            digests=digests(states, np.flatnonzero(self.counted)),
             evolution=None,
         )
-
-
-def join(outcomes: list[Outcome]) -> Outcome:
-    """The groups' outcomes as one, in the roster's order; groups that stopped early have shorter
-    curves, filled up with NaN returns and steps that stay. What a group lacks, all lack: after a
-    signal its evaluation, or its curves."""
-    order = np.argsort(np.concatenate([one.agents for one in outcomes]))
-
-    def joined(*arrays: np.ndarray) -> np.ndarray:
-        return np.concatenate(arrays)[order]
-
-    def joined_curves(*arrays: np.ndarray) -> np.ndarray:
-        longest = max(len(array) for array in arrays)
-        filled = []
-        for array in arrays:
-            last = np.full_like(array[-1:], np.nan) if array.dtype.kind == "f" else array[-1:]
-            filled.append(np.concatenate([array, *[last] * (longest - len(array))]))
-        return np.concatenate(filled, axis=1)[:, order]
-
-    together: dict[str, Any] = {}
-    for name in set(Outcome._fields) - {"evolution"}:
-        parts = [getattr(one, name) for one in outcomes]
-        whole = joined_curves if name in ("returns", "env_steps") else joined
-        lacking = any(part is None for part in parts)
-        together[name] = None if lacking else jax.tree.map(whole, *parts)
-    return Outcome(**together, evolution=outcomes[-1].evolution)
 
 
 def _latest_return(summary: population.Statistics) -> float:

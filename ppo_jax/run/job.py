@@ -36,3 +36,11 @@ class Job:
     """Ranges of the coefficients that evolve, from random draws."""
     evolve_every: int = 20
     """Updates of a generation."""
+    resume: str | None = None
+    """Go on with the folder's run: newest, or auto, which starts afresh where there is none."""
+    checkpoint_every: int | None = None
+    """Updates between checkpoints."""
+    checkpoint_seconds: float | None = None
+    """Seconds between checkpoints, at least."""
+    checkpoints_kept: int = 3
+    """The newest checkpoints are kept, so many of them."""

@@ -2,6 +2,8 @@
 
 import csv
 import math
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +41,18 @@ class Log:
     """Writes chunks of metrics to a run's folder; close it, or use it in a `with`.
 
     `curves` says whether every agent's own metrics go to metrics.csv, or only the statistics
-    over agents, in statistics.csv. TensorBoard has the first group's.
+    over agents, in statistics.csv. TensorBoard has the first group's. `counts` are an earlier
+    log's, whose files this one goes on with.
     """
 
-    def __init__(self, path: Path, roster: Roster, fields: tuple[str, ...], curves: bool):
-        from tensorboardX import SummaryWriter
-
+    def __init__(
+        self,
+        path: Path,
+        roster: Roster,
+        fields: tuple[str, ...],
+        curves: bool,
+        counts: Mapping[str, Any] | None = None,
+    ):
         self._path, self._roster = path, roster
         self._group, self._updates, self._env_steps = 0, 0, 0
         settings = ("setting",) if roster.num_settings > 1 else ()
@@ -53,8 +61,10 @@ class Log:
             if curves:
                 self._rows = self._table(folder.METRICS, (*LEADING, *settings, *fields))
             self._statistics = self._table(folder.STATISTICS, STATISTICS)
-            self._events = SummaryWriter(str(path), write_to_disk=True)
+            self._events = _Events(path)
         self.start(np.arange(0))
+        if counts:
+            self._group, self._env_steps = counts["group"], counts["env_steps"]
 
     def __enter__(self) -> "Log":
         return self
@@ -75,6 +85,17 @@ class Log:
         """Updates of the present group's agents so far."""
         return self._updates
 
+    @property
+    def counts(self) -> dict[str, Any]:
+        """What the log has counted so far, of the run and of the present group."""
+        return {
+            "group": self._group,
+            "env_steps": self._env_steps,
+            "updates": self._updates,
+            "mean_counts": self._mean_counts.copy(),
+            "steps": self._steps.tolist(),
+        }
+
     def start(self, agents: np.ndarray) -> None:
         """Another group of agents begins."""
         self._agents = agents
@@ -82,6 +103,12 @@ class Log:
         self._updates = 0
         self._steps = np.zeros(len(agents), np.int64)
         self._mean_counts = dict.fromkeys(_COUNTS, 0.0)
+
+    def go_on(self, agents: np.ndarray, counts: Mapping[str, Any]) -> None:
+        """A group of agents goes on from what an earlier log had counted."""
+        self._agents = agents
+        self._updates, self._mean_counts = counts["updates"], dict(counts["mean_counts"])
+        self._steps = np.array(counts["steps"], np.int64)
 
     def keep(self, chosen: np.ndarray) -> None:
         """The group goes on with some of its agents."""
@@ -96,14 +123,15 @@ class Log:
                 self._write_statistics(summary, index)
                 if metrics is not None:
                     self._write_rows({name: values[index] for name, values in metrics.items()})
-            for file in self._files:
+            for file in (*self._files, self._events):
                 file.flush()
 
     def _table(self, name: str, header: tuple[str, ...]) -> Any:
-        file = open(self._path / name, "w", newline="")  # noqa: SIM115
+        file = open(self._path / name, "a", newline="")  # noqa: SIM115
         self._files.append(file)
         rows = csv.writer(file)
-        rows.writerow(header)
+        if file.tell() == 0:
+            rows.writerow(header)
         return rows
 
     def _write_rows(self, row: dict[str, np.ndarray]) -> None:
@@ -134,7 +162,26 @@ class Log:
         for tag, metric, count in TAGS:
             mean = float(summary.means[metric][index])
             if not math.isnan(mean):  # no episode ended, so there is nothing to say
-                self._events.add_scalar(tag, mean, round(self._mean_counts[count]))
+                self._events.add(tag, mean, round(self._mean_counts[count]))
+
+
+class _Events:
+    """A file of TensorBoard events; what was added is in it as soon as it is flushed, which
+    tensorboardX's SummaryWriter, a queue between, does not promise."""
+
+    def __init__(self, path: Path):
+        from tensorboardX import event_file_writer, proto, summary
+
+        self._event, self._scalar = proto.event_pb2.Event, summary.scalar
+        ordinal = len(list(path.glob(folder.EVENTS)))  # resumed within a second: another name
+        self._file = event_file_writer.EventsWriter(str(path / "events"), f".{ordinal}")
+        self.flush, self.close = self._file.flush, self._file.close
+
+    def add(self, tag: str, value: float, step: int) -> None:
+        """Add a value of a tag."""
+        self._file.write_event(
+            self._event(summary=self._scalar(tag, value), step=step, wall_time=time.time())
+        )
 
 
 def _cell(value: Any) -> Any:

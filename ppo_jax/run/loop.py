@@ -1,6 +1,8 @@
 """One run from start to end: compile, train in chunks, evaluate, write."""
 
+import contextlib
 import dataclasses
+import hashlib
 import math
 import tempfile
 import time
@@ -14,12 +16,15 @@ import numpy as np
 
 from ppo_jax import __version__, env, ppo
 from ppo_jax.config import Config
-from ppo_jax.run import devices, folder, hosts, programs, report, roster, signals
+from ppo_jax.run import devices, folder, hosts, ledger, programs, report, resume, roster, signals
+from ppo_jax.run.checkpoint import Checkpoint
 from ppo_jax.run.evolution import configure
 from ppo_jax.run.failure import DIVERGED, Failure, Interrupted
-from ppo_jax.run.group import Group, Outcome, join
+from ppo_jax.run.group import Group
 from ppo_jax.run.job import Job
+from ppo_jax.run.keeper import Keeper, keeper
 from ppo_jax.run.log import Log
+from ppo_jax.run.outcome import Curves, Outcome, join
 from ppo_jax.run.programs import EVAL_EPISODES, Programs
 from ppo_jax.run.screen import Screen
 
@@ -28,19 +33,23 @@ def run(job: Job, screen: Screen) -> dict[str, Any]:
     """Train the job's agents, evaluate them, and write everything to its folder.
 
     Returns the summary. Raises Failure for what the user can mend, Interrupted after a signal:
-    then the parameters and metrics so far have been written.
+    then the parameters and metrics so far have been written, and a checkpoint to go on from.
     """
     chosen = devices.select(job.device)
     agents = prepare(job)
     with tempfile.TemporaryDirectory() as elsewhere:
         if not hosts.first():  # does as the first does, and keeps nothing
             job = dataclasses.replace(job, path=Path(elsewhere))
-        folder.create(job.path)
-        folder.write_json(job.path / folder.CONFIG, settings(job))
-        introduce(job, agents, chosen, screen)
-        with devices.refusals(asked(job, agents)):
-            summary = _run(job, agents, chosen, screen)
-        folder.write_json(job.path / folder.SUMMARY, summary)
+        with folder.held(job.path):
+            summary = resume.finished(job, settings(job)) if job.resume else None
+            if summary:
+                screen.say(f"{job.path} holds this run, finished: nothing is left to do")
+                return summary
+            saved = _start(job, agents, chosen, screen)
+            introduce(job, agents, chosen, screen)
+            with devices.refusals(asked(job, agents)):
+                summary = _run(job, agents, chosen, saved, screen)
+            folder.write_json(job.path / folder.SUMMARY, summary)
     if len(summary["diverged_seeds"]) == len(agents.seeds):
         raise Failure(
             "every agent diverged: its losses or parameters became non-finite; lower learning_rate"
@@ -48,6 +57,27 @@ def run(job: Job, screen: Screen) -> dict[str, Any]:
             DIVERGED,
         )
     return summary
+
+
+def _start(
+    job: Job, agents: roster.Roster, chosen: list[jax.Device], screen: Screen
+) -> Checkpoint | None:
+    """Make the folder ready: for a fresh run, or for going on from the checkpoint returned."""
+    saved = None
+    if job.resume:
+        state = jax.eval_shape(partial(ppo.init, config=job.config), jax.random.key(0))
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+        saved = resume.find(job, agents, settings(job), chosen, screen, size)
+    if saved:
+        ledger.cut(job.path, saved.facts["files"])
+        screen.say(
+            f"resuming {job.path} after update {saved.facts['done']:,} of"
+            f" {job.config.num_updates:,}"
+        )
+    else:
+        folder.create(job.path)
+    folder.write_json(job.path / folder.CONFIG, settings(job))
+    return saved
 
 
 def prepare(job: Job) -> roster.Roster:
@@ -83,21 +113,30 @@ def lanes(job: Job, agents: roster.Roster, chosen: list[jax.Device]) -> int:
 
 
 def _run(
-    job: Job, agents: roster.Roster, chosen: list[jax.Device], screen: Screen
+    job: Job,
+    agents: roster.Roster,
+    chosen: list[jax.Device],
+    saved: Checkpoint | None,
+    screen: Screen,
 ) -> dict[str, Any]:
     started = time.perf_counter()
     size = lanes(job, agents, chosen)
+    groups = _groups(job, agents, size, len(chosen), saved)
     compile_for = partial(programs.compile_programs, devices=chosen)
-    first = configure(job, agents, next(agents.groups(size))[0])
+    first = configure(job, agents, groups[0][0])
     with screen.waiting(f"compiling {job.recipe} for {_agents(len(agents.seeds))}"):
-        compiled = compile_for(first, size)
+        compiled = {len(groups[0][0]): compile_for(first, len(groups[0][0]))}
+        if len(groups) > 1 and size not in compiled:  # the first one had dropped agents
+            compiled[size] = compile_for(configure(job, agents, groups[1][0]), size)
     compile_seconds = time.perf_counter() - started
+    counts = saved.facts["counts"] if saved else None
     with (
-        Log(job.path, agents, ppo.Metrics._fields, job.curves) as log,
+        Log(job.path, agents, ppo.Metrics._fields, job.curves, counts) as log,
         signals.collected() as stopped,
+        contextlib.closing(keeper(job, settings(job), chosen, log)) as kept,
     ):
         outcome, train_seconds = _train(
-            job, agents, size, compiled, compile_for, log, screen, stopped
+            job, agents, groups, compiled, compile_for, log, screen, stopped, kept, saved
         )
         env_steps, updates = log.env_steps, log.updates
     folder.write_arrays(job.path / folder.PARAMETERS, outcome.params)
@@ -118,6 +157,7 @@ def _run(
             str(outcome.agents[lane]): int(outcome.updates[lane])
             for lane in np.flatnonzero(outcome.frozen)
         },
+        "state_sha256": hashlib.sha256(outcome.digests.tobytes()).hexdigest(),
         "eval_episodes": EVAL_EPISODES,
         "eval_return_per_seed": None,
         "solved_at": env.SOLVED_AT.get(job.config.env),
@@ -151,32 +191,84 @@ def _run(
     return summary
 
 
+_Lanes = tuple[np.ndarray, int, int]  # agents, how many of them count, and the next group's first
+
+
+def _groups(
+    job: Job, agents: roster.Roster, size: int, devices: int, saved: Checkpoint | None
+) -> list[_Lanes]:
+    """This process's agents that are left to train, in groups; first those of the checkpoint."""
+    groups: list[_Lanes] = []
+    begin = 0
+    if saved:
+        who, begin = saved.arrays["agents"], saved.facts["next_agent"]
+        lanes = -(-saved.facts["lanes"] // devices) * devices
+        filled = who[np.minimum(np.arange(lanes), len(who) - 1)]
+        groups.append((filled, len(who), begin))
+    process, processes = jax.process_index(), jax.process_count()
+    for who, count in agents.groups(size, process, processes, begin):
+        groups.append((who, count, int(who[max(count, 1) - 1]) + 1))
+    return groups
+
+
 def _train(
     job: Job,
     agents: roster.Roster,
-    size: int,
-    compiled: Programs,
+    groups: list[_Lanes],
+    compiled: dict[int, Programs],
     compile_for: Callable[[Config, int], Programs],
     log: Log,
     screen: Screen,
     stopped: list[int],
+    kept: Keeper,
+    saved: Checkpoint | None,
 ) -> tuple[Outcome, float]:
     """Train and evaluate group after group; returns what became of the agents, and the seconds
     that training took, without evaluation."""
-    groups = list(agents.groups(size, jax.process_index(), jax.process_count()))
-    outcomes: list[Outcome] = []
-    seconds = 0.0
-    with screen.training((job.config.num_updates or 0) * len(groups)) as progress:
-        for who, count in groups:
+    total, seconds, before = job.config.num_updates or 0, 0.0, 0
+    curves = None
+    if saved:
+        before, seconds = saved.facts["counts"]["group"] - 1, saved.facts["seconds"]
+        curves = Curves(job.path / folder.METRICS, agents) if job.curves else None
+    with screen.training(total * (before + len(groups)), total * before) as progress:
+        for who, count, next_agent in groups:
             progress.start_group()
-            config = configure(job, agents, who)
-            group = Group(job, who, agents.seeds[who], config, count, compiled, compile_for)
-            outcome, took = group.train(log, progress, seconds, stopped)
-            outcomes += outcome
+            group = Group(
+                job, who, agents.seeds[who], configure(job, agents, who), count, next_agent,
+                compiled[len(who)], compile_for, saved is not None,
+            )  # fmt: skip
+            if saved:
+                _restore(saved, group, kept, log, curves)
+                saved = None
+            outcomes, took = group.train(log, progress, seconds, stopped, kept)
+            kept.outcomes += outcomes
             seconds += took
             if stopped:
                 break
-    return join(outcomes), seconds
+    return join(kept.outcomes), seconds
+
+
+def _restore(
+    saved: Checkpoint, group: Group, kept: Keeper, log: Log, curves: Curves | None
+) -> None:
+    """Put a run back to where its checkpoint was saved."""
+    lengths = saved.facts["outcomes"]
+    outcomes = [
+        Outcome.from_arrays(_part(saved.arrays, f"outcome.{index}."), length, curves)
+        for index, length in enumerate(lengths)
+    ]
+    done = len(outcomes) - saved.facts["dropped"]
+    kept.outcomes, group.dropped = outcomes[:done], outcomes[done:]
+    group.restore(saved.arrays, saved.facts, curves)
+    log.go_on(group.who[: group.count], saved.facts["counts"])
+
+
+def _part(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
 
 
 def _agents(number: int) -> str:
@@ -196,6 +288,7 @@ def settings(job: Job) -> dict[str, Any]:
         "sweep": job.axes,
         "search": job.ranges,
         "samples": job.num_samples,
+        "curves": job.curves,
         "group_size": job.group_size,
         "stop_when_solved": job.stop_when_solved,
         "drop_solved": job.drop_solved,

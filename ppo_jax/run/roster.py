@@ -38,13 +38,13 @@ class Roster(NamedTuple):
         return {name: float(str(values[setting])) for name, values in self.values.items()}
 
     def groups(
-        self, size: int, process: int = 0, processes: int = 1
+        self, size: int, process: int = 0, processes: int = 1, begin: int = 0
     ) -> Iterator[tuple[np.ndarray, int]]:
         """A process's agents in groups of `size`, and how many of each group count: groups are
         filled up with the last agent, so that one compiled program serves all groups, and every
         process has as many."""
         total, share = len(self.seeds), self.share(processes)
-        for first in range(process * share, (process + 1) * share, size):
+        for first in range(max(process * share, begin), (process + 1) * share, size):
             lanes = np.arange(first, first + size)
             end = min((process + 1) * share, total)
             yield np.minimum(lanes, total - 1), max(0, min(size, end - first))

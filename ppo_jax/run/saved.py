@@ -1,10 +1,12 @@
 """A run's folder, read back: configuration, parameters, metrics, summary."""
 
 import csv
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -33,7 +35,7 @@ def load(path: str | Path) -> Run:
     with np.load(path / folder.PARAMETERS, allow_pickle=False) as arrays:
         params = to_parameters(dict(arrays))
     summary = json.loads((path / folder.SUMMARY).read_text())
-    return Run(config, params, _read_metrics(path / folder.METRICS), summary)
+    return Run(config, params, read_metrics(path / folder.METRICS), summary)
 
 
 def to_arrays(params: network.Parameters) -> dict[str, np.ndarray]:
@@ -61,7 +63,54 @@ def to_parameters(arrays: dict[str, np.ndarray]) -> network.Parameters:
     return network.Parameters(layers("actor"), layers("critic"))
 
 
-def _read_metrics(path: Path) -> dict[str, np.ndarray]:
+def to_named(tree: Any) -> dict[str, np.ndarray]:
+    """Copies of a pytree's arrays by their paths, PRNG keys as their data."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path): np.array(plain(leaf)) for path, leaf in leaves}
+
+
+def from_named(like: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """The inverse of `to_named` for a pytree of these types, shapes and places.
+
+    Raises ValueError for arrays that are of another.
+    """
+
+    def place(path: Any, leaf: jax.Array) -> jax.Array:
+        array, expected = arrays.get(jax.tree_util.keystr(path)), plain(leaf)
+        if array is None or (array.shape, array.dtype) != (expected.shape, expected.dtype):
+            raise ValueError(f"{jax.tree_util.keystr(path)} is not that of such a run")
+        if _is_key(leaf):
+            return jax.device_put(
+                jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf)),
+                leaf.sharding,
+            )
+        return jax.device_put(array, leaf.sharding)
+
+    return jax.tree_util.tree_map_with_path(place, like)
+
+
+def digests(tree: Any, agents: np.ndarray) -> np.ndarray:
+    """The SHA-256 of every array of each of these agents, [agents, 32]; leaves go by agent."""
+    hashes = [hashlib.sha256() for _ in agents]
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        array = np.asarray(plain(leaf))
+        said = f"{jax.tree_util.keystr(path)} {array.dtype.str} {array.shape[1:]} ".encode()
+        for known, agent in zip(hashes, agents.tolist(), strict=True):
+            known.update(said)
+            known.update(array[agent].tobytes())
+    return np.array([list(known.digest()) for known in hashes], np.uint8).reshape(-1, 32)
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def plain(leaf: Any) -> Any:
+    """The array, or a PRNG key's data."""
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def read_metrics(path: Path) -> dict[str, np.ndarray]:
     """The table as [updates, agents], agents in the roster's order; NaN where an agent stopped
     before the others. Empty where the run kept no curves."""
     if not path.exists():

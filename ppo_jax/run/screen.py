@@ -28,6 +28,10 @@ class Screen:
         """Print one line."""
         self._console.print(text, markup=False)
 
+    def warn(self, text: str) -> None:
+        """Print one line on standard error, quiet or not."""
+        print(f"ppo_jax: warning: {text}", file=sys.stderr)
+
     def table(self, title: str, header: list[str], rows: list[list[str]], note: str) -> None:
         """Print a table of numbers below its title, and a note, if any."""
         first, *others = header
@@ -52,8 +56,8 @@ class Screen:
         self.say(f"{text}: {time.perf_counter() - started:.1f} s")
 
     @contextlib.contextmanager
-    def training(self, num_updates: int) -> Iterator["Training"]:
-        """Live progress of the training loop."""
+    def training(self, num_updates: int, before: int = 0) -> Iterator["Training"]:
+        """Live progress of the training loop, of which earlier groups made updates before."""
         live = Progress(
             SpinnerColumn(),
             TextColumn("training"),
@@ -63,7 +67,8 @@ class Screen:
             disable=not self._console.is_terminal or self._console.quiet,
         )
         with live:
-            yield Training(self, live, live.add_task("", total=num_updates, said=""), num_updates)
+            task = live.add_task("", total=num_updates, said="")
+            yield Training(self, live, task, num_updates, before)
 
 
 class _Console(Console):
@@ -76,11 +81,11 @@ class _Console(Console):
 class Training:
     """Progress of a training loop: steps, steps per second, mean return, time left."""
 
-    def __init__(self, screen: Screen, live: Progress, task: TaskID, num_updates: int):
+    def __init__(self, screen: Screen, live: Progress, task: TaskID, num_updates: int, before: int):
         self._screen, self._live, self._task, self._total = screen, live, task, num_updates
         self._said = 0
         self._return = math.nan
-        self._before = 0  # updates of earlier groups
+        self._before = before  # updates of earlier groups
         self._now = 0
 
     def start_group(self) -> None:
