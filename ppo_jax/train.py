@@ -119,6 +119,7 @@ _SAVED_FLAGS = (
     *("recipe", "seed", "num_seeds", "samples", "curves", "group_size"),
     *("drop_solved", "stop_when_solved", "evaluate_every", "evolve_every"),
 )
+_VARIES = ("sweep", "search", "evolve")
 _CONFIG_FIELDS = [field.name for field in dataclasses.fields(Config)]
 
 
@@ -131,6 +132,10 @@ def _main(arguments: list[str]) -> int:
     arguments = _spelled_out(arguments)
     defaults = _defaults(arguments)
     flags = tyro.cli(Flags, args=arguments, default=defaults, prog="python -m ppo_jax.train")
+    varies: dict[str, Any] = {
+        name: _instead(getattr(flags, name), getattr(defaults, name)) for name in _VARIES
+    }
+    flags = dataclasses.replace(flags, **varies)
     if flags.version:
         print(f"ppo_jax {__version__}")
         return 0
@@ -189,6 +194,12 @@ def _spelled_out(arguments: list[str]) -> list[str]:
     return spelled
 
 
+def _instead(together: tuple[str, ...], saved: tuple[str, ...]) -> tuple[str, ...]:
+    """What was given of a flag, without the run's own, which the parser puts before it; where
+    nothing was given, the run's own."""
+    return together[len(saved) :] or saved
+
+
 def _refuse_nothing(path: Path, flags: Flags) -> None:
     """Raise Failure (2) where --resume has nothing to go on with, or contradicts another flag."""
     if flags.out is None:
@@ -230,7 +241,7 @@ def _read_config(path: str) -> Flags:
         saved = json.loads(Path(path).read_text())
         fields = {**saved["config"], "hidden_sizes": tuple(saved["config"]["hidden_sizes"])}
         fields |= {name: saved[name] for name in _SAVED_FLAGS if name in saved}
-        for name in ("sweep", "search", "evolve"):
+        for name in _VARIES:
             fields[name] = settings.as_flags(saved.get(name, {}))
         return Flags(**fields)
     except OSError as error:
