@@ -88,7 +88,10 @@ def held(path: Path) -> Iterator[None]:
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {socket.gethostname()}")
             lock.flush()
-        yield
+        try:
+            yield
+        finally:
+            lock.truncate(0)
 
 
 def create(path: Path) -> None:
@@ -113,6 +116,12 @@ def file_system(path: Path) -> Iterator[None]:
             f"{error.filename or path}: {reason}; give --out a folder that can be written",
             FILE_SYSTEM,
         ) from error
+
+
+def remove(path: Path) -> None:
+    """Remove the file, if there is one."""
+    with file_system(path):
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -40,11 +40,11 @@ def run(job: Job, screen: Screen) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as elsewhere:
         if not hosts.first():  # does as the first does, and keeps nothing
             job = dataclasses.replace(job, path=Path(elsewhere))
+        summary = resume.finished(job, settings(job)) if job.resume else None
+        if summary:
+            screen.say(f"{job.path} holds this run, finished: nothing is left to do")
+            return summary
         with folder.held(job.path):
-            summary = resume.finished(job, settings(job)) if job.resume else None
-            if summary:
-                screen.say(f"{job.path} holds this run, finished: nothing is left to do")
-                return summary
             saved = _start(job, agents, chosen, screen)
             introduce(job, agents, chosen, screen)
             with devices.refusals(asked(job, agents)):
@@ -70,6 +70,7 @@ def _start(
         saved = resume.find(job, agents, settings(job), chosen, screen, size)
     if saved:
         ledger.cut(job.path, saved.facts["files"])
+        folder.remove(job.path / folder.SUMMARY)  # it is not finished any more, if it was
         screen.say(
             f"resuming {job.path} after update {saved.facts['done']:,} of"
             f" {job.config.num_updates:,}"
