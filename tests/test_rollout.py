@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from ppo_jax import env, network, ppo, recipe, rollout
 
@@ -190,6 +191,42 @@ def test_the_policy_that_acts_is_the_current_one(name, config, request):
     logits = logits @ head.kernel + head.bias
     np.testing.assert_allclose(last.transitions.logits, logits, rtol=1e-4, atol=1e-5)
     assert set(np.unique(run.transitions.action)) == {0, 1}
+
+
+PLAUSIBLE = 1e-4
+
+
+def blind(*probabilities):
+    """A policy that looks at none of 4 numbers."""
+    bias = jnp.log(jnp.array(probabilities))
+    return (network.Layer(jnp.zeros((4, len(probabilities))), bias),)
+
+
+def collect_with(actor, config):
+    environment = env.make(config)
+    start_key, key = jax.random.split(jax.random.key(0))
+    actors = rollout.start(start_key, environment, config.num_envs)
+    collect = jax.jit(lambda key: rollout.collect(key, actor, actors, environment, config)[1])
+    return jax.tree.map(np.asarray, collect(key))
+
+
+def test_actions_are_drawn_from_the_policy_each_by_itself():
+    config = FIXED.replace(num_envs=64, num_steps=64)
+    action = collect_with(blind(0.3, 0.7), config).action
+    assert stats.binomtest(int(action.sum()), action.size, 0.7).pvalue > PLAUSIBLE
+    over_time, beside = (action[:-1], action[1:]), (action[:, :-1], action[:, 1:])
+    for one, other in (over_time, beside):
+        table = np.bincount((2 * one + other).ravel(), minlength=4).reshape(2, 2)
+        assert stats.chi2_contingency(table).pvalue > PLAUSIBLE
+
+
+def test_a_random_world_draws_for_every_step_by_itself():
+    """A bandit whose second arm pays a standard normal reward."""
+    normal = {"mean_mu": 0.0, "sigma_p": 0.0, "sigma_l": 1.0}
+    config = FIXED.replace(env="GaussianBandit-misc", env_params=normal, num_envs=32, num_steps=32)
+    reward = collect_with(blind(0.0, 1.0), config).reward
+    assert stats.kstest(reward.ravel(), "norm").pvalue > PLAUSIBLE
+    assert len(np.unique(reward)) > 0.99 * reward.size
 
 
 # Whole episodes
