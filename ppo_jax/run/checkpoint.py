@@ -68,7 +68,9 @@ class Writer:
             import orbax.checkpoint as ocp
 
             logging.getLogger("absl").setLevel(logging.CRITICAL)  # errors are raised, not said
-            options = ocp.CheckpointManagerOptions(max_to_keep=self._keep)
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=self._keep, cleanup_tmp_directories=True
+            )
             self._manager = ocp.CheckpointManager(self._path.absolute(), options=options)
         return self._manager
 

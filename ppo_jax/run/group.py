@@ -47,11 +47,11 @@ class Group:
     config: Config  # coefficients are numbers, or [lanes]
     count: int
     next_agent: int  # of the roster: the first of the next group
-    compiled: Programs
-    compile_for: Callable[[Config, int], Programs]  # for another number of lanes
+    compile_for: Callable[[Config, int], Programs]  # for a number of lanes
     going_on: bool = False  # from what was saved, which `restore` gives
 
     def __post_init__(self) -> None:
+        self.compiled = self.compile_for(self.config, len(self.who))
         own = np.arange(len(self.who)) < self.count
         self.everyone = hosts.gather(np.where(own, self.who, -1).astype(np.int32))
         self.states = jax.block_until_ready(self.compiled.init(self.seeds, self.config))

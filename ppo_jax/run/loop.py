@@ -123,12 +123,10 @@ def _run(
     started = time.perf_counter()
     size = lanes(job, agents, chosen)
     groups = _groups(job, agents, size, len(chosen), saved)
-    compile_for = partial(programs.compile_programs, devices=chosen)
-    first = configure(job, agents, groups[0][0])
+    compile_for = programs.remembered(chosen)
     with screen.waiting(f"compiling {job.recipe} for {_agents(len(agents.seeds))}"):
-        compiled = {len(groups[0][0]): compile_for(first, len(groups[0][0]))}
-        if len(groups) > 1 and size not in compiled:  # the first one had dropped agents
-            compiled[size] = compile_for(configure(job, agents, groups[1][0]), size)
+        for who, *_ in groups[:2]:  # the first of a run that goes on may have dropped agents
+            compile_for(configure(job, agents, who), len(who))
     compile_seconds = time.perf_counter() - started
     counts = saved.facts["counts"] if saved else None
     with (
@@ -137,7 +135,7 @@ def _run(
         contextlib.closing(keeper(job, settings(job), chosen, log)) as kept,
     ):
         outcome, train_seconds = _train(
-            job, agents, groups, compiled, compile_for, log, screen, stopped, kept, saved
+            job, agents, groups, compile_for, screen, stopped, kept, saved
         )
         env_steps, updates = log.env_steps, log.updates
     folder.write_arrays(job.path / folder.PARAMETERS, outcome.params)
@@ -216,9 +214,7 @@ def _train(
     job: Job,
     agents: roster.Roster,
     groups: list[_Lanes],
-    compiled: dict[int, Programs],
     compile_for: Callable[[Config, int], Programs],
-    log: Log,
     screen: Screen,
     stopped: list[int],
     kept: Keeper,
@@ -234,14 +230,14 @@ def _train(
     with screen.training(total * (before + len(groups)), total * before) as progress:
         for who, count, next_agent in groups:
             progress.start_group()
+            config = configure(job, agents, who)
             group = Group(
-                job, who, agents.seeds[who], configure(job, agents, who), count, next_agent,
-                compiled[len(who)], compile_for, saved is not None,
-            )  # fmt: skip
+                job, who, agents.seeds[who], config, count, next_agent, compile_for, bool(saved)
+            )
             if saved:
-                _restore(saved, group, kept, log, curves)
+                _restore(saved, group, kept, curves)
                 saved = None
-            outcomes, took = group.train(log, progress, seconds, stopped, kept)
+            outcomes, took = group.train(kept.log, progress, seconds, stopped, kept)
             kept.outcomes += outcomes
             seconds += took
             if stopped:
@@ -249,9 +245,7 @@ def _train(
     return join(kept.outcomes), seconds
 
 
-def _restore(
-    saved: Checkpoint, group: Group, kept: Keeper, log: Log, curves: Curves | None
-) -> None:
+def _restore(saved: Checkpoint, group: Group, kept: Keeper, curves: Curves | None) -> None:
     """Put a run back to where its checkpoint was saved."""
     lengths = saved.facts["outcomes"]
     outcomes = [
@@ -261,7 +255,7 @@ def _restore(
     done = len(outcomes) - saved.facts["dropped"]
     kept.outcomes, group.dropped = outcomes[:done], outcomes[done:]
     group.restore(saved.arrays, saved.facts, curves)
-    log.go_on(group.who[: group.count], saved.facts["counts"])
+    kept.log.go_on(group.who[: group.count], saved.facts["counts"])
 
 
 def _part(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

@@ -38,6 +38,19 @@ def storage(config: Config) -> int:
     return min(config.num_updates or 1, _CHUNK_UPDATES)
 
 
+def remembered(devices: Sequence[jax.Device]) -> Callable[[Config, int], Programs]:
+    """`compile_programs` for one run's configurations, which differ in coefficients alone: once
+    for every number of lanes."""
+    compiled: dict[int, Programs] = {}
+
+    def compile_for(config: Config, lanes: int) -> Programs:
+        if lanes not in compiled:
+            compiled[lanes] = compile_programs(config, lanes, devices)
+        return compiled[lanes]
+
+    return compile_for
+
+
 def compile_programs(config: Config, lanes: int, devices: Sequence[jax.Device]) -> Programs:
     """Compile the programs at the same time: XLA leaves cores idle with one.
 
