@@ -139,7 +139,7 @@ class Config:
             _check_values(name, getattr(self, name), holds, wanted)
         for name, value in self.env_params.items():
             if value is not None:
-                _check_values(f"env_params {name}", value, np.isfinite, "finite")
+                _check_values(f"env_params {name}", value, *_FINITE)
         return self
 
 
@@ -292,6 +292,7 @@ _SIZES = (
     "minibatch_size",
 )
 _OPTIONAL_SIZES = tuple(name for name in _SIZES if name not in ("num_envs", "num_epochs"))
+_LARGEST = 2**31 - 1  # what arrays are indexed with, and updates and gradient steps counted
 
 
 def _check_sizes(config: Config) -> None:
@@ -301,9 +302,17 @@ def _check_sizes(config: Config) -> None:
             continue
         if not _is_integer(value) or value < 1:
             raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        if name != "total_timesteps":  # which only its updates count
+            _check_largest(name, value)
     sizes = config.hidden_sizes
     if not isinstance(sizes, tuple) or not all(_is_integer(size) and size > 0 for size in sizes):
         raise ValueError(f"hidden_sizes is {sizes!r}; it must be a tuple of positive whole numbers")
+    _check_largest("hidden_sizes", max(sizes, default=1))
+
+
+def _check_largest(what: str, number: int) -> None:
+    if number > _LARGEST:
+        raise ValueError(f"{what} is {number}; it must be at most {_LARGEST}")
 
 
 def _is_integer(value: Any) -> bool:
@@ -352,6 +361,8 @@ def _check_fixed_length(config: Config) -> None:
         raise ValueError("num_steps is missing; give it, or min_transitions for whole episodes")
     batch = config.batch_size
     arithmetic = f"{config.num_envs} environments × {config.num_steps} steps = {batch} transitions"
+    if batch > _LARGEST:
+        raise ValueError(f"{arithmetic} in one update; give at most {_LARGEST}")
     if (config.num_minibatches is None) == (config.minibatch_size is None):
         raise ValueError("give either num_minibatches or minibatch_size")
     for name in ("num_minibatches", "minibatch_size"):
@@ -361,6 +372,8 @@ def _check_fixed_length(config: Config) -> None:
                 f"{arithmetic}, which {name} {divisor} does not divide; the nearest that does is"
                 f" {_nearest_divisor(batch, divisor)}"
             )
+    gradient_steps = config.num_epochs * (batch // config.transitions_per_minibatch)
+    _check_largest("num_epochs × num_minibatches", gradient_steps)
     if config.total_timesteps is None:
         if config.num_updates is None:
             raise ValueError("give either total_timesteps or num_updates")
@@ -374,16 +387,28 @@ def _check_fixed_length(config: Config) -> None:
             f"total_timesteps is {config.total_timesteps}, less than one update: {arithmetic};"
             f" give at least {batch}"
         )
+    else:
+        _check_largest("the number of updates in total_timesteps", config.total_timesteps // batch)
 
 
 def _nearest_divisor(number: int, wanted: int) -> int:
-    divisors = (d for d in range(1, number + 1) if number % d == 0)
+    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
+    divisors = small + [number // d for d in reversed(small)]
     return min(divisors, key=lambda divisor: abs(divisor - wanted))
 
 
 _OPTIONAL_COEFFICIENTS = ("critic_learning_rate", "max_grad_norm")
-_POSITIVE = (lambda value: (value > 0) & np.isfinite(value), "positive and finite")
-_NOT_NEGATIVE = (lambda value: (value >= 0) & np.isfinite(value), "at least 0 and finite")
+# Bounds of float32, which the device makes of a coefficient: above it is infinite, below 0.
+_MOST, _LEAST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
+_POSITIVE = (
+    lambda value: (value >= _LEAST) & (value <= _MOST),
+    f"positive and finite, from {_LEAST:.2g} to {_MOST:.2g}",
+)
+_NOT_NEGATIVE = (
+    lambda value: (value >= 0) & (value <= _MOST),
+    f"at least 0 and finite, up to {_MOST:.2g}",
+)
+_FINITE = (lambda value: abs(value) <= _MOST, f"finite, and at most {_MOST:.2g} in size")
 _UNIT = (lambda value: (value >= 0) & (value <= 1), "between 0 and 1")
 _RANGES: dict[str, tuple[Any, str]] = {
     "learning_rate": _POSITIVE,
@@ -402,6 +427,8 @@ def _check_values(name: str, value: Any, holds: Any, wanted: str) -> None:
     if (value is None and name in _OPTIONAL_COEFFICIENTS) or _is_tracer(value):
         return
     try:
+        if isinstance(value, str):  # NumPy would read it
+            raise TypeError
         numbers = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
         raise ValueError(f"{name} is {value!r}; it must be a number") from None

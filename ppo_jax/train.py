@@ -4,12 +4,14 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
-import json
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, cast
+from types import UnionType
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -30,6 +32,8 @@ ENVIRONMENTS = (
     *(f"{name}-misc" for name in ("GaussianBandit", "Reacher", "Swimmer", "Pong", "FrozenLake")),
 )
 _LARGEST_SEED = 2**32 - 1
+_MOST_TRANSITIONS = 2**31 - 1  # of all agents at once in one update, counted in 32 bits
+_OLDEST = {"jax": (0, 10, 2), "gymnax": (1, 0, 1)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +157,10 @@ def _main(arguments: list[str]) -> int:
     elif not flags.distributed:
         folder.refuse_another_run(path, flags.overwrite)
     several = settings.count(axes) * max(flags.samples, 1) * flags.num_seeds
-    xla.set_flags(min(several, flags.group_size or several))
+    at_once = min(several, flags.group_size or several)
+    _refuse_uncountable(config, at_once)
+    _refuse_old_versions()
+    xla.set_flags(at_once)
 
     # jax and gymnax: seconds, only after the flags have passed.
     from ppo_jax.run import cache, hosts, loop
@@ -225,30 +232,48 @@ def _defaults(arguments: list[str]) -> Flags:
     if known.resume and known.out and known.config is None:
         held = Path(known.out, folder.CONFIG)
         if held.exists():
-            return _read_config(str(held))
+            return _read_config(held, "", "remove it, and give --resume the run's own flags")
     if known.config is not None:
         if known.recipe is not None:
             raise Failure(
                 f"--config {known.config} has its own recipe; leave out --recipe {known.recipe}"
             )
-        return _read_config(known.config)
+        return _read_config(Path(known.config), "--config ", "give a run's config.json")
     name = known.recipe if known.recipe in RECIPES else "fast"  # tyro refuses another name
     return Flags(**RECIPES[name], recipe=cast(Any, name))
 
 
-def _read_config(path: str) -> Flags:
+def _read_config(path: Path, flag: str, remedy: str) -> Flags:
     try:
-        saved = json.loads(Path(path).read_text())
+        saved = folder.read_json(path)
         fields = {**saved["config"], "hidden_sizes": tuple(saved["config"]["hidden_sizes"])}
         fields |= {name: saved[name] for name in _SAVED_FLAGS if name in saved}
         for name in _VARIES:
             fields[name] = settings.as_flags(saved.get(name, {}))
+        _refuse_other_types(fields)
         return Flags(**fields)
     except OSError as error:
-        raise Failure(f"--config {path}: {error.strerror}; give a run's config.json") from error
-    except (ValueError, KeyError, TypeError) as error:
+        raise Failure(f"{flag}{path}: {error.strerror}; {remedy}") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
-        raise Failure(f"--config {path} is not a run's config.json ({reason})") from error
+        raise Failure(f"{flag}{path} is not a run's config.json ({reason}); {remedy}") from error
+
+
+def _refuse_other_types(fields: Mapping[str, Any]) -> None:
+    """Raise ValueError for a value that its flag could not have; lists and tables are checked
+    where they are used."""
+    hints = get_type_hints(Flags)
+    for name, value in fields.items():
+        hint = hints[name]
+        if get_origin(hint) is Literal:
+            fits = value in get_args(hint)
+        elif get_origin(hint) in (None, UnionType):
+            number = int if float in (hint, *get_args(hint)) else hint
+            fits = isinstance(value, hint | number)
+        else:
+            fits = True
+        if not fits:
+            raise ValueError(f"{name} is {value!r}")
 
 
 def _config(flags: Flags, defaults: Flags) -> Config:
@@ -287,8 +312,10 @@ def _check(flags: Flags) -> None:
         )
     if flags.distributed and flags.evolve:
         raise Failure("--distributed trains agents apart, and --evolve together; leave out one")
-    if not flags.distributed and flags.coordinator is not None:
-        raise Failure(f"--coordinator {flags.coordinator} needs --distributed")
+    for name in ("coordinator", "num_processes", "process_id"):
+        if not flags.distributed and getattr(flags, name) is not None:
+            flag = name.replace("_", "-")
+            raise Failure(f"--{flag} {getattr(flags, name)} needs --distributed")
     fraction = flags.stop_when_solved
     if fraction is not None and not 0 < fraction <= 1:
         raise Failure(f"--stop-when-solved is {fraction}; it must be above 0 and at most 1")
@@ -301,6 +328,26 @@ def _check(flags: Flags) -> None:
         near = difflib.get_close_matches(flags.env, ENVIRONMENTS, n=3, cutoff=0.3)
         hint = f"near it: {', '.join(near)}" if near else f"there are: {', '.join(ENVIRONMENTS)}"
         raise Failure(f"--env {flags.env!r} is unknown; {hint}", BAD_INPUT)
+
+
+def _refuse_uncountable(config: Config, agents: int) -> None:
+    transitions = agents * (config.min_transitions or config.batch_size)
+    if transitions > _MOST_TRANSITIONS:
+        raise Failure(
+            f"{agents} agents at once make {transitions} transitions in one update; give at most"
+            f" {_MOST_TRANSITIONS}, with --group-size fewer agents at once"
+        )
+
+
+def _refuse_old_versions() -> None:
+    for name, oldest in _OLDEST.items():
+        wanted = f"install {name}>={'.'.join(map(str, oldest))}"
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            raise Failure(f"{name} is not installed; {wanted}") from None
+        if tuple(int(number) for number in re.findall(r"\d+", version)[:3]) < oldest:
+            raise Failure(f"{name} {version} is too old; {wanted}")
 
 
 def _report(summary: dict[str, Any], path: Path, screen: Screen) -> None:

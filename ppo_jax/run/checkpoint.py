@@ -206,6 +206,8 @@ def _refuse_absurd(declared: dict[str, Any], most_bytes: int) -> None:
     for name, one in declared.items():
         if np.dtype(one["dtype"]).kind not in "biuf":
             raise ValueError(f"{name} has type {one['dtype']}, which is not a number's")
+        if not all(isinstance(length, int) and length >= 0 for length in one["shape"]):
+            raise ValueError(f"{name} has shape {one['shape']}, which is no array's")
     bytes_in_all = sum(
         math.prod(one["shape"]) * np.dtype(one["dtype"]).itemsize for one in declared.values()
     )
@@ -217,7 +219,10 @@ def _refuse_absurd(declared: dict[str, Any], most_bytes: int) -> None:
 
 
 def _refuse_other_shapes(metadata: Any, stored: dict[str, Any]) -> None:
-    """Raise ValueError where orbax would read other shapes than those declared."""
-    found = {name: tuple(one.shape) for name, one in metadata.item_metadata.tree.items()}
-    if found != {name: tuple(one["shape"]) for name, one in stored.items()}:
-        raise ValueError("its arrays have not the shapes that were saved")
+    """Raise ValueError where orbax would read other types or shapes than those declared."""
+    found = {
+        name: (np.dtype(one.dtype).str, tuple(one.shape))
+        for name, one in metadata.item_metadata.tree.items()
+    }
+    if found != {name: (one["dtype"], tuple(one["shape"])) for name, one in stored.items()}:
+        raise ValueError("its arrays have not the types and shapes that were saved")

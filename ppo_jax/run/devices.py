@@ -39,8 +39,8 @@ def refusals(asked: str) -> Iterator[None]:
     """Turns what the device refuses (memory, mostly) into a Failure (4) that says what it was."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        reason = str(error).splitlines()[0]
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        reason = (str(error).splitlines() or ["out of memory"])[0]
         raise Failure(
             f"the device failed with {asked} ({reason}); --plan says what fits, --group-size trains"
             " fewer at once",

@@ -35,6 +35,12 @@ def exit_code(main: Callable[[list[str]], int], arguments: Sequence[str] | None)
         ended: Failure | Interrupted = error
     except KeyboardInterrupt:  # outside the training loop, which ends by itself
         ended = Interrupted(signal.SIGINT)
+    except MemoryError as error:
+        ended = Failure(
+            f"out of memory ({error or 'of this process'}); --plan says what fits, --group-size"
+            " trains fewer agents at once",
+            DEVICE,
+        )
     if "--debug" in given:
         raise ended
     print(f"ppo_jax: {ended}", file=sys.stderr)

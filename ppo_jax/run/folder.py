@@ -124,6 +124,17 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file. Raises ValueError for one that is not whole, and OSError."""
+    try:
+        content = json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(content, dict):
+        raise ValueError("it is no table")
+    return content
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write the mapping as JSON, atomically; a NaN is refused, null says "none"."""
     text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"

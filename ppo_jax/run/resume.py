@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,12 +16,16 @@ from ppo_jax.run.roster import Roster
 from ppo_jax.run.screen import Screen
 
 _BUDGET = {"total_timesteps", "num_updates"}
+_FACTS = (
+    *("done", "solved", "lanes", "outcomes", "dropped", "next_agent", "seconds", "counts"),
+    *("files", "num_updates", "settings", "machine"),
+)
 _DECIDES = {"prng": "random numbers", "x64": "precision"}  # another one makes another run
 
 
 def finished(job: Job, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """The summary of the job's run, if it has been run to its end; nothing is left to do then."""
-    summary = _read(job, folder.SUMMARY)
+    summary = _summary(job)
     saved = _read(job, folder.CONFIG)
     if not (summary and summary.get("finished") and saved):
         return None
@@ -42,11 +47,11 @@ def find(
     """
     # Ten times what its states need, for metrics and outcomes: enough to tell the absurd.
     most_bytes = 10 * len(agents.seeds) * (state_bytes + 10_000)
-    found, broken = checkpoint.newest(
-        job.path, most_bytes, lambda facts: ledger.check(job.path, facts["files"])
-    )
+    found, broken = checkpoint.newest(job.path, most_bytes, partial(_check_facts, job))
     for line in broken:
         screen.warn(f"{line}; going on from an earlier one")
+    if _summary(job) is None and (job.path / folder.SUMMARY).exists():
+        screen.warn(f"{job.path / folder.SUMMARY} is not whole; the end of the run writes it again")
     saved = found.facts["settings"] if found else _read(job, folder.CONFIG)
     if saved:
         _refuse_others(job, agents, settings, saved, found)
@@ -58,6 +63,14 @@ def find(
             f"--out {job.path} holds no checkpoint to resume from; --resume auto starts afresh"
         )
     return None
+
+
+def _check_facts(job: Job, facts: Mapping[str, Any]) -> None:
+    """Raise ValueError where the facts are not a run's, or the files that they note not whole."""
+    lacking = [name for name in _FACTS if name not in facts]
+    if lacking:
+        raise ValueError(f"its facts lack {', '.join(lacking)}")
+    ledger.check(job.path, facts["files"])
 
 
 def differences(asked: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
@@ -136,19 +149,25 @@ def _read(job: Job, name: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_text())
+        return folder.read_json(path)
     except ValueError as error:
         raise Failure(
             f"{path} is not whole ({error}); --overwrite starts the run afresh"
         ) from error
-    if not isinstance(content, dict):
-        raise Failure(f"{path} is not a run's {name}; --overwrite starts the run afresh")
-    return content
+
+
+def _summary(job: Job) -> dict[str, Any] | None:
+    """The run's summary; none where it is not whole, for nothing depends on it."""
+    try:
+        return _read(job, folder.SUMMARY)
+    except Failure:
+        return None
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     others = {name: value for name, value in settings.items() if name not in ("config", "versions")}
-    return json.loads(json.dumps({**others, **settings["config"]}))
+    config = settings.get("config")
+    return json.loads(json.dumps({**others, **(config if isinstance(config, dict) else {})}))
 
 
 def _said(value: Any) -> str:

@@ -2,7 +2,8 @@
 
 import csv
 import hashlib
-import json
+import math
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,12 +31,31 @@ def load(path: str | Path) -> Run:
     Raises FileNotFoundError for a missing file, ValueError for one that is not whole.
     """
     path = Path(path)
-    settings = json.loads((path / folder.CONFIG).read_text())
-    config = recipe(settings["recipe"], **settings["config"])
-    with np.load(path / folder.PARAMETERS, allow_pickle=False) as arrays:
-        params = to_parameters(dict(arrays))
-    summary = json.loads((path / folder.SUMMARY).read_text())
-    return Run(config, params, read_metrics(path / folder.METRICS), summary)
+    try:
+        settings = folder.read_json(path / folder.CONFIG)
+        config = recipe(settings["recipe"], **settings["config"])
+        params = to_parameters(_read_arrays(path / folder.PARAMETERS))
+        summary = folder.read_json(path / folder.SUMMARY)
+        return Run(config, params, read_metrics(path / folder.METRICS), summary)
+    except OSError:
+        raise
+    except Exception as error:  # whatever a damaged file makes the libraries raise
+        raise ValueError(f"{path} holds no whole run: {error or type(error).__name__}") from error
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The named arrays of an .npz file; numbers only, and no more than the file can have."""
+    largest = path.stat().st_size
+    with zipfile.ZipFile(path) as file:
+        for name in file.namelist():
+            with file.open(name) as array:
+                if np.lib.format.read_magic(array) != (1, 0):
+                    raise ValueError(f"{name} is of no version that is written here")
+                shape, _, dtype = np.lib.format.read_array_header_1_0(array)
+            if dtype.hasobject or math.prod(shape) * dtype.itemsize > largest:
+                raise ValueError(f"{name} declares {dtype} of shape {shape}; it is refused")
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def to_arrays(params: network.Parameters) -> dict[str, np.ndarray]:
