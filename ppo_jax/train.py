@@ -4,13 +4,13 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import itertools
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from types import UnionType
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import tyro
@@ -194,7 +194,7 @@ def _main(arguments: list[str]) -> int:
 def _spelled_out(arguments: list[str]) -> list[str]:
     """The arguments with `--resume` alone as `--resume newest`, for a flag needs its value."""
     spelled = []
-    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+    for argument, following in itertools.pairwise([*arguments, "--"]):
         spelled.append(argument)
         if argument == "--resume" and following.startswith("-"):
             spelled.append("newest")
@@ -260,20 +260,25 @@ def _read_config(path: Path, flag: str, remedy: str) -> Flags:
 
 
 def _refuse_other_types(fields: Mapping[str, Any]) -> None:
-    """Raise ValueError for a value that its flag could not have; lists and tables are checked
-    where they are used."""
+    """Raise ValueError for a value that its flag could not have."""
     hints = get_type_hints(Flags)
     for name, value in fields.items():
-        hint = hints[name]
-        if get_origin(hint) is Literal:
-            fits = value in get_args(hint)
-        elif get_origin(hint) in (None, UnionType):
-            number = int if float in (hint, *get_args(hint)) else hint
-            fits = isinstance(value, hint | number)
-        else:
-            fits = True
-        if not fits:
+        if not _fits(value, hints[name]):
             raise ValueError(f"{name} is {value!r}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether the value is of the type; a whole number is a float as well."""
+    kind, inner = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return value in inner
+    if kind is tuple:
+        return isinstance(value, tuple) and all(_fits(one, inner[0]) for one in value)
+    if kind is Mapping:
+        return isinstance(value, dict) and all(_fits(one, inner[1]) for one in value.values())
+    if hint is float or float in inner:
+        return isinstance(value, hint | int)
+    return isinstance(value, hint)
 
 
 def _config(flags: Flags, defaults: Flags) -> Config:

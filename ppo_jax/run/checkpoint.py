@@ -47,8 +47,9 @@ class Writer:
     def check(self) -> None:
         """Raise Failure (3) if the checkpoint begun last could not be written."""
         with self._refusals():
-            if self._manager is not None:
-                self._manager.check_for_errors()
+            manager = self._manager
+            if manager is not None and not manager.is_saving_in_progress():
+                manager.wait_until_finished()  # raises at once what its own check says only later
 
     def close(self) -> None:
         """Wait until the checkpoint begun last is written."""
