@@ -513,7 +513,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_never_another_state(killed, cap
         after = found(job)
         same_arrays(after, newest if after.facts["done"] == 3 * EVERY else before)
         path.write_bytes(content)
-    assert passed_over > len(files) * count / 2
+    assert passed_over >= 4 * count  # the facts, the arrays' table and the arrays themselves
 
 
 @pytest.mark.parametrize("name", ["metrics.csv", "statistics.csv"])
@@ -573,7 +573,7 @@ def test_a_damaged_summary_is_none(whole, capsys):
     asked = loop.settings(job)
     content = path.read_bytes()
     assert resume.finished(job, asked) == json.loads(content)
-    for damaged in damages(content, np.random.default_rng(1), 1000):
+    for damaged in damages(content, np.random.default_rng(1), 300):
         path.write_bytes(damaged)
         assert isinstance(resume.finished(job, asked), dict | None)
     path.write_bytes(content[:-9])
@@ -777,7 +777,7 @@ def restore_shape(path, shape):
     ("declared", "restored", "message"),
     [
         ([10**12], [10**12], r"it declares 8 TB, where this run has at most 1 MB"),
-        ([1], [10**12], "not the types and shapes that were saved"),
+        ([1], [10**12], "agents has not the type and shape that were saved"),
         ([-(10**12)], [1], "which is no array's"),
         ([1e12], [1], "which is no array's"),
         ([2**62, 4], [1], "it declares"),
@@ -833,6 +833,7 @@ def test_a_save_that_failed_surfaces_at_the_next_boundary(tmp_path):
         writer.save(Checkpoint({"numbers": numbers + 1}, {"done": 2}))  # in the background
         line = refused(until_it_fails, kept, code=3)
     assert "a checkpoint could not be written" in line
+    assert "File too large" in line
     assert "the earlier ones are whole" in line
     last, broken = checkpoint.newest(tmp_path, 10**7, lambda _: None)
     assert (last.facts["done"], broken) == (1, [])
