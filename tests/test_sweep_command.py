@@ -330,7 +330,7 @@ def test_a_run_stops_once_enough_agents_are_solved(tmp_path):
         ("--sweep discount", "--sweep 'discount' is not of the form learning_rate=1e-4,3e-4"),
         ("--sweep discount=0.9,2", "discount is 2.0; it must be between 0 and 1"),
         ("--sweep learning_rate=1e39", "1e39 is too large for float32"),
-        ("--sweep learning_rate=1e-50", "learning_rate is 0.0; it must be positive and finite"),
+        ("--sweep learning_rate=1e-50", "learning_rate is 1e-50; it must be positive and finite"),
         ("--sweep discount=1 --sweep discount=0.9", "discount varies twice"),
         ("--sweep discount=1 --search discount=log:0.1:1 --samples 2", "discount varies twice"),
         ("--sweep max_grad_norm=1 --max-grad-norm None", "max_grad_norm is none by default"),
