@@ -116,8 +116,8 @@ class Flags(Config):
 
 _JOB_FLAGS = (
     *("recipe", "seed", "num_seeds", "device", "curves", "group_size", "stop_when_solved"),
-    *("drop_solved", "evaluate_every", "evolve_every", "resume", "checkpoint_every"),
-    *("checkpoint_seconds", "checkpoints_kept"),
+    *("drop_solved", "evaluate_every", "evolve_every", "overwrite", "resume"),
+    *("checkpoint_every", "checkpoint_seconds", "checkpoints_kept"),
 )
 _SAVED_FLAGS = (
     *("recipe", "seed", "num_seeds", "samples", "curves", "group_size"),
@@ -152,6 +152,7 @@ def _main(arguments: list[str]) -> int:
     )
     label = f"{config.env}-{flags.recipe}-seed{flags.seed}"
     path = folder.choose(flags.out, label)
+    folder.refuse_if_held(path)
     if flags.resume:
         _refuse_nothing(path, flags)
     elif not flags.distributed:
@@ -168,8 +169,6 @@ def _main(arguments: list[str]) -> int:
 
     if flags.distributed:
         hosts.join(flags.coordinator, flags.num_processes, flags.process_id)
-        if hosts.first() and not flags.resume:  # the others write nothing
-            folder.refuse_another_run(path, flags.overwrite)
     screen = Screen(flags.quiet or not hosts.first())
     job = Job(
         **{name: getattr(flags, name) for name in _JOB_FLAGS},

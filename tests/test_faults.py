@@ -846,8 +846,6 @@ def until_it_fails(kept):
         time.sleep(0.02)
 
 
-# tensorboardX leaves its file open where the last flush fails.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_full_disk_costs_no_checkpoint(finished, tmp_path, capsys):
     out = tmp_path / "run"
     with Limit(20_000):  # half of the events
@@ -966,7 +964,7 @@ def test_a_signal_while_compiling_leaves_nothing_half_written(tmp_path):
         [sys.executable, "-m", "ppo_jax.train", *arguments], stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 100
-    while not (out / "config.json").exists():
+    while not (out / ".lock").exists():
         assert time.monotonic() < deadline, "the run never began"
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.02)
@@ -974,10 +972,24 @@ def test_a_signal_while_compiling_leaves_nothing_half_written(tmp_path):
     _, error = process.communicate(timeout=60)
     assert process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM)
     assert "Traceback" not in error
-    assert {path.name for path in out.iterdir()} == {".lock", "config.json"}
-    assert json.loads((out / "config.json").read_text())["config"]["num_updates"] == 64
+    assert {path.name for path in out.iterdir()} == {".lock"}
     with folder.held(out):  # nobody holds it any more
         assert found(asking(out, resume="auto")) is None
+
+
+def test_what_fails_before_it_can_begin_costs_no_run(finished, tmp_path, monkeypatch, capsys):
+    """--overwrite takes the old run away only once the new one is compiled."""
+    out = shutil.copytree(finished, tmp_path / "run")
+    before = contents(out)
+
+    def refuse(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(programs, "compile_programs", refuse)
+    code, _, error = answer(capsys, *SMALL, "--num-updates", "64", "--out", out, "--overwrite")
+    assert code == 4
+    one_line(error, "RESOURCE_EXHAUSTED")
+    assert contents(out) == before
 
 
 def test_before_any_episode_has_ended_there_is_no_mean(capsys):

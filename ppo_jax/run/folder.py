@@ -51,18 +51,19 @@ def holds_a_run(path: Path) -> bool:
 
 
 def refuse_another_run(path: Path, overwrite: bool) -> None:
-    """Raise Failure (2) where the folder holds a run that is not to be overwritten, and (3) where
-    another process is still writing it."""
-    if not holds_a_run(path):
-        return
-    if (path / _LOCK).exists():
-        with held(path):
-            pass
-    if not overwrite:
+    """Raise Failure (2) where the folder holds a run that is not to be overwritten."""
+    if holds_a_run(path) and not overwrite:
         raise Failure(
             f"--out {path} holds a run; give another folder, or --overwrite to replace it, or"
             " --resume to go on with it"
         )
+
+
+def refuse_if_held(path: Path) -> None:
+    """Raise Failure (3) where another process is writing a run to the folder."""
+    if (path / _LOCK).exists():
+        with held(path):
+            pass
 
 
 @contextlib.contextmanager

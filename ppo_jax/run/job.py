@@ -36,6 +36,8 @@ class Job:
     """Ranges of the coefficients that evolve, from random draws."""
     evolve_every: int = 20
     """Updates of a generation."""
+    overwrite: bool = False
+    """Replace the folder's run."""
     resume: str | None = None
     """Go on with the folder's run: newest, or auto, which starts afresh where there is none."""
     checkpoint_every: int | None = None

@@ -1,7 +1,9 @@
 """Metrics as they come: a row per update and agent, statistics per update, TensorBoard events."""
 
+import contextlib
 import csv
 import math
+import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,10 +72,9 @@ class Log:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        with folder.file_system(self._path):
-            for file in self._files:
-                file.close()
-            self._events.close()
+        with folder.file_system(self._path), contextlib.ExitStack() as closing:
+            for file in (*self._files, self._events):  # all of them, whichever fails
+                closing.callback(file.close)
 
     @property
     def env_steps(self) -> int:
@@ -170,18 +171,22 @@ class _Events:
     tensorboardX's SummaryWriter, a queue between, does not promise."""
 
     def __init__(self, path: Path):
-        from tensorboardX import event_file_writer, proto, summary
+        from tensorboardX import proto, record_writer, summary
 
         self._event, self._scalar = proto.event_pb2.Event, summary.scalar
         ordinal = len(list(path.glob(folder.EVENTS)))  # resumed within a second: another name
-        self._file = event_file_writer.EventsWriter(str(path / "events"), f".{ordinal}")
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{ordinal}"
+        self._file = record_writer.RecordWriter(str(path / name))
         self.flush, self.close = self._file.flush, self._file.close
+        self._write(file_version="brain.Event:2")
 
     def add(self, tag: str, value: float, step: int) -> None:
         """Add a value of a tag."""
-        self._file.write_event(
-            self._event(summary=self._scalar(tag, value), step=step, wall_time=time.time())
-        )
+        self._write(summary=self._scalar(tag, value), step=step)
+
+    def _write(self, **content: Any) -> None:
+        event = self._event(wall_time=time.time(), **content)
+        self._file.write(event.SerializeToString())
 
 
 def _cell(value: Any) -> Any:

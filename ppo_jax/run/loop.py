@@ -45,7 +45,9 @@ def run(job: Job, screen: Screen) -> dict[str, Any]:
             screen.say(f"{job.path} holds this run, finished: nothing is left to do")
             return summary
         with folder.held(job.path):
-            saved = _start(job, agents, chosen, screen)
+            if not job.resume:  # another one may have ended since this one was asked for
+                folder.refuse_another_run(job.path, job.overwrite)
+            saved = _saved(job, agents, chosen, screen)
             introduce(job, agents, chosen, screen)
             with devices.refusals(asked(job, agents)):
                 summary = _run(job, agents, chosen, saved, screen)
@@ -59,26 +61,31 @@ def run(job: Job, screen: Screen) -> dict[str, Any]:
     return summary
 
 
-def _start(
+def _saved(
     job: Job, agents: roster.Roster, chosen: list[jax.Device], screen: Screen
 ) -> Checkpoint | None:
-    """Make the folder ready: for a fresh run, or for going on from the checkpoint returned."""
-    saved = None
-    if job.resume:
-        state = jax.eval_shape(partial(ppo.init, config=job.config), jax.random.key(0))
-        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-        saved = resume.find(job, agents, settings(job), chosen, screen, size)
+    """The checkpoint that the run goes on from; none where it starts afresh."""
+    if not job.resume:
+        return None
+    state = jax.eval_shape(partial(ppo.init, config=job.config), jax.random.key(0))
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    saved = resume.find(job, agents, settings(job), chosen, screen, size)
     if saved:
-        ledger.cut(job.path, saved.facts["files"])
-        folder.remove(job.path / folder.SUMMARY)  # it is not finished any more, if it was
         screen.say(
             f"resuming {job.path} after update {saved.facts['done']:,} of"
             f" {job.config.num_updates:,}"
         )
+    return saved
+
+
+def _make_ready(job: Job, saved: Checkpoint | None) -> None:
+    """Take from the folder what is not this run's: only now, for it can go on or begin."""
+    if saved:
+        ledger.cut(job.path, saved.facts["files"])
+        folder.remove(job.path / folder.SUMMARY)  # it is not finished any more, if it was
     else:
         folder.create(job.path)
     folder.write_json(job.path / folder.CONFIG, settings(job))
-    return saved
 
 
 def prepare(job: Job) -> roster.Roster:
@@ -129,6 +136,7 @@ def _run(
             compile_for(configure(job, agents, who), len(who))
     compile_seconds = time.perf_counter() - started
     counts = saved.facts["counts"] if saved else None
+    _make_ready(job, saved)
     with (
         Log(job.path, agents, ppo.Metrics._fields, job.curves, counts) as log,
         signals.collected() as stopped,
@@ -246,15 +254,20 @@ def _train(
 
 
 def _restore(saved: Checkpoint, group: Group, kept: Keeper, curves: Curves | None) -> None:
-    """Put a run back to where its checkpoint was saved."""
-    lengths = saved.facts["outcomes"]
-    outcomes = [
-        Outcome.from_arrays(_part(saved.arrays, f"outcome.{index}."), length, curves)
-        for index, length in enumerate(lengths)
-    ]
-    done = len(outcomes) - saved.facts["dropped"]
+    """Put a run back to where its checkpoint was saved. Raises Failure (2) for another run's."""
+    done = len(saved.facts["outcomes"]) - saved.facts["dropped"]
+    try:
+        outcomes = [
+            Outcome.from_arrays(_part(saved.arrays, f"outcome.{index}."), length, curves)
+            for index, length in enumerate(saved.facts["outcomes"])
+        ]
+        group.restore(saved.arrays, saved.facts, curves)
+    except (ValueError, KeyError) as error:
+        raise Failure(
+            f"{kept.job.path}: its checkpoint is not that of such a run ({error}); resume it with"
+            " the versions that wrote it"
+        ) from error
     kept.outcomes, group.dropped = outcomes[:done], outcomes[done:]
-    group.restore(saved.arrays, saved.facts, curves)
     kept.log.go_on(group.who[: group.count], saved.facts["counts"])
 
 
