@@ -366,6 +366,31 @@ def _float64(array):
     return np.asarray(array, np.float64)
 
 
+# Permutations -------------------------------------------------------------------------------------
+
+
+def swap_or_not(pivots, keys, position, length):
+    """Where a swap-or-not shuffle of 0..length-1 with these rounds sends a position.
+
+    Hoang, Morris & Rogaway (CRYPTO 2012), fig. 1: x' = K - x mod n, and x ← x' if the round's coin
+    of max(x, x') says so; here the last bit of `lowbias32`(max xor the round's key).
+    """
+    for pivot, key in zip(map(int, pivots), map(int, keys), strict=True):
+        partner = (pivot - position) % length
+        if lowbias32(max(position, partner) ^ key) % 2 == 1:
+            position = partner
+    return position
+
+
+def lowbias32(word):
+    """The 32-bit hash of that name, in Python's integers (Wellons, Hash Prospector, 2018)."""
+    word ^= word >> 16
+    word = word * 0x7FEB352D % 2**32
+    word ^= word >> 15
+    word = word * 0x846CA68B % 2**32
+    return word ^ word >> 16
+
+
 # Random problems ----------------------------------------------------------------------------------
 
 

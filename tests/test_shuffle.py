@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from ppo_jax import ppo, shuffle
+from tests import oracle
 from tests.test_update import quick_jit
 
 LONGEST = 2000
@@ -75,6 +76,17 @@ def test_a_static_length_gives_the_same_permutation(length):
     static = quick_jit(shuffle.permute, static_argnums=2)(key, positions, length)
     np.testing.assert_array_equal(np.sort(static), np.arange(length))
     np.testing.assert_array_equal(static, permute(key, positions, length))
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 60, 1000, 2**30 - 1])
+def test_a_permutation_is_swap_or_not_by_its_definition(length):
+    """To the number: a run's replay depends on it, and uniformity says little of the hash."""
+    for seed in range(3):
+        key = jax.random.key(seed)
+        pivots, keys = np.split(np.asarray(jax.random.bits(key, (48,), jnp.uint32)), 2)
+        positions = np.unique(np.linspace(0, length - 1, 60).astype(np.int32))
+        expected = [oracle.swap_or_not(pivots % length, keys, int(x), length) for x in positions]
+        np.testing.assert_array_equal(permute(key, positions, length), expected)
 
 
 def test_a_permutation_is_the_same_without_jit():
