@@ -114,6 +114,42 @@ def test_returns_on_numbers_by_hand():
     np.testing.assert_array_equal(result, [2, 2, 7])
 
 
+@pytest.mark.parametrize("flag", [jnp.int8, jnp.uint8, jnp.float16, jnp.float32, jnp.float64])
+def test_flags_of_any_type_leave_the_values_their_precision(flag):
+    rng = np.random.default_rng(1)
+    kind = rng.integers(4, size=(6, 5))
+    rollout = {name: rng.normal(size=(6, 5)) for name in ("rewards", "values", "next_values")}
+    ends = {"terminated": kind % 2 == 1, "done": kind > 0}
+    coefficients = {"discount": 0.9, "gae_lambda": 0.8}
+    expected = oracle.gae_by_definition(**rollout, **ends, **coefficients)
+    with jax.enable_x64(True):
+        for dtype, tolerance in ((jnp.float32, FLOAT32), (jnp.float64, FLOAT64)):
+            result = returns.gae(
+                **{name: jnp.asarray(array, dtype) for name, array in rollout.items()},
+                **{name: jnp.asarray(array, flag) for name, array in ends.items()},
+                **coefficients,
+            )
+            assert result.dtype == dtype
+            np.testing.assert_allclose(result, expected, **tolerance)
+
+
+@pytest.mark.parametrize(
+    "types",
+    [
+        (jnp.float32, jnp.float32, jnp.int32),
+        (jnp.float32, jnp.float64, jnp.float32),
+        (jnp.int32, jnp.float64, jnp.int8),
+    ],
+)
+def test_returns_are_of_the_widest_type_given(types):
+    with jax.enable_x64(True):
+        arrays = [[1, 2, 3], [0.5, 0, 0.25], 8]
+        arrays = [jnp.asarray(array, dtype) for array, dtype in zip(arrays, types, strict=True)]
+        result = returns.discounted_returns(*arrays)
+        assert result.dtype == types[1]
+        np.testing.assert_array_equal(result, [2, 2, 5])
+
+
 # Properties ---------------------------------------------------------------------------------------
 
 
