@@ -64,6 +64,7 @@ def test_a_list_of_sizes_and_whole_numbers_for_coefficients_are_taken():
         ({"learning_rate": float("inf")}, "learning_rate is inf"),
         ({"learning_rate": -1e-3}, "learning_rate is -0.001"),
         ({"learning_rate": "fast"}, "it must be a number"),
+        ({"learning_rate": jnp.array([])}, "learning_rate is empty"),
         ({"learning_rate": jnp.array([1e-3, -1.0])}, "learning_rate is -1.0; it must be positive"),
         ({"critic_learning_rate": 0.0}, "critic_learning_rate is 0.0"),
         ({"discount": 1.01}, "discount is 1.01; it must be between 0 and 1"),
@@ -115,6 +116,20 @@ def test_a_bad_value_is_refused_in_one_line_with_value_and_remedy(overrides, mes
 def test_whole_episodes_refuse_what_has_no_meaning_for_them(overrides, message):
     with pytest.raises(ValueError, match=message):
         recipe("notebook", **overrides)
+
+
+def test_whole_episodes_have_no_batch_size():
+    assert recipe("fast", num_envs=4, num_steps=32).batch_size == 128
+    with pytest.raises(ValueError, match="no fixed number of transitions"):
+        _ = recipe("notebook").batch_size
+
+
+def test_two_lengths_that_disagree_are_refused():
+    """Also where neither is the newer."""
+    fields = {f.name: getattr(recipe("standard"), f.name) for f in dataclasses.fields(Config)}
+    assert Config(**fields).num_updates == 976
+    with pytest.raises(ValueError, match="is 976 updates of 512 steps, but num_updates is 975"):
+        Config(**fields | {"num_updates": 975})
 
 
 def test_a_run_needs_a_length():

@@ -103,6 +103,12 @@ def test_an_environment_whose_data_are_absent_is_refused(monkeypatch, reason):
     refusal("MNISTBandit-bsuite", "no route to host", env="MNISTBandit-bsuite")
 
 
+def test_a_gymnax_that_knows_no_truncation_is_refused(monkeypatch):
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "0.0.9")
+    with pytest.raises(ImportError, match=r"gymnax 0\.0\.9 does not tell .*gymnax>=1\.0\.1"):
+        env.make(recipe("fast", env="Any-v0"))
+
+
 # Parameters and observations
 
 

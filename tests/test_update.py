@@ -1,6 +1,7 @@
 """One whole update of each recipe against the float64 oracle: losses, gradients, Adam's moments,
 parameters and metrics, in float64 and in float32."""
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -328,6 +329,21 @@ def test_update_is_the_oracles_in_float32(case):
         assert_parameters(adam.nu, expected.adam["square"], rtol=1e-4, atol=1e-5)
         assert_parameters(params, expected.params, rtol=0, atol=1e-5)
         assert params.actor[0].kernel.dtype == jnp.float32
+
+
+@pytest.mark.usefixtures("x64")
+def test_without_a_limit_no_gradient_is_clipped():
+    problem = make_problem("standard", 1)
+    limit = problem.config.max_grad_norm
+    assert limit < 0.1
+    unclipped = problem._replace(
+        config=problem.config.replace(max_grad_norm=None),
+        settings=dataclasses.replace(problem.settings, max_grad_norm=np.inf),
+    )
+    (params, adam, learned), _, expected = learn_both_ways(unclipped)
+    assert learned.norms.actor > limit
+    assert_parameters(adam.mu, expected.adam["mean"], **FLOAT64)
+    assert_parameters(params, expected.params, **FLOAT64)
 
 
 @pytest.mark.usefixtures("x64")
