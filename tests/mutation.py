@@ -179,7 +179,7 @@ def prepare(db: WorkDB, module: str) -> None:
     db.set_multiple_results(jobs, WorkResult(WorkerOutcome.SKIPPED))
 
 
-def sample(db: WorkDB) -> tuple[list[tuple[WorkItem, WorkResult | None]], int]:
+def sample(db: WorkDB, module: str) -> tuple[list[tuple[WorkItem, WorkResult | None]], int]:
     """The mutants drawn, each with its result (None: not yet), and of how many."""
 
     def place(item: WorkItem):
@@ -193,7 +193,7 @@ def sample(db: WorkDB) -> tuple[list[tuple[WorkItem, WorkResult | None]], int]:
         or results[item.job_id].worker_outcome != WorkerOutcome.SKIPPED
     ]
     random.Random(SETTINGS["seed"]).shuffle(items)
-    return items[: SETTINGS["sample"]], len(items)
+    return items[: SETTINGS["sample"][module]], len(items)
 
 
 def session(options: Options, module: str) -> Path:
@@ -260,7 +260,7 @@ def run(options: Options, sessions: dict[str, Path]) -> None:
         with use_db(path) as db:
             items = [
                 item
-                for item, result in sample(db)[0]
+                for item, result in sample(db, module)[0]
                 if result is None
                 or (options.retry and not result.is_killed and not why(module, result.diff))
             ]
@@ -316,7 +316,7 @@ def why(module: str, diff: str) -> str | None:
 def account(module: str, path: Path) -> dict:
     """A module's row."""
     with use_db(path) as db:
-        mutants, possible = sample(db)
+        mutants, possible = sample(db, module)
     drawn = [result for _, result in mutants if result]
     broken = [result.output for result in drawn if result.test_outcome == TestOutcome.INCOMPETENT]
     assert not broken, broken[0]
@@ -361,7 +361,7 @@ def main(options: Options) -> None:
         "command": "python -m tests.mutation",
         "python": ".".join(map(str, sys.version_info[:3])),
         "versions": versions,
-        "sampling": f"at most {SETTINGS['sample']} mutants a module, by seed {SETTINGS['seed']}",
+        "sampling": f"{SETTINGS['sample']} mutants of the possible, by seed {SETTINGS['seed']}",
         "timeout_seconds": SETTINGS["timeout"],
         "rows": rows,
     }

@@ -406,3 +406,13 @@ def test_logits_of_a_rollout_are_the_networks(fixed):
         actor, fixed.transitions.observation
     )
     np.testing.assert_allclose(fixed.transitions.logits, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("num_envs", "few"), [(1, True), (8, True), (9, False), (64, False)])
+def test_few_environments_act_one_by_one_and_many_together(num_envs, few):
+    """The results are the same and the speed is not (benchmarks/NOTES.md)."""
+    actor = network.init(jax.random.key(0), FIXED, 4, 2).actor
+    trace = jax.make_jaxpr(lambda seen: rollout._logits(actor, seen, "tanh"))
+    program = str(trace(jnp.zeros((num_envs, 4))))
+    assert ("custom_vmap_call" in program) == few
+    assert f"f32[{num_envs},8] = dot_general" in program  # the product that others make
