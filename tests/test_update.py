@@ -528,6 +528,17 @@ def test_policy_gradient_stops_only_past_the_edge_that_the_advantage_pushes_to()
 
 
 @pytest.mark.usefixtures("x64")
+def test_a_ratio_at_the_edge_is_not_clipped():
+    """The policy that acted has ratios of 1, the edge of a range of 0."""
+    params = parameters(zero_networks())
+    zeros, action = jnp.zeros(8), jnp.zeros(8, jnp.int32)
+    batch = loss.Minibatch(jnp.ones((8, 1)), action, zeros - np.log(2), zeros, zeros, zeros)
+    diagnostics = gradient(params, batch, plain().replace(clip_range=0.0))[1]
+    assert diagnostics.approx_kl == 0
+    assert diagnostics.clip_fraction == 0
+
+
+@pytest.mark.usefixtures("x64")
 def test_value_gradient_stops_only_where_the_clipped_square_is_larger():
     moved = np.tile([-0.2 - 1e-6, -0.2 + 1e-6, 0.2 - 1e-6, 0.2 + 1e-6], 2)
     target = np.repeat([3.0, -3.0], 4)
