@@ -27,6 +27,8 @@ CASES = {
     ),
 }
 
+MORE = [pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != "seeds"]
+
 
 class Cut(Exception):  # noqa: N818
     """The end of a process, as far as a test can have it."""
@@ -52,7 +54,7 @@ def train(*arguments):
     return main([*SMALL, *map(str, arguments)])
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["seeds", *MORE])
 def test_a_run_cut_off_twice_ends_as_if_it_had_not_been(case, tmp_path, monkeypatch, capsys):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert train(*CASES[case], "--out", whole) == 0

@@ -62,29 +62,19 @@ def refuse_another_run(path: Path, overwrite: bool) -> None:
 def refuse_if_held(path: Path) -> None:
     """Raise Failure (3) where another process is writing a run to the folder."""
     if (path / _LOCK).exists():
-        with held(path):
-            pass
+        with file_system(path), open(path / _LOCK) as lock:
+            _lock(lock, path)
 
 
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[None]:
     """Make the folder, and keep other runs out of it; a process that ends, however it does, holds
     nothing any more. Raises Failure (3) where another process holds it."""
-    import fcntl
-
     with file_system(path):
         path.mkdir(parents=True, exist_ok=True)
         lock = open(path / _LOCK, "a+")  # noqa: SIM115
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            holder = lock.read().strip() or "another process"
-            raise Failure(
-                f"--out {path} is being written by {holder}; wait for it, or give another folder",
-                FILE_SYSTEM,
-            ) from None
+        _lock(lock, path)
         with file_system(path):
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -93,6 +83,20 @@ def held(path: Path) -> Iterator[None]:
             yield
         finally:
             lock.truncate(0)
+
+
+def _lock(lock: Any, path: Path) -> None:
+    import fcntl
+
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        holder = lock.read().strip() or "another process"
+        raise Failure(
+            f"--out {path} is being written by {holder}; wait for it, or give another folder",
+            FILE_SYSTEM,
+        ) from None
 
 
 def create(path: Path) -> None:
