@@ -92,6 +92,12 @@ class Kill:
     exit_code: int
     seconds_to_end: float
 
+    def __str__(self) -> str:
+        return (
+            f"{self.case}; {self.moment}; {self.signal}; {self.updates} updates; exit code"
+            f" {self.exit_code} after {self.seconds_to_end:.3f} s"
+        )
+
 
 @dataclasses.dataclass
 class Campaign:
@@ -290,17 +296,15 @@ def main(options: Options) -> int:
     if unknown:
         console.print(f"unknown: {', '.join(unknown)}; there are: {', '.join(CASES)}")
         return 2
+    # A shell's background job ignores SIGINT, and so would the runs.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     began = time.perf_counter()
     campaigns = run(options, console)
     result = {
         "setting": machine.describe("orbax-checkpoint"),
         **summarize(campaigns),
         "seconds": time.perf_counter() - began,
-        "kill_by_kill": [
-            dataclasses.asdict(kill) | {"seconds_to_end": round(kill.seconds_to_end, 3)}
-            for one in campaigns
-            for kill in one.kills
-        ],
+        "kill_by_kill": [str(kill) for one in campaigns for kill in one.kills],
     }
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "chaos.json").write_text(json.dumps(result, indent=1) + "\n")
