@@ -38,6 +38,7 @@ Checkpoints and files
     an absurd declared shape          test_an_absurd_shape_takes_no_memory, test_more_than_...
 Running
     SIGINT, SIGTERM                   test_command: test_a_signal_ends_the_run_after_its_chunk...
+    a second SIGINT                   test_a_second_signal_ends_the_process_at_once
     SIGTERM while compiling           test_a_signal_while_compiling_leaves_nothing_half_written
     broken pipe                       test_command: test_a_closed_pipe_does_not_stop_the_training
     one agent of many not finite      test_population: test_an_agent_that_cannot_go_on_keeps_its...
@@ -72,7 +73,7 @@ import pytest
 
 from benchmarks.fingerprint import fingerprint
 from ppo_jax import env, recipe
-from ppo_jax.run import checkpoint, folder, load, loop, programs, resume, roster
+from ppo_jax.run import checkpoint, folder, load, loop, programs, resume, roster, signals
 from ppo_jax.run.checkpoint import Checkpoint
 from ppo_jax.run.failure import Failure, exit_code
 from ppo_jax.run.job import Job
@@ -990,6 +991,17 @@ def test_what_fails_before_it_can_begin_costs_no_run(finished, tmp_path, monkeyp
     assert code == 4
     one_line(error, "RESOURCE_EXHAUSTED")
     assert {**contents(out), Path(".lock"): None} == {**before, Path(".lock"): None}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_the_process_at_once(number):
+    """The first is kept for the loop, the second left to the system; then all is as it was."""
+    before = signal.getsignal(number)
+    with signals.collected() as stopped:
+        os.kill(os.getpid(), number)
+        assert stopped == [number]
+        assert signal.getsignal(number) == signal.SIG_DFL
+    assert signal.getsignal(number) == before
 
 
 def test_before_any_episode_has_ended_there_is_no_mean(capsys):

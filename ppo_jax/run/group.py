@@ -60,7 +60,8 @@ class Group:
             self.evolution = Evolution(
                 self.job, self.config, self.states, self.count, fresh=not self.going_on
             )
-        self.done, self.solved, self.evaluating = 0, False, 0.0
+        self.done, self.solved = 0, False
+        self.spent, self.evaluating = 0.0, 0.0  # seconds
         self.curves: list[tuple[np.ndarray, np.ndarray]] = []
         self.dropped: list[Outcome] = []
         self.unwritten: tuple[dict[str, np.ndarray] | None, population.Statistics] | None = None
