@@ -10,7 +10,7 @@ from ppo_jax import population, recipe
 pytestmark = pytest.mark.slow
 
 AGENTS, VICTIM = 1000, 617
-CONFIG = recipe("fast")
+CONFIG = recipe("fast", num_updates=64)
 
 
 def run(states, updates):

@@ -74,7 +74,7 @@ def standard():
     return batch_of("standard", SETTINGS)
 
 
-@pytest.fixture(params=["standard", "notebook"])
+@pytest.fixture(params=["standard", pytest.param("notebook", marks=pytest.mark.slow)])
 def batch(request):
     return batch_of(request.param, SETTINGS if request.param == "standard" else SOME)
 

@@ -204,6 +204,7 @@ def test_jit_is_eager(standard):
         np.testing.assert_allclose(eager, jitted, rtol=1e-3, atol=2e-5)
 
 
+@pytest.mark.slow  # test_resume has it of whole runs
 def test_two_runs_of_two_updates_are_one_of_four(standard):
     """To the bit, although the two are different programs."""
     middle, first = standard.alone(0, "base")
