@@ -481,7 +481,7 @@ def damages(content, generator, count):
         yield content[:length]
 
 
-MANY = pytest.param(150, marks=pytest.mark.slow)
+MANY = pytest.param(60, marks=pytest.mark.slow)
 
 
 # Checkpoints and files
