@@ -4,11 +4,14 @@ Here the cut is an exception between two chunks, in this process; real kills of 
 in test_chaos.py.
 """
 
+import contextlib
+import signal
+
 import numpy as np
 import pytest
 
 from benchmarks.fingerprint import events, fingerprint
-from ppo_jax.run import keeper
+from ppo_jax.run import keeper, load, signals
 from ppo_jax.train import main
 
 SMALL = (
@@ -83,3 +86,12 @@ def test_a_run_saves_as_time_passes(tmp_path):
     """Every chunk is later than this."""
     assert train("--checkpoint-seconds", 1e-9, "--out", tmp_path) == 0
     assert list((tmp_path / "checkpoints").iterdir())
+
+
+def test_a_signal_before_the_first_update_costs_nothing(tmp_path, monkeypatch):
+    """Then there is a checkpoint, and no row yet."""
+    with monkeypatch.context() as patch:
+        patch.setattr(signals, "collected", lambda: contextlib.nullcontext([signal.SIGTERM]))
+        assert train("--out", tmp_path) == 128 + signal.SIGTERM
+    assert train("--out", tmp_path, "--resume") == 0
+    assert load(tmp_path).metrics["update"][:, 0].tolist() == list(range(1, 13))

@@ -63,7 +63,6 @@ class Keeper:
             "seconds": group.spent,
             "counts": self.log.counts,
             "files": self.ledger.note(),
-            "num_updates": self.job.config.num_updates,
             "settings": self.settings,
             "machine": self.machine,
         }

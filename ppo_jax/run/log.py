@@ -64,6 +64,7 @@ class Log:
                 self._rows = self._table(folder.METRICS, (*LEADING, *settings, *fields))
             self._statistics = self._table(folder.STATISTICS, STATISTICS)
             self._events = _Events(path)
+            self._flush()  # a checkpoint before the first update notes the headers
         self.start(np.arange(0))
         if counts:
             self._group, self._env_steps = counts["group"], counts["env_steps"]
@@ -124,8 +125,11 @@ class Log:
                 self._write_statistics(summary, index)
                 if metrics is not None:
                     self._write_rows({name: values[index] for name, values in metrics.items()})
-            for file in (*self._files, self._events):
-                file.flush()
+            self._flush()
+
+    def _flush(self) -> None:
+        for file in (*self._files, self._events):
+            file.flush()
 
     def _table(self, name: str, header: tuple[str, ...]) -> Any:
         file = open(self._path / name, "a", newline="")  # noqa: SIM115

@@ -18,8 +18,9 @@ class Curves:
 
     def __init__(self, path: Path, agents: Roster):
         self._roster, self._metrics = agents, read_metrics(path)
-        seeds = self._metrics["seed"][0]
-        keys = zip(self._metrics.get("setting", np.zeros((1, len(seeds))))[0], seeds, strict=True)
+        seeds = self._metrics["seed"][:1].ravel()  # none before the first update
+        settings = self._metrics.get("setting", np.zeros((1, len(seeds))))[:1].ravel()
+        keys = zip(settings, seeds, strict=True)
         self._columns = {key: index for index, key in enumerate(keys)}
 
     def of(self, agents: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:

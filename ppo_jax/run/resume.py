@@ -18,7 +18,7 @@ from ppo_jax.run.screen import Screen
 _BUDGET = {"total_timesteps", "num_updates"}
 _FACTS = (
     *("done", "solved", "lanes", "outcomes", "dropped", "next_agent", "seconds", "counts"),
-    *("files", "num_updates", "settings", "machine"),
+    *("files", "settings", "machine"),
 )
 _DECIDES = {"prng": "random numbers", "x64": "precision"}  # another one makes another run
 
