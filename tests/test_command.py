@@ -299,6 +299,23 @@ def test_a_second_start_compiles_nothing_and_ends_the_same(tmp_path):
     assert not (tmp_path / "empty" / "ppo_jax").exists()
 
 
+def test_tensorboard_is_imported_without_torch(tmp_path):
+    """Its seconds would be paid in every start; a later import of torch finds it."""
+    Path(tmp_path, "torch.py").write_text("Tensor = object")
+    script = """
+import sys
+from ppo_jax.run import log
+assert log.import_tensorboard().__name__ == "tensorboardX" and "torch" not in sys.modules
+import torch
+assert log.import_tensorboard() and sys.modules["torch"] is torch
+"""
+    subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        check=True,
+    )
+
+
 def test_runs_of_the_default_folder_are_fresh(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main([*SMALL, "--quiet"]) == 0

@@ -26,7 +26,8 @@ RUN = """
 import json, sys
 from ppo_jax.run import xla
 xla.set_flags(8)
-import tensorboardX
+from ppo_jax.run import log
+log.import_tensorboard()
 from ppo_jax import train
 from ppo_jax.run import loop, plan
 prepare, resident = loop.prepare, []

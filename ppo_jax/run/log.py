@@ -2,12 +2,14 @@
 
 import contextlib
 import csv
+import importlib
 import math
 import socket
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -175,12 +177,11 @@ class _Events:
     tensorboardX's SummaryWriter, a queue between, does not promise."""
 
     def __init__(self, path: Path):
-        from tensorboardX import proto, record_writer, summary
-
-        self._event, self._scalar = proto.event_pb2.Event, summary.scalar
+        tensorboard = import_tensorboard()
+        self._event, self._scalar = tensorboard.proto.event_pb2.Event, tensorboard.summary.scalar
         ordinal = len(list(path.glob(folder.EVENTS)))  # resumed within a second: another name
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{ordinal}"
-        self._file = record_writer.RecordWriter(str(path / name))
+        self._file = tensorboard.RecordWriter(str(path / name))
         self.flush, self.close = self._file.flush, self._file.close
         self._write(file_version="brain.Event:2")
 
@@ -191,6 +192,18 @@ class _Events:
     def _write(self, **content: Any) -> None:
         event = self._event(wall_time=time.time(), **content)
         self._file.write(event.SerializeToString())
+
+
+def import_tensorboard() -> Any:
+    """tensorboardX, without the seconds of torch, which it imports where it can."""
+    absent = "torch" not in sys.modules
+    if absent:
+        sys.modules["torch"] = cast(Any, None)  # Python's own way to say that there is none
+    try:
+        return importlib.import_module("tensorboardX")
+    finally:
+        if absent:
+            del sys.modules["torch"]
 
 
 def _cell(value: Any) -> Any:

@@ -4,13 +4,12 @@ import os
 import resource
 import sys
 import time
-from importlib import import_module
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from ppo_jax.run import devices, folder, loop, programs
+from ppo_jax.run import devices, folder, log, loop, programs
 from ppo_jax.run.job import Job
 from ppo_jax.run.roster import Roster
 from ppo_jax.run.screen import Screen
@@ -61,7 +60,7 @@ def show(job: Job, screen: Screen) -> Plan:
 
 
 def _plan(job: Job, agents: Roster, chosen: list[jax.Device], screen: Screen) -> Plan:
-    import_module("tensorboardX")  # a run would, and imports are not counted
+    log.import_tensorboard()  # a run would, and imports are not counted
     before, size = _peak(), loop.lanes(job, agents, chosen)
     free = _free(chosen)
     with screen.waiting(f"compiling {job.recipe} for {size:,} agents at once"):
