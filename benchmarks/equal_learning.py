@@ -7,7 +7,7 @@ speed (`benchmarks.throughput`). Nothing here is timed, so contestants run side 
 import dataclasses
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -53,29 +53,38 @@ def trained(contestant: Contestant, options: Options) -> dict[str, Any]:
 
 
 def main(options: Options) -> None:
-    """Train all, as many side by side as there are cores; print the table, write the data."""
+    """Train all, as many side by side as there are cores; print a line and write the data as each
+    of them ends, then print the table."""
     console = Console(width=100)
     field = Field(
         peers=options.peers, cleanrl=options.cleanrl, purejaxrl=options.purejaxrl, rl_tools=None
     )
     styles = ("PyTorch tuned", "PyTorch compiled")  # compute what PyTorch does: the tests hold that
     chosen = [one for one in all_contestants("standard", 1, field) if one.name not in styles]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rows = list(pool.map(lambda one: trained(one, options), chosen))
-    table = Table("", "agents", "return at the end of training")
-    for row in rows:
-        said = row.get("left_out") or f"{row.get('final_return', float('nan')):.1f}"
-        style = "bold" if row["contestant"] == OURS else None
-        table.add_row(row["contestant"], str(row["agents"]), said, style=style)
-    console.print(table)
-    options.out.mkdir(parents=True, exist_ok=True)
-    content = {
+    console.print(f"training {', '.join(one.name for one in chosen)}: minutes each")
+    content: dict[str, Any] = {
         "setting": machine.describe("torch", "gymnax", "optax"),
         "options": dataclasses.asdict(options),
-        "rows": rows,
+        "rows": [],
     }
-    text = json.dumps(content, indent=2, default=lambda path: path.name) + "\n"
-    (options.out / "equal_learning.json").write_text(text)
+    options.out.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for training in as_completed(pool.submit(trained, one, options) for one in chosen):
+            row = training.result()
+            console.print(f"{row['contestant']}: {said(row)}")
+            content["rows"].append(row)
+            text = json.dumps(content, indent=2, default=lambda path: path.name) + "\n"
+            (options.out / "equal_learning.json").write_text(text)
+    table = Table("", "agents", "return at the end of training")
+    for row in content["rows"]:
+        style = "bold" if row["contestant"] == OURS else None
+        table.add_row(row["contestant"], str(row["agents"]), said(row), style=style)
+    console.print(table)
+
+
+def said(row: dict[str, Any]) -> str:
+    """A contestant's return, or why it has none."""
+    return row.get("left_out") or f"{row.get('final_return', float('nan')):.1f}"
 
 
 if __name__ == "__main__":
