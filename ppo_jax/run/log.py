@@ -196,13 +196,13 @@ class _Events:
 
 def import_tensorboard() -> Any:
     """tensorboardX, without the seconds of torch, which it imports where it can."""
-    absent = "torch" not in sys.modules
-    if absent:
+    unimported = "torch" not in sys.modules
+    if unimported:
         sys.modules["torch"] = cast(Any, None)  # Python's own way to say that there is none
     try:
         return importlib.import_module("tensorboardX")
     finally:
-        if absent:
+        if unimported:
             del sys.modules["torch"]
 
 
