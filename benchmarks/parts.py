@@ -57,7 +57,7 @@ def spread(values: Iterable[float]) -> dict[str, Any]:
 
 def environment_only(
     states: ppo.TrainState, config: Config, updates: Count
-) -> tuple[jax.Array, rollout.Actors]:
+) -> tuple[jax.Array, rollout.RolloutState]:
     """Steps taken by rollouts without networks, [agents], and where the environments then stand:
     every action is as likely as another, and no transition is kept."""
     environment = env.make(config)
@@ -67,13 +67,13 @@ def environment_only(
         jnp.zeros_like, network.init(jax.random.key(0), bare, *sizes).actor
     )  # the smallest actor: one matrix, of zeros
 
-    def one(state: ppo.TrainState) -> tuple[jax.Array, rollout.Actors]:
-        def step(index: jax.Array, carry: tuple[jax.Array, rollout.Actors]):
+    def one(state: ppo.TrainState) -> tuple[jax.Array, rollout.RolloutState]:
+        def step(index: jax.Array, carry: tuple[jax.Array, rollout.RolloutState]):
             key = jax.random.fold_in(state.key, index)
-            actors, transitions = rollout.collect(key, nobody, carry[1], environment, config)
-            return carry[0] + jnp.sum(transitions.valid, dtype=jnp.int32), actors
+            rollout_state, transitions = rollout.collect(key, nobody, carry[1], environment, config)
+            return carry[0] + jnp.sum(transitions.valid, dtype=jnp.int32), rollout_state
 
-        return jax.lax.fori_loop(0, updates, step, (jnp.int32(0), state.actors))
+        return jax.lax.fori_loop(0, updates, step, (jnp.int32(0), state.rollout))
 
     return _over_agents(one)(states)
 
@@ -85,16 +85,20 @@ def rollouts(
     environment = env.make(config)
 
     def one(state: ppo.TrainState) -> tuple[jax.Array, rollout.Transition]:
-        def collect(index: jax.Array, actors: rollout.Actors):
+        def collect(index: jax.Array, rollout_state: rollout.RolloutState):
             key = jax.random.fold_in(state.key, index)
-            return rollout.collect(key, state.params.actor, actors, environment, config)
+            return rollout.collect(key, state.params.actor, rollout_state, environment, config)
 
-        def step(index: jax.Array, carry: tuple[rollout.Actors, jax.Array, Any]):
-            actors, transitions = collect(index, carry[0])
-            return actors, carry[1] + jnp.sum(transitions.valid, dtype=jnp.int32), transitions
+        def step(index: jax.Array, carry: tuple[rollout.RolloutState, jax.Array, Any]):
+            rollout_state, transitions = collect(index, carry[0])
+            return (
+                rollout_state,
+                carry[1] + jnp.sum(transitions.valid, dtype=jnp.int32),
+                transitions,
+            )
 
-        empty = _zeros(jax.eval_shape(collect, 0, state.actors)[1])
-        carry = state.actors, jnp.int32(0), empty
+        empty = _zeros(jax.eval_shape(collect, 0, state.rollout)[1])
+        carry = state.rollout, jnp.int32(0), empty
         return jax.lax.fori_loop(0, updates, step, carry)[1:]
 
     return _over_agents(one)(states)

@@ -66,7 +66,7 @@ def evolve(
     )
     params, optimizer_state, num_updates = taken
     return (
-        ppo.TrainState(params, optimizer_state, states.actors, states.key, num_updates),
+        ppo.TrainState(params, optimizer_state, states.rollout, states.key, num_updates),
         with_coefficients(config, values),
         parents,
     )

@@ -26,7 +26,7 @@ class TrainState(NamedTuple):
 
     params: network.Parameters
     optimizer_state: optax.ScaleByAdamState
-    actors: rollout.Actors  # environment states, current observations, running episodes
+    rollout: rollout.RolloutState  # environment states, current observations, running episodes
     key: jax.Array  # the updates' root key: update i uses fold_in(key, i)
     num_updates: jax.Array  # done so far, []
 
@@ -67,7 +67,7 @@ def init(key: jax.Array, config: Config) -> TrainState:
     return TrainState(
         params=params,
         optimizer_state=optimizer.init(params, config),
-        actors=rollout.start(env_key, environment, config.num_envs),
+        rollout=rollout.start(env_key, environment, config.num_envs),
         key=updates_key,
         num_updates=jnp.zeros((), jnp.int32),
     )
@@ -80,8 +80,8 @@ def update(state: TrainState, config: Config) -> tuple[TrainState, Metrics]:
     """
     environment = env.make(config)
     rollout_key, shuffle_key = jax.random.split(jax.random.fold_in(state.key, state.num_updates))
-    actors, transitions = rollout.collect(
-        rollout_key, state.params.actor, state.actors, environment, config
+    rollout_state, transitions = rollout.collect(
+        rollout_key, state.params.actor, state.rollout, environment, config
     )
     batch = prepare(state.params.critic, transitions, config)
     scale = learning_rate_scale(state.num_updates, config)
@@ -89,7 +89,7 @@ def update(state: TrainState, config: Config) -> tuple[TrainState, Metrics]:
         shuffle_key, state.params, state.optimizer_state, batch, scale, config
     )
     return (
-        TrainState(params, optimizer_state, actors, state.key, state.num_updates + 1),
+        TrainState(params, optimizer_state, rollout_state, state.key, state.num_updates + 1),
         _metrics(transitions, batch, learned),
     )
 

@@ -42,7 +42,7 @@ class Transition(NamedTuple):
         return Categorical(self.logits).log_prob(self.action)
 
 
-class Actors(NamedTuple):
+class RolloutState(NamedTuple):
     """Where the N environments stand: all that a rollout needs to go on."""
 
     env_state: Any
@@ -61,10 +61,10 @@ class _Noise(NamedTuple):
     reset_observation: jax.Array  # [T, N, D]
 
 
-def start(key: jax.Array, environment: Environment, num_envs: int) -> Actors:
+def start(key: jax.Array, environment: Environment, num_envs: int) -> RolloutState:
     """N freshly reset environments."""
     env_state, observation = jax.vmap(environment.reset)(jax.random.split(key, num_envs))
-    return Actors(env_state, observation, jnp.zeros(num_envs), jnp.zeros(num_envs, jnp.int32))
+    return RolloutState(env_state, observation, jnp.zeros(num_envs), jnp.zeros(num_envs, jnp.int32))
 
 
 def length(config: Config, environment: Environment) -> int:
@@ -80,8 +80,12 @@ def length(config: Config, environment: Environment) -> int:
 
 
 def collect(
-    key: jax.Array, actor: network.MLP, actors: Actors, environment: Environment, config: Config
-) -> tuple[Actors, Transition]:
+    key: jax.Array,
+    actor: network.MLP,
+    state: RolloutState,
+    environment: Environment,
+    config: Config,
+) -> tuple[RolloutState, Transition]:
     """One update's transitions [T, N, ...] with the policy π = softmax(actor(observation)).
 
     Fixed-length rollouts reset an environment that is done and go on. Whole episodes stop, with
@@ -91,47 +95,47 @@ def collect(
     noise = _draw(key, environment, (length(config, environment), config.num_envs, num_actions))
     minimum = config.min_transitions
 
-    def step(carry: tuple[Actors, jax.Array, jax.Array], noise: _Noise):
-        actors, held, finished = carry
-        next_actors, transition = _step(actor, actors, ~finished, noise, environment, config)
+    def step(carry: tuple[RolloutState, jax.Array, jax.Array], noise: _Noise):
+        state, held, finished = carry
+        next_state, transition = _step(actor, state, ~finished, noise, environment, config)
         if minimum is not None:
-            next_actors = _where(finished, actors, next_actors)
+            next_state = _where(finished, state, next_state)
             held = held + ~finished
             finished = finished | (transition.done[0] & (held >= minimum))
-        return (next_actors, held, finished), transition
+        return (next_state, held, finished), transition
 
-    carry = actors, jnp.zeros((), jnp.int32), jnp.zeros((), bool)
-    (actors, _, _), transitions = jax.lax.scan(step, carry, noise)
-    return actors, transitions
+    carry = state, jnp.zeros((), jnp.int32), jnp.zeros((), bool)
+    (state, _, _), transitions = jax.lax.scan(step, carry, noise)
+    return state, transitions
 
 
 def _step(
     actor: network.MLP,
-    actors: Actors,
+    state: RolloutState,
     valid: jax.Array,
     noise: _Noise,
     environment: Environment,
     config: Config,
-) -> tuple[Actors, Transition]:
-    logits = _logits(actor, actors.observation, config.activation)
+) -> tuple[RolloutState, Transition]:
+    logits = _logits(actor, state.observation, config.activation)
     action = Categorical(logits).sample(noise.action)
-    env_state, outcome = jax.vmap(environment.step)(noise.step_key, actors.env_state, action)
+    env_state, outcome = jax.vmap(environment.step)(noise.step_key, state.env_state, action)
     transition = Transition(
-        observation=actors.observation,
+        observation=state.observation,
         logits=logits,
         action=action,
         reward=outcome.reward,
         terminated=outcome.terminated,
         truncated=outcome.truncated,
         final_observation=outcome.observation,
-        episode_return=actors.episode_return + outcome.reward,
-        episode_length=actors.episode_length + 1,
+        episode_return=state.episode_return + outcome.reward,
+        episode_length=state.episode_length + 1,
         valid=jnp.broadcast_to(valid, action.shape),
     )
-    going_on = Actors(
+    going_on = RolloutState(
         env_state, outcome.observation, transition.episode_return, transition.episode_length
     )
-    fresh = Actors(
+    fresh = RolloutState(
         noise.reset_state,
         noise.reset_observation,
         jnp.zeros_like(going_on.episode_return),

@@ -207,9 +207,9 @@ def assert_update_keeps_types(name):
     after, metrics = jax.eval_shape(ppo.update, state, config)
     assert types(after) == types(state)
     assert not any(leaf.weak_type for leaf in jax.tree.leaves(state))
-    assert state.actors.observation.shape[:1] == (*metrics.env_steps.shape, 2)
+    assert state.rollout.observation.shape[:1] == (*metrics.env_steps.shape, 2)
     width = jnp.zeros(()).dtype
-    floats = state.params, state.optimizer_state[1:], state.actors.observation, metrics.value_loss
+    floats = state.params, state.optimizer_state[1:], state.rollout.observation, metrics.value_loss
     assert {leaf.dtype for leaf in jax.tree.leaves(floats)} <= {width}
 
 

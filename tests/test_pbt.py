@@ -26,7 +26,7 @@ def some_states(seed, agents, num_updates):
     return ppo.TrainState(
         params={"kernel": jnp.asarray(matrices[0])},
         optimizer_state=(jnp.asarray(random.integers(0, 99, agents)), jnp.asarray(matrices[1])),
-        actors={"observation": jnp.asarray(matrices[2])},
+        rollout={"observation": jnp.asarray(matrices[2])},
         key=population.agent_keys(100 * seed, agents),
         num_updates=jnp.asarray(num_updates, jnp.int32),
     )
@@ -88,7 +88,7 @@ def test_a_generation_keeps_its_rules(agents, fraction, number):
         for name in ("params", "optimizer_state", "num_updates"):
             old, new = bits(getattr(states, name)), bits(getattr(after, name))
             np.testing.assert_array_equal(new, old[parents])
-        for name in ("actors", "key"):
+        for name in ("rollout", "key"):
             np.testing.assert_array_equal(bits(getattr(after, name)), bits(getattr(states, name)))
         before = {
             "learning_rate": config.learning_rate,
@@ -269,7 +269,7 @@ def test_siblings_draw_differently_and_the_others_go_on_as_without_evolution(car
     np.testing.assert_allclose(evolved.learning_rate, 1e-3)
     parents = np.asarray(parents)
     assert len(set(parents)) == 4 > len(set(parents[:4]))  # there are siblings
-    alike = after._replace(actors=jax.tree.map(lambda leaf: leaf[parents], before.actors))
+    alike = after._replace(rollout=jax.tree.map(lambda leaf: leaf[parents], before.rollout))
     outcome = bits(cartpole.run(alike, config)[0].params)
     assert len(np.unique(outcome, axis=0)) == AGENTS
     went_on = bits(cartpole.run(after, config)[0])

@@ -231,7 +231,7 @@ def poison(batch, injection):
     if injection == "NaN moments":
         return states._replace(optimizer_state=spoil(states.optimizer_state)), configs
     if injection == "NaN worlds":
-        return states._replace(actors=spoil(states.actors)), configs
+        return states._replace(rollout=spoil(states.rollout)), configs
     bias = states.params.critic[0].bias.at[VICTIM, 0].set(jnp.inf)
     critic = (states.params.critic[0]._replace(bias=bias), *states.params.critic[1:])
     return states._replace(params=states.params._replace(critic=critic)), configs

@@ -43,9 +43,9 @@ def record(config):
     collect = rollout.collect
 
     def recording_collect(*arguments):
-        actors, transitions = collect(*arguments)
+        rollout_state, transitions = collect(*arguments)
         jax.debug.callback(collected.append, transitions, ordered=True)
-        return actors, transitions
+        return rollout_state, transitions
 
     def run(key):
         def step(state, _):
@@ -121,7 +121,7 @@ def test_the_next_observation_is_where_the_step_led_or_a_fresh_reset(steps):
 
 
 def test_no_two_resets_are_the_same(fixed, steps):
-    first = fixed.before.actors.observation[0]
+    first = fixed.before.rollout.observation[0]
     resets = np.concatenate([first, steps.observation[1:][steps.done[:-1]]])
     assert len(np.unique(resets, axis=0)) == len(resets)
 
@@ -167,7 +167,7 @@ def test_termination_and_truncation_at_once_are_both_flagged():
 
 
 def test_episode_return_and_length_restart_after_each_end_and_cross_rollouts(fixed, steps):
-    """Also what the actors carry from one rollout to the next."""
+    """Also what the rollout_state carry from one rollout to the next."""
     total, count = np.zeros(FIXED.num_envs), np.zeros(FIXED.num_envs, int)
     for t in range(len(steps.reward)):
         total, count = total + steps.reward[t], count + 1
@@ -175,7 +175,7 @@ def test_episode_return_and_length_restart_after_each_end_and_cross_rollouts(fix
         np.testing.assert_array_equal(steps.episode_length[t], count)
         total, count = np.where(steps.done[t], 0, total), np.where(steps.done[t], 0, count)
         if (t + 1) % FIXED.num_steps == 0:
-            carried = at(fixed.after.actors, t // FIXED.num_steps)
+            carried = at(fixed.after.rollout, t // FIXED.num_steps)
             np.testing.assert_array_equal(carried.episode_return, total)
             np.testing.assert_array_equal(carried.episode_length, count)
             np.testing.assert_array_equal(carried.env_state.time, count)
@@ -205,8 +205,10 @@ def blind(*probabilities):
 def collect_with(actor, config):
     environment = env.make(config)
     start_key, key = jax.random.split(jax.random.key(0))
-    actors = rollout.start(start_key, environment, config.num_envs)
-    collect = jax.jit(lambda key: rollout.collect(key, actor, actors, environment, config)[1])
+    rollout_state = rollout.start(start_key, environment, config.num_envs)
+    collect = jax.jit(
+        lambda key: rollout.collect(key, actor, rollout_state, environment, config)[1]
+    )
     return jax.tree.map(np.asarray, collect(key))
 
 
@@ -261,13 +263,15 @@ def test_an_update_holds_whole_episodes_only_and_carries_short_ones_within_it(ep
 
 
 def test_whole_episodes_end_freshly_reset(episodes):
-    actors = episodes.after.actors
-    assert np.abs(actors.observation).max() <= 0.05
-    assert len(np.unique(actors.observation, axis=0)) == EPISODES.num_updates
-    assert not actors.episode_length.any()
-    assert not actors.episode_return.any()
-    assert not actors.env_state.time.any()
-    np.testing.assert_array_equal(episodes.transitions.observation[1:, 0], actors.observation[:-1])
+    rollout_state = episodes.after.rollout
+    assert np.abs(rollout_state.observation).max() <= 0.05
+    assert len(np.unique(rollout_state.observation, axis=0)) == EPISODES.num_updates
+    assert not rollout_state.episode_length.any()
+    assert not rollout_state.episode_return.any()
+    assert not rollout_state.env_state.time.any()
+    np.testing.assert_array_equal(
+        episodes.transitions.observation[1:, 0], rollout_state.observation[:-1]
+    )
 
 
 def test_the_time_limit_cuts_whole_episodes(episodes):
@@ -356,7 +360,7 @@ def test_episodes_of_one_step_are_not_counted_past_the_end():
     )
     assert metrics.episodes == metrics.env_steps == 8
     assert metrics.episode_length == 1
-    assert state.actors.episode_length == 0
+    assert state.rollout.episode_length == 0
 
 
 @pytest.mark.parametrize("name", ["fixed", "episodes"])
@@ -364,7 +368,7 @@ def test_every_step_is_of_an_episode_that_ended_or_is_running(name, request):
     run = request.getfixturevalue(name)
     np.testing.assert_array_equal(run.metrics.env_steps, run.transitions.valid.sum(axis=(1, 2)))
     ended = np.nansum(run.metrics.episodes * run.metrics.episode_length)
-    running = run.after.actors.episode_length[-1].sum()
+    running = run.after.rollout.episode_length[-1].sum()
     np.testing.assert_allclose(ended + running, run.metrics.env_steps.sum(), rtol=1e-6)
 
 
@@ -391,7 +395,7 @@ def test_a_rollout_can_be_differentiated_and_is_given_data(num_envs):
     state = ppo.init(jax.random.key(0), config)
 
     def total(actor):
-        transitions = rollout.collect(state.key, actor, state.actors, environment, config)[1]
+        transitions = rollout.collect(state.key, actor, state.rollout, environment, config)[1]
         return transitions.logits.sum() + transitions.reward.sum()
 
     value, gradient = jax.jit(jax.value_and_grad(total))(state.params.actor)

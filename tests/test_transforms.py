@@ -153,7 +153,7 @@ def test_every_coefficient_is_felt(batch, setting):
 def test_seeds_make_different_agents(batch):
     one, other = (lane(batch.result, LANES.index((seed, "base"))) for seed in (0, 1))
     assert not same_bits(one[0].params, other[0].params)
-    assert not same_bits(one[0].actors.observation, other[0].actors.observation)
+    assert not same_bits(one[0].rollout.observation, other[0].rollout.observation)
 
 
 def test_the_same_batch_twice_has_the_same_bits(batch):
@@ -181,7 +181,7 @@ def test_an_agent_does_not_feel_its_neighbours(batch, victim, neighbours):
         rate = poison(configs.learning_rate, nan_like(configs.learning_rate))
         configs = configs.replace(learning_rate=rate)
     else:
-        states = states._replace(actors=poison(states.actors, nan_like(states.actors)))
+        states = states._replace(rollout=poison(states.rollout, nan_like(states.rollout)))
     result = batch.run(states, configs)
     assert same_bits(lane(result, victim), lane(batch.result, victim))
     for index in (victim - 1, victim + 1):

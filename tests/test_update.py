@@ -364,12 +364,12 @@ def test_nothing_of_an_update_depends_on_the_storage_past_its_episodes():
 
 @quick_jit
 def update_and_its_parts(state, config):
-    """`ppo.update`, and the actors, transitions and orders that it must have had."""
+    """`ppo.update`, and the rollout_state, transitions and orders that it must have had."""
     rollout_key, shuffle_key = jax.random.split(jax.random.fold_in(state.key, state.num_updates))
-    actors, transitions = rollout.collect(
-        rollout_key, state.params.actor, state.actors, env.make(config), config
+    rollout_state, transitions = rollout.collect(
+        rollout_key, state.params.actor, state.rollout, env.make(config), config
     )
-    parts = actors, transitions, orders_of(shuffle_key, transitions, config)
+    parts = rollout_state, transitions, orders_of(shuffle_key, transitions, config)
     return ppo.update(state, config), parts
 
 
@@ -379,7 +379,9 @@ def test_an_agents_first_updates_are_the_oracles(name):
     config = recipe(name, **SMALL[name])
     state = quick_jit(ppo.init)(jax.random.key(1), config)
     for index in range(3):
-        (new_state, metrics), (actors, transitions, orders) = update_and_its_parts(state, config)
+        (new_state, metrics), (rollout_state, transitions, orders) = update_and_its_parts(
+            state, config
+        )
         size = int(transitions.valid.sum())
         held = {
             field: np.asarray(getattr(transitions, field)[: size // config.num_envs])
@@ -416,7 +418,9 @@ def test_an_agents_first_updates_are_the_oracles(name):
         assert_parameters(state.params, expected.params, **FLOAT64)
         assert_parameters(state.optimizer_state.mu, expected.adam["mean"], **FLOAT64)
         assert_parameters(state.optimizer_state.nu, expected.adam["square"], **FLOAT64)
-        jax.tree.map(functools.partial(np.testing.assert_allclose, **FLOAT64), state.actors, actors)
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, **FLOAT64), state.rollout, rollout_state
+        )
 
         unexplained = np.var(expected.targets - expected.values) / np.var(expected.targets)
         np.testing.assert_allclose(metrics.explained_variance, 1 - unexplained, **FLOAT64)
