@@ -115,9 +115,9 @@ def returns(
     def one(state: ppo.TrainState, transitions: rollout.Transition) -> loss.Minibatch:
         def step(_: jax.Array, batch: loss.Minibatch) -> loss.Minibatch:
             nearly = jax.tree.map(lambda leaf: leaf + 1e-30 * batch.value[0], state.params.critic)
-            return ppo.prepare(nearly, transitions, config)
+            return ppo.compute_advantages(nearly, transitions, config)
 
-        empty = jax.eval_shape(ppo.prepare, state.params.critic, transitions, config)
+        empty = jax.eval_shape(ppo.compute_advantages, state.params.critic, transitions, config)
         return jax.lax.fori_loop(0, updates, step, _zeros(empty))
 
     return _over_agents(one)(states, transitions)
@@ -152,7 +152,7 @@ def gradient_steps(
         def step(index: jax.Array, carry: Any) -> Any:
             key = jax.random.fold_in(state.key, index)
             params, adam = carry
-            return ppo.descend(key, params, adam, batch, 1.0, config)[:2]
+            return ppo.optimize(key, params, adam, batch, 1.0, config)[:2]
 
         return jax.lax.fori_loop(0, updates, step, (state.params, state.optimizer_state))[0]
 

@@ -11,7 +11,7 @@ from ppo_jax import network
 from ppo_jax.config import Config
 
 
-class Norms(NamedTuple):
+class GradNorms(NamedTuple):
     """Global norms of the networks' gradients before clipping, []."""
 
     actor: jax.Array
@@ -29,7 +29,7 @@ def step(
     state: optax.ScaleByAdamState,
     scale: jax.Array | float,
     config: Config,
-) -> tuple[network.Parameters, optax.ScaleByAdamState, Norms]:
+) -> tuple[network.Parameters, optax.ScaleByAdamState, GradNorms]:
     """One step of Adam: θ ← θ - scale · rate · m̂ / (√v̂ + ε), on the clipped gradient.
 
     A gradient g becomes g · min(1, max_grad_norm / |g|), where |g| is the norm of both networks'
@@ -37,7 +37,7 @@ def step(
     serves both networks, whatever their learning rates. `scale` lowers both rates (annealing).
     Pascanu et al., arXiv:1211.5063, alg. 1; Kingma & Ba, arXiv:1412.6980, alg. 1.
     """
-    norms = Norms(optax.tree.norm(gradients.actor), optax.tree.norm(gradients.critic))
+    norms = GradNorms(optax.tree.norm(gradients.actor), optax.tree.norm(gradients.critic))
     clipped = _clip(gradients, norms, config)
     directions, state = _adam(config).update(clipped, state)
     rates = config.learning_rate, config.critic_learning_rate
@@ -63,14 +63,14 @@ def _adam(config: Config) -> optax.GradientTransformation:
     return optax.scale_by_adam(b1=0.9, b2=0.999, eps=config.adam_epsilon)
 
 
-def _clip(gradients: network.Parameters, norms: Norms, config: Config) -> network.Parameters:
+def _clip(gradients: network.Parameters, norms: GradNorms, config: Config) -> network.Parameters:
     if config.max_grad_norm is None:
         return gradients
     if config.joint_grad_norm:
         norm = jnp.hypot(norms.actor, norms.critic)
-        norms = Norms(norm, norm)
+        norms = GradNorms(norm, norm)
     largest = config.max_grad_norm
-    factors = Norms(*(jnp.where(norm < largest, 1.0, largest / norm) for norm in norms))
+    factors = GradNorms(*(jnp.where(norm < largest, 1.0, largest / norm) for norm in norms))
     return network.Parameters(
         actor=jax.tree.map(lambda gradient: gradient * factors.actor, gradients.actor),
         critic=jax.tree.map(lambda gradient: gradient * factors.critic, gradients.critic),

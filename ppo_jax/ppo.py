@@ -83,14 +83,14 @@ def update(state: TrainState, config: Config) -> tuple[TrainState, Metrics]:
     rollout_state, transitions = rollout.collect(
         rollout_key, state.params.actor, state.rollout, environment, config
     )
-    batch = prepare(state.params.critic, transitions, config)
+    batch = compute_advantages(state.params.critic, transitions, config)
     scale = learning_rate_scale(state.num_updates, config)
-    params, optimizer_state, learned = descend(
+    params, optimizer_state, stats = optimize(
         shuffle_key, state.params, state.optimizer_state, batch, scale, config
     )
     return (
         TrainState(params, optimizer_state, rollout_state, state.key, state.num_updates + 1),
-        _metrics(transitions, batch, learned),
+        _metrics(transitions, batch, stats),
     )
 
 
@@ -136,7 +136,9 @@ def learning_rate_scale(num_updates: jax.Array, config: Config) -> jax.Array | f
     return 1 - jnp.asarray(num_updates, float) / config.num_updates
 
 
-def prepare(critic: network.MLP, transitions: rollout.Transition, config: Config) -> loss.Minibatch:
+def compute_advantages(
+    critic: network.MLP, transitions: rollout.Transition, config: Config
+) -> loss.Minibatch:
     """The update's batch [B, ...]: advantages A by GAE, and returns G = A + V(s).
 
     The critic is the one that the rollout was made with. A termination has no value after it; a
@@ -168,22 +170,22 @@ def prepare(critic: network.MLP, transitions: rollout.Transition, config: Config
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
 
 
-class Learned(NamedTuple):
+class UpdateStats(NamedTuple):
     """Means over an update's gradient steps, and their number."""
 
     gradient_steps: jax.Array
     diagnostics: loss.Diagnostics
-    norms: optimizer.Norms
+    norms: optimizer.GradNorms
 
 
-def descend(
+def optimize(
     key: jax.Array,
     params: network.Parameters,
     optimizer_state: optax.ScaleByAdamState,
     batch: loss.Minibatch,
     scale: jax.Array | float,
     config: Config,
-) -> tuple[network.Parameters, optax.ScaleByAdamState, Learned]:
+) -> tuple[network.Parameters, optax.ScaleByAdamState, UpdateStats]:
     """Gradient steps over `num_epochs` epochs of minibatches of the batch [B, ...].
 
     Every epoch visits every valid transition exactly once, in a fresh random order; the valid
@@ -215,14 +217,14 @@ def descend(
         return vectors, adam, jax.tree.map(jnp.add, sums, (diagnostics, norms))
 
     zeros = jnp.zeros((), batch.log_prob.dtype)
-    nothing = loss.Diagnostics(*[zeros] * 5), optimizer.Norms(zeros, zeros)
+    nothing = loss.Diagnostics(*[zeros] * 5), optimizer.GradNorms(zeros, zeros)
     gradient_steps = config.num_epochs * num_minibatches
     vectors, adam, sums = jax.lax.fori_loop(0, gradient_steps, step, (vectors, adam, nothing))
     diagnostics, norms = jax.tree.map(lambda total: total / gradient_steps, sums)
     return (
         to_params(vectors),
         optimizer.map_moments(to_params, adam),
-        Learned(jnp.asarray(gradient_steps), diagnostics, norms),
+        UpdateStats(jnp.asarray(gradient_steps), diagnostics, norms),
     )
 
 
@@ -246,17 +248,17 @@ def epoch_orders(
     return jnp.where(positions < num_valid, orders, 0)
 
 
-def _metrics(transitions: rollout.Transition, batch: loss.Minibatch, learned: Learned) -> Metrics:
+def _metrics(transitions: rollout.Transition, batch: loss.Minibatch, stats: UpdateStats) -> Metrics:
     ended = transitions.done & transitions.valid
     unexplained = jnp.var(batch.target - batch.value, where=batch.valid)
     return Metrics(
         env_steps=jnp.sum(transitions.valid, dtype=jnp.int32),
-        gradient_steps=learned.gradient_steps.astype(jnp.int32),
+        gradient_steps=stats.gradient_steps.astype(jnp.int32),
         episodes=jnp.sum(ended, dtype=jnp.int32),
         episode_return=jnp.mean(transitions.episode_return, where=ended),
         episode_length=jnp.mean(transitions.episode_length, where=ended),
-        **learned.diagnostics._asdict(),
+        **stats.diagnostics._asdict(),
         explained_variance=1 - unexplained / jnp.var(batch.target, where=batch.valid),
-        actor_grad_norm=learned.norms.actor,
-        critic_grad_norm=learned.norms.critic,
+        actor_grad_norm=stats.norms.actor,
+        critic_grad_norm=stats.norms.critic,
     )

@@ -397,8 +397,8 @@ EPOCHS_AND_OPTIMISERS = (
         "norms-clipped-apart",
         "Each network's gradient is clipped by itself where the joint norm was asked for.",
         "optimizer.py",
-        "norms = Norms(norm, norm)",
-        "norms = Norms(norms.actor, norms.critic)",
+        "norms = GradNorms(norm, norm)",
+        "norms = GradNorms(norms.actor, norms.critic)",
         f"{UPDATE}[standard-1]",
     ),
     Bug(

@@ -285,8 +285,10 @@ def test_the_time_limit_cuts_whole_episodes(episodes):
 @pytest.fixture(scope="module")
 def targets(episodes):
     """The value targets [U, B] that the updates make of such transitions."""
-    prepare = jax.jit(jax.vmap(lambda critic, steps: ppo.prepare(critic, steps, EPISODES).target))
-    return lambda transitions: np.asarray(prepare(episodes.before.params.critic, transitions))
+    target_of = jax.jit(
+        jax.vmap(lambda critic, steps: ppo.compute_advantages(critic, steps, EPISODES).target)
+    )
+    return lambda transitions: np.asarray(target_of(episodes.before.params.critic, transitions))
 
 
 def test_targets_bootstrap_at_a_truncation_and_not_at_a_termination(episodes, targets):

@@ -256,9 +256,9 @@ def orders_of(key, transitions, config):
 @quick_jit
 def learn(key, params, adam, transitions, scale, config):
     """The learning part of `ppo.update`: what it ends with, its batch, and its orders."""
-    batch = ppo.prepare(params.critic, transitions, config)
+    batch = ppo.compute_advantages(params.critic, transitions, config)
     orders = orders_of(key, transitions, config)
-    return ppo.descend(key, params, adam, batch, scale, config), batch, orders
+    return ppo.optimize(key, params, adam, batch, scale, config), batch, orders
 
 
 def learn_both_ways(problem):
