@@ -130,14 +130,14 @@ def shuffles(
 
     def one(state: ppo.TrainState, batch: loss.Minibatch) -> jax.Array:
         size = batch.action.shape[0]
-        storage = size + -size % config.transitions_per_minibatch
+        capacity = size + -size % config.transitions_per_minibatch
         valid = size if batch.valid is None else jnp.sum(batch.valid, dtype=jnp.int32)
 
         def step(index: jax.Array, _: jax.Array) -> jax.Array:
             key = jax.random.fold_in(state.key, index)
-            return ppo.epoch_orders(key, storage, valid, config.num_epochs)
+            return ppo.epoch_orders(key, capacity, valid, config.num_epochs)
 
-        empty = jnp.zeros((config.num_epochs, storage), jnp.int32)
+        empty = jnp.zeros((config.num_epochs, capacity), jnp.int32)
         return jax.lax.fori_loop(0, updates, step, empty)
 
     return _over_agents(one)(states, batches)

@@ -55,12 +55,12 @@ class Options:
 class Programs:
     """The compiled programs of one agent: a start, some updates, a greedy evaluation."""
 
-    def __init__(self, config: Config, storage: int) -> None:
+    def __init__(self, config: Config, capacity: int) -> None:
         self.config = config
         keys = population.agent_keys(0, 1)
 
         def more(states: ppo.TrainState, config: Config, num_updates: jax.Array):
-            return population.run(states, config, num_updates, storage)[0]
+            return population.run(states, config, num_updates, capacity)[0]
 
         def greedy(states: ppo.TrainState, config: Config, keys: jax.Array, number: jax.Array):
             fresh = jax.vmap(jax.random.fold_in, (0, None))(keys, number)

@@ -27,10 +27,10 @@ def evaluate(
         env_state, observation, ended, total, index = carry
         logits = network.apply(params.actor, observation, config.activation)
         keys = jax.random.split(jax.random.fold_in(step_key, index), num_episodes)
-        env_state, outcome = jax.vmap(environment.step)(keys, env_state, Categorical(logits).mode())
-        total = total + jnp.where(ended, 0, outcome.reward)
-        ended = ended | outcome.terminated | outcome.truncated
-        return env_state, outcome.observation, ended, total, index + 1
+        env_state, timestep = jax.vmap(environment.step)(keys, env_state, Categorical(logits).mode())
+        total = total + jnp.where(ended, 0, timestep.reward)
+        ended = ended | timestep.terminated | timestep.truncated
+        return env_state, timestep.observation, ended, total, index + 1
 
     ended = jnp.zeros(num_episodes, bool)
     carry = env_state, observation, ended, jnp.zeros(num_episodes), jnp.zeros((), jnp.int32)

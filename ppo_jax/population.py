@@ -37,12 +37,12 @@ def run(
     states: ppo.TrainState,
     config: Config,
     num_updates: jax.Array | int,
-    storage: int,
+    capacity: int,
     at_once: int | None = None,
 ) -> tuple[ppo.TrainState, ppo.Metrics]:
-    """`num_updates` more updates of every agent, and their metrics [storage, agents].
+    """`num_updates` more updates of every agent, and their metrics [capacity, agents].
 
-    `num_updates` may be traced and is at most `storage`, which is static: one compiled program
+    `num_updates` may be traced and is at most `capacity`, which is static: one compiled program
     serves chunks of any length. The metrics' rows from `num_updates` on are zeros.
 
     `at_once` is how many agents one kernel computes (none: all of them); in every update the others
@@ -64,7 +64,7 @@ def run(
         return states, jax.tree.map(lambda rows, one: rows.at[index].set(one), metrics, row)
 
     one_row = jax.eval_shape(update, states, config)[1]
-    empty = jax.tree.map(lambda leaf: jnp.zeros((storage, *leaf.shape), leaf.dtype), one_row)
+    empty = jax.tree.map(lambda leaf: jnp.zeros((capacity, *leaf.shape), leaf.dtype), one_row)
     return jax.lax.fori_loop(0, num_updates, step, (states, empty))
 
 
@@ -128,7 +128,7 @@ def over_devices(function: Callable[..., Any], mesh: Mesh, out_specs: Any) -> Ca
 
     Each device runs the function on its own agents alone, with nothing to wait for. An agent's
     results on other numbers of devices agree up to rounding, for the compiled programs differ.
-    `out_specs` says where the outputs have their agents: `AGENTS`, or `ROWS` for [storage, agents].
+    `out_specs` says where the outputs have their agents: `AGENTS`, or `ROWS` for [capacity, agents].
     """
 
     def sharded(*arguments: Any) -> Any:

@@ -191,10 +191,10 @@ def optimize(
     Every epoch visits every valid transition exactly once, in a fresh random order; the valid
     ones come first in the batch. The last minibatch of an epoch may be smaller.
     """
-    storage, size = batch.action.shape[0], config.transitions_per_minibatch
-    num_valid = storage if batch.valid is None else jnp.sum(batch.valid, dtype=jnp.int32)
+    capacity, size = batch.action.shape[0], config.transitions_per_minibatch
+    num_valid = capacity if batch.valid is None else jnp.sum(batch.valid, dtype=jnp.int32)
     num_minibatches = -(-num_valid // size)
-    orders = epoch_orders(key, storage + -storage % size, num_valid, config.num_epochs)
+    orders = epoch_orders(key, capacity + -capacity % size, num_valid, config.num_epochs)
     # Minibatches are gathered from one table, and the loop carries one vector a network: a step is
     # then a few long kernels, where leaf by leaf it would be many short ones.
     rows, to_minibatch = _as_rows(batch._replace(valid=None))
@@ -237,11 +237,11 @@ def _as_rows(
 
 
 def epoch_orders(
-    key: jax.Array, storage: int, num_valid: jax.Array | int, num_epochs: int
+    key: jax.Array, capacity: int, num_valid: jax.Array | int, num_epochs: int
 ) -> jax.Array:
-    """Random orders [num_epochs, storage]: each row's first `num_valid` entries are a permutation
+    """Random orders [num_epochs, capacity]: each row's first `num_valid` entries are a permutation
     of 0..num_valid-1, the others 0."""
-    positions = jnp.arange(storage)
+    positions = jnp.arange(capacity)
     orders = jax.vmap(lambda key: shuffle.permute(key, positions, num_valid))(
         jax.random.split(key, num_epochs)
     )

@@ -68,7 +68,7 @@ def start(key: jax.Array, environment: Environment, num_envs: int) -> RolloutSta
 
 
 def length(config: Config, environment: Environment) -> int:
-    """T, the steps that a rollout's storage holds.
+    """T, the steps that a rollout holds: its capacity.
 
     Whole episodes fill it only in part: the longest case holds one transition less than
     `min_transitions` when an episode of the full time limit begins.
@@ -96,13 +96,13 @@ def collect(
     minimum = config.min_transitions
 
     def step(carry: tuple[RolloutState, jax.Array, jax.Array], noise: _Noise):
-        state, held, finished = carry
-        next_state, transition = _step(actor, state, ~finished, noise, environment, config)
+        state, num_collected, done = carry
+        next_state, transition = _step(actor, state, ~done, noise, environment, config)
         if minimum is not None:
-            next_state = _where(finished, state, next_state)
-            held = held + ~finished
-            finished = finished | (transition.done[0] & (held >= minimum))
-        return (next_state, held, finished), transition
+            next_state = _where(done, state, next_state)
+            num_collected = num_collected + ~done
+            done = done | (transition.done[0] & (num_collected >= minimum))
+        return (next_state, num_collected, done), transition
 
     carry = state, jnp.zeros((), jnp.int32), jnp.zeros((), bool)
     (state, _, _), transitions = jax.lax.scan(step, carry, noise)
@@ -119,21 +119,21 @@ def _step(
 ) -> tuple[RolloutState, Transition]:
     logits = _logits(actor, state.observation, config.activation)
     action = Categorical(logits).sample(noise.action)
-    env_state, outcome = jax.vmap(environment.step)(noise.step_key, state.env_state, action)
+    env_state, timestep = jax.vmap(environment.step)(noise.step_key, state.env_state, action)
     transition = Transition(
         observation=state.observation,
         logits=logits,
         action=action,
-        reward=outcome.reward,
-        terminated=outcome.terminated,
-        truncated=outcome.truncated,
-        final_observation=outcome.observation,
-        episode_return=state.episode_return + outcome.reward,
+        reward=timestep.reward,
+        terminated=timestep.terminated,
+        truncated=timestep.truncated,
+        final_observation=timestep.observation,
+        episode_return=state.episode_return + timestep.reward,
         episode_length=state.episode_length + 1,
         valid=jnp.broadcast_to(valid, action.shape),
     )
     going_on = RolloutState(
-        env_state, outcome.observation, transition.episode_return, transition.episode_length
+        env_state, timestep.observation, transition.episode_return, transition.episode_length
     )
     fresh = RolloutState(
         noise.reset_state,

@@ -164,6 +164,6 @@ def test_every_epoch_visits_every_valid_transition_once(num_valid):
 
 
 def test_orders_do_not_depend_on_the_storage_and_change_with_the_key():
-    one, two = (epoch_orders(jax.random.key(3), storage, 19, 6) for storage in (19, 40))
+    one, two = (epoch_orders(jax.random.key(3), capacity, 19, 6) for capacity in (19, 40))
     np.testing.assert_array_equal(one, two[:, :19])
     assert (two != epoch_orders(jax.random.key(4), 40, 19, 6)).any(axis=1).all()

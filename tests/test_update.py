@@ -130,9 +130,9 @@ def make_problem(case, seed):
     if seed > 0:
         config = config.replace(**random_coefficients(rng, config, seed)).check()
     # Storage for 37 transitions of whole episodes, of which some are held.
-    num_valid, storage = (config.num_steps,) * 2
+    num_valid, capacity = (config.num_steps,) * 2
     if config.whole_episodes:
-        num_valid, storage = (33, 37, 16, 13)[seed % 4], 37
+        num_valid, capacity = (33, 37, 16, 13)[seed % 4], 37
     params, adam, held, _ = oracle.random_problem(
         rng,
         config.activation,
@@ -149,7 +149,7 @@ def make_problem(case, seed):
         config,
         parameters(params),
         adam_state(adam),
-        as_transitions(rng, held, num_actions, storage),
+        as_transitions(rng, held, num_actions, capacity),
         scale,
         settings_of(config),
         (params, adam, held),
@@ -216,8 +216,8 @@ def oracle_tree(params):
     }
 
 
-def as_transitions(rng, held, num_actions, storage):
-    """The oracle's rollout [T, N, ...] in storage of so many steps, the rest invalid and absurd."""
+def as_transitions(rng, held, num_actions, capacity):
+    """The oracle's rollout [T, N, ...] in capacity of so many steps, the rest invalid and absurd."""
     shape = held["action"].shape
     # Logits that give the action its log-probability; the others share what it leaves.
     others = rng.dirichlet(np.ones(num_actions - 1), shape) * -np.expm1(held["log_prob"])[..., None]
@@ -228,7 +228,7 @@ def as_transitions(rng, held, num_actions, storage):
     logits = np.log(probabilities) + rng.normal(size=(*shape, 1))
 
     def store(array):
-        tail = (storage - shape[0], *array.shape[1:])
+        tail = (capacity - shape[0], *array.shape[1:])
         if array.dtype == bool:
             return jnp.asarray(np.concatenate([array, rng.random(tail) < 0.5]))
         rubbish = rng.integers(num_actions, size=tail).astype(array.dtype)
@@ -242,15 +242,15 @@ def as_transitions(rng, held, num_actions, storage):
         logits=store(logits),
         episode_return=store(np.zeros(shape)),
         episode_length=store(np.zeros(shape, np.int32)),
-        valid=jnp.broadcast_to(jnp.arange(storage)[:, None] < shape[0], (storage, shape[1])),
+        valid=jnp.broadcast_to(jnp.arange(capacity)[:, None] < shape[0], (capacity, shape[1])),
     )
 
 
 def orders_of(key, transitions, config):
     """Its order of the valid transitions in every epoch, and after them nothing of use."""
-    storage, num_valid = transitions.valid.size, jnp.sum(transitions.valid)
-    storage += -storage % config.transitions_per_minibatch
-    return ppo.epoch_orders(key, storage, num_valid, config.num_epochs)
+    capacity, num_valid = transitions.valid.size, jnp.sum(transitions.valid)
+    capacity += -capacity % config.transitions_per_minibatch
+    return ppo.epoch_orders(key, capacity, num_valid, config.num_epochs)
 
 
 @quick_jit
@@ -352,7 +352,7 @@ def test_nothing_of_an_update_depends_on_the_storage_past_its_episodes():
     held, num_actions = problem.judged[2], 2
     results = []
     for seed in (5, 6):
-        other = as_transitions(np.random.default_rng(seed), held, num_actions, storage=37)
+        other = as_transitions(np.random.default_rng(seed), held, num_actions, capacity=37)
         logits = problem.transitions.logits.at[16:].set(other.logits[16:])
         assert not jnp.array_equal(other.observation, problem.transitions.observation)
         learned, _ = learn_both_ways(problem._replace(transitions=other._replace(logits=logits)))[

@@ -217,7 +217,7 @@ class Group:
             self.states, self.config = self.evolution.evolve(self.states, self.config, self.done)
 
     def _next_size(self, seconds_each: float, total: int) -> int:
-        most = min(programs.storage(self.job.config), total - self.done)
+        most = min(programs.capacity(self.job.config), total - self.done)
         size = max(1, min(round(_CHUNK_SECONDS / max(seconds_each, 1e-9)), most))
         if self._evaluates():  # end at the next evaluation
             size = min(size, self.job.evaluate_every - self.done % self.job.evaluate_every)

@@ -101,7 +101,7 @@ def _seconds_of_update(job: Job, agents: Roster, size: int, compiled: programs.P
     states = compiled.init(agents.seeds[who], config)
     states, rows = compiled.chunk(states, config, 1)
     jax.block_until_ready(rows)
-    updates = min(_UPDATES, programs.storage(job.config))
+    updates = min(_UPDATES, programs.capacity(job.config))
     started = time.perf_counter()
     states, rows = compiled.chunk(states, config, updates)
     jax.block_until_ready(compiled.summarize(rows, np.ones(size, bool)))

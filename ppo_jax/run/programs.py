@@ -33,7 +33,7 @@ class Programs(NamedTuple):
         return states + max(_beside(program) for program in programs)
 
 
-def storage(config: Config) -> int:
+def capacity(config: Config) -> int:
     """Updates that one call of the chunk can make."""
     return min(config.num_updates or 1, _CHUNK_UPDATES)
 
@@ -65,7 +65,7 @@ def compile_programs(config: Config, lanes: int, devices: Sequence[jax.Device]) 
         return population.init(jax.vmap(jax.random.key)(seeds), config)
 
     def chunk(states: ppo.TrainState, config: Config, num_updates: jax.Array):
-        return population.run(states, config, num_updates, storage(config), at_once)
+        return population.run(states, config, num_updates, capacity(config), at_once)
 
     def summarize(metrics: ppo.Metrics, counted: jax.Array) -> population.Statistics:
         return population.summarize(metrics, counted, env.SOLVED_AT.get(config.env))

@@ -40,7 +40,7 @@ def retrain(request: Request, agent: Agent, chosen: list[jax.Device], screen: Sc
 
 def train(compiled: Programs, agent: Agent, lanes: int, screen: Screen) -> Retrained:
     """Chunk after chunk of the agent's updates, as many as the run made with it."""
-    lane, total, most = agent.lane % lanes, agent.num_updates, programs.storage(agent.config)
+    lane, total, most = agent.lane % lanes, agent.num_updates, programs.capacity(agent.config)
     config = agent.configure(lanes)
     states = compiled.init(np.full(lanes, agent.seed, np.uint32), config)
     done, size, steps, chunks = 0, 1, 0, []

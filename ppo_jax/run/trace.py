@@ -63,19 +63,19 @@ def play(
         keys, noise = drawn
         policy = Categorical(network.apply(params.actor, observation, config.activation))
         action = policy.sample(noise) if sampled else policy.mode()
-        env_state, outcome = jax.vmap(environment.step)(keys, env_state, action)
+        env_state, timestep = jax.vmap(environment.step)(keys, env_state, action)
         one = Trace(
             observation=observation,
             action=action,
-            reward=outcome.reward,
+            reward=timestep.reward,
             value=network.apply(params.critic, observation, config.activation)[..., 0],
             probability=jax.nn.softmax(policy.logits),
-            terminated=outcome.terminated,
-            truncated=outcome.truncated,
+            terminated=timestep.terminated,
+            truncated=timestep.truncated,
             valid=going_on,
         )
-        going_on = going_on & ~(outcome.terminated | outcome.truncated)
-        return (env_state, outcome.observation, going_on), one
+        going_on = going_on & ~(timestep.terminated | timestep.truncated)
+        return (env_state, timestep.observation, going_on), one
 
     carry = env_state, observation, jnp.ones(num_episodes, bool)
     return jax.lax.scan(step, carry, (step_keys, noise))[1]
