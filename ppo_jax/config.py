@@ -130,9 +130,9 @@ class Config:
         return dataclasses.replace(self, **changes)
 
     def check(self) -> Self:
-        """This configuration, if its coefficients can train: finite and within their ranges.
+        """This configuration, if its hyperparameters can train: finite and within their ranges.
 
-        A coefficient may be an array of settings; tracers are let through, for inside a
+        A hyperparameter may be an array of settings; tracers are let through, for inside a
         transformation there is no value to check.
         """
         for name, (holds, wanted) in _RANGES.items():
@@ -201,7 +201,7 @@ def recipe(name: str = "fast", **overrides: Any) -> Config:
 
 def override(config: Config, **overrides: Any) -> Config:
     """The configuration with fields overridden by name, and checked; whole numbers given for a
-    coefficient become floats.
+    hyperparameter become floats.
 
     Raises ValueError for an unknown field, two fields that say the same thing, or a bad value.
     """
@@ -221,8 +221,8 @@ def override(config: Config, **overrides: Any) -> Config:
 _PARAMETER = "env_params."
 
 
-def with_coefficients(config: Config, values: Mapping[str, Any]) -> Config:
-    """The configuration with coefficients, numbers or arrays, by name, checked; `env_params.x` is
+def with_hyperparameters(config: Config, values: Mapping[str, Any]) -> Config:
+    """The configuration with hyperparameters, numbers or arrays, by name, checked; `env_params.x` is
     the environment's parameter x.
 
     Raises ValueError for a name that is unknown or static, or a value out of range.
@@ -230,7 +230,7 @@ def with_coefficients(config: Config, values: Mapping[str, Any]) -> Config:
     env_params = dict(config.env_params)
     changes: dict[str, Any] = {}
     for name, value in values.items():
-        check_coefficient(name)
+        check_hyperparameter(name)
         if name.startswith(_PARAMETER):
             env_params[name.removeprefix(_PARAMETER)] = value
         else:
@@ -238,8 +238,8 @@ def with_coefficients(config: Config, values: Mapping[str, Any]) -> Config:
     return config.replace(env_params=env_params, **changes).check()
 
 
-def check_coefficient(name: str) -> None:
-    """Raise ValueError unless the field is a coefficient, or env_params.NAME: what agents of one
+def check_hyperparameter(name: str) -> None:
+    """Raise ValueError unless the field is a hyperparameter, or env_params.NAME: what agents of one
     program can differ in."""
     if name.startswith(_PARAMETER):
         return
@@ -255,7 +255,7 @@ def check_coefficient(name: str) -> None:
         )
     near = difflib.get_close_matches(name, traced, n=1)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(traced)}"
-    raise ValueError(f"{name!r} is no coefficient; {hint}")
+    raise ValueError(f"{name!r} is not a sweepable hyperparameter; {hint}")
 
 
 def _refuse_both(overrides: Mapping[str, Any], first: str, second: str) -> None:
@@ -397,8 +397,8 @@ def _nearest_divisor(number: int, wanted: int) -> int:
     return min(divisors, key=lambda divisor: abs(divisor - wanted))
 
 
-_OPTIONAL_COEFFICIENTS = ("critic_learning_rate", "max_grad_norm")
-# Bounds of float32, which the device makes of a coefficient: above it is infinite, below 0.
+_OPTIONAL_HYPERPARAMETERS = ("critic_learning_rate", "max_grad_norm")
+# Bounds of float32, which the device makes of a hyperparameter: above it is infinite, below 0.
 _MOST, _LEAST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
 _POSITIVE = (
     lambda value: (value >= _LEAST) & (value <= _MOST),
@@ -424,7 +424,7 @@ _RANGES: dict[str, tuple[Any, str]] = {
 
 
 def _check_values(name: str, value: Any, holds: Any, wanted: str) -> None:
-    if (value is None and name in _OPTIONAL_COEFFICIENTS) or _is_tracer(value):
+    if (value is None and name in _OPTIONAL_HYPERPARAMETERS) or _is_tracer(value):
         return
     try:
         if isinstance(value, str):  # NumPy would read it

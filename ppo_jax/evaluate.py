@@ -27,7 +27,9 @@ def evaluate(
         env_state, observation, ended, total, index = carry
         logits = network.apply(params.actor, observation, config.activation)
         keys = jax.random.split(jax.random.fold_in(step_key, index), num_episodes)
-        env_state, timestep = jax.vmap(environment.step)(keys, env_state, Categorical(logits).mode())
+        env_state, timestep = jax.vmap(environment.step)(
+            keys, env_state, Categorical(logits).mode()
+        )
         total = total + jnp.where(ended, 0, timestep.reward)
         ended = ended | timestep.terminated | timestep.truncated
         return env_state, timestep.observation, ended, total, index + 1

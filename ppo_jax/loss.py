@@ -28,7 +28,7 @@ class Diagnostics(NamedTuple):
     """Means over a minibatch, all []."""
 
     policy_loss: jax.Array
-    value_loss: jax.Array  # with its coefficient
+    value_loss: jax.Array  # with its hyperparameter
     entropy: jax.Array  # in nats
     approx_kl: jax.Array  # in nats
     clip_fraction: jax.Array

@@ -1,5 +1,5 @@
 """Population-based training: agents that do badly go on from those that do well, with other
-coefficients. A generation is one pure function over the agents' axis: exploit is a gather, explore
+hyperparameters. A generation is one pure function over the agents' axis: exploit is a gather, explore
 a perturbation."""
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ppo_jax import ppo, sweep
-from ppo_jax.config import Config, check_coefficient, with_coefficients
+from ppo_jax.config import Config, check_hyperparameter, with_hyperparameters
 
 
 def evolve(
@@ -26,7 +26,7 @@ def evolve(
     """One generation: each of the worst agents goes on as a child of a random one of the best.
 
     Of N agents, n = max(1, ⌊fraction N⌋) are the best and n the worst. A child takes its parent's
-    parameters, Adam's moments and number of updates, and of every coefficient c in `ranges`
+    parameters, Adam's moments and number of updates, and of every hyperparameter c in `ranges`
     clip(f c, low, high), f drawn from `factors`, or, with probability `resample`, a new draw from
     the range. All others stay as they are, bit for bit.
 
@@ -37,11 +37,11 @@ def evolve(
     states: every leaf [N, ...]; config: as in `ppo_jax.population`; fitness: [N], higher is
     better. A NaN, -∞ and a frozen agent are worst, and no parents; where all are, nobody has a
     child. Of equals the lower index is better. Returns the states, the configuration, whose
-    coefficients in `ranges` are now [N], and each agent's parent, [N], itself where it stays.
+    hyperparameters in `ranges` are now [N], and each agent's parent, [N], itself where it stays.
     Jittable with all after `fitness` closed over.
 
     Raises ValueError for fewer than 2 agents, a fraction not in (0, ½], a bad range, or a
-    coefficient that is unknown, static or none. Jaderberg et al., arXiv:1711.09846, algorithm 1,
+    hyperparameter that is unknown, static or none. Jaderberg et al., arXiv:1711.09846, algorithm 1,
     with the truncation selection of section 4.1.
     """
     agents = len(states.num_updates)
@@ -58,7 +58,7 @@ def evolve(
     )
     own = {
         name: jnp.broadcast_to(jnp.asarray(value, float), agents)
-        for name, value in coefficients(config, ranges).items()
+        for name, value in hyperparameters(config, ranges).items()
     }
     values = _explore(explore_key, own, parents, ranges, factors, resample)
     taken = jax.tree.map(
@@ -67,24 +67,24 @@ def evolve(
     params, optimizer_state, num_updates = taken
     return (
         ppo.TrainState(params, optimizer_state, states.rollout, states.key, num_updates),
-        with_coefficients(config, values),
+        with_hyperparameters(config, values),
         parents,
     )
 
 
-def coefficients(config: Config, names: Iterable[str]) -> dict[str, Any]:
-    """The configuration's coefficients by name; `env_params.x` is the environment's parameter x.
+def hyperparameters(config: Config, names: Iterable[str]) -> dict[str, Any]:
+    """The configuration's hyperparameters by name; `env_params.x` is the environment's parameter x.
 
     Raises ValueError for a name that is unknown or static, or has no value.
     """
     values = {}
     for name in names:
-        check_coefficient(name)
+        check_hyperparameter(name)
         parameter = name.removeprefix("env_params.")
         of_environment = parameter != name
         value = config.env_params.get(parameter) if of_environment else getattr(config, name)
         if value is None:
-            raise ValueError(f"{name} is none; a coefficient that evolves starts from a number")
+            raise ValueError(f"{name} is none; a hyperparameter that evolves starts from a number")
         values[name] = value
     return values
 
@@ -108,7 +108,7 @@ def _explore(
     factors: Sequence[float],
     resample: float,
 ) -> dict[str, jax.Array]:
-    """The coefficients [N] after the generation: the agents' own, or for children other ones than
+    """The hyperparameters [N] after the generation: the agents' own, or for children other ones than
     their parents'."""
     shape, themselves = (len(ranges), len(parents)), jnp.arange(len(parents))
     factor_key, resample_key, draw_key = jax.random.split(key, 3)

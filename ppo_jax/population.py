@@ -1,6 +1,6 @@
 """Many agents at once: the update vmapped over agents, and the loop outside the vmap.
 
-An agent is a key and the coefficients it runs with. Here every traced leaf of a `Config` is either
+An agent is a key and the hyperparameters it runs with. Here every traced leaf of a `Config` is either
 one number for all agents or [agents], each agent's own; `ppo_jax.sweep` makes such configurations.
 """
 
@@ -174,13 +174,13 @@ def _in_parts(function: Callable[..., Any], parts: int, agents: Any, config: Con
         whole = leaf if count == parts * size else leaf[filled]
         return whole.reshape(parts, size, *leaf.shape[1:])
 
-    coefficients, structure = jax.tree.flatten(config)
-    own = [cut(leaf) if jnp.ndim(leaf) else None for leaf in coefficients]
+    hyperparameters, structure = jax.tree.flatten(config)
+    own = [cut(leaf) if jnp.ndim(leaf) else None for leaf in hyperparameters]
 
     def one_part(part: tuple[Any, list[jax.Array | None]]) -> Any:
         leaves = [
             shared if leaf is None else leaf
-            for shared, leaf in zip(coefficients, part[1], strict=True)
+            for shared, leaf in zip(hyperparameters, part[1], strict=True)
         ]
         return function(part[0], jax.tree.unflatten(structure, leaves))
 

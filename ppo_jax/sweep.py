@@ -1,14 +1,14 @@
-"""Many settings of the coefficients, crossed with many seeds: what each agent runs with."""
+"""Many settings of the hyperparameters, crossed with many seeds: what each agent runs with."""
 
 from collections.abc import Mapping, Sequence, Sized
 
 import jax
 import jax.numpy as jnp
 
-from ppo_jax.config import Config, with_coefficients
+from ppo_jax.config import Config, with_hyperparameters
 
 Settings = Mapping[str, jax.Array]
-"""Values [settings] of the coefficients that vary, by name; `env_params.x` is a parameter x of the
+"""Values [settings] of the hyperparameters that vary, by name; `env_params.x` is a parameter x of the
 environment."""
 
 Bounds = tuple[str, float, float]
@@ -59,7 +59,7 @@ def agents(keys: jax.Array, config: Config, settings: Settings) -> tuple[jax.Arr
     """
     num_settings, num_seeds = count(settings), len(keys)
     each = {name: jnp.repeat(jnp.asarray(value), num_seeds) for name, value in settings.items()}
-    return jnp.tile(keys, num_settings), with_coefficients(config, each)
+    return jnp.tile(keys, num_settings), with_hyperparameters(config, each)
 
 
 def _draw(key: jax.Array, name: str, bounds: Bounds, num_samples: int) -> jax.Array:

@@ -52,13 +52,13 @@ class Flags(Config):
     num_seeds: int = 1
     """Agents trained at once, each with its own seed."""
     sweep: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Values of a coefficient, name=1,2,3; several make a grid, with every seed in each setting."""
+    """Values of a hyperparameter, name=1,2,3; several make a grid, with every seed in each setting."""
     search: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Range of a coefficient to search at random, name=log:1e-5:1e-2 or name=uniform:0:1."""
+    """Range of a hyperparameter to search at random, name=log:1e-5:1e-2 or name=uniform:0:1."""
     samples: int = 0
     """Settings that the search draws."""
     evolve: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Range of a coefficient that evolves (population-based training), in the search's form: every
+    """Range of a hyperparameter that evolves (population-based training), in the search's form: every
     agent draws its own, and the worst quarter goes on as the best one's children."""
     evolve_every: int = 20
     """Updates between generations; in each, most agents should end an episode."""

@@ -25,7 +25,7 @@ ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """Every coefficient and switch of an update."""
+    """Every hyperparameter and switch of an update."""
 
     learning_rate: float
     """Of the actor, before annealing."""
@@ -242,8 +242,8 @@ def _value_loss(settings, value, minibatch):
         # but for rounding, which must not decide whether there is a gradient.
         gradient = np.where(inside | (square >= clipped_square), gradient, 0.0)
         square = np.maximum(square, clipped_square)
-    coefficient = settings.value_coefficient
-    return coefficient * 0.5 * square.mean(), coefficient * gradient
+    hyperparameter = settings.value_coefficient
+    return hyperparameter * 0.5 * square.mean(), hyperparameter * gradient
 
 
 # Optimiser ----------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def test_of_two_fields_that_say_the_same_the_newer_wins():
     assert config.replace(num_minibatches=2).transitions_per_minibatch == 512
 
 
-def test_a_list_of_sizes_and_whole_numbers_for_coefficients_are_taken():
+def test_a_list_of_sizes_and_whole_numbers_for_hyperparameters_are_taken():
     config = recipe("fast", hidden_sizes=[32], discount=1)
     assert config.hidden_sizes == (32,)
     assert isinstance(config.discount, float)
@@ -142,7 +142,7 @@ def test_an_unknown_recipe_is_refused():
         recipe("notebok")
 
 
-def test_coefficients_may_be_arrays_tracers_and_placeholders():
+def test_hyperparameters_may_be_arrays_tracers_and_placeholders():
     recipe("fast", learning_rate=jnp.array([1e-3, 1e-2])).check()
     config = recipe("fast")
 
@@ -156,7 +156,7 @@ def test_coefficients_may_be_arrays_tracers_and_placeholders():
     assert doubled.tolist() == [2.0, 4.0]
 
 
-def test_a_coefficient_changes_no_static_part_and_a_size_does():
+def test_a_hyperparameter_changes_no_static_part_and_a_size_does():
     def structure(**overrides):
         return jax.tree.structure(recipe("fast", **overrides))
 

@@ -324,7 +324,7 @@ def test_the_configuration_is_made_without_jax_or_gymnax():
         "from ppo_jax import ppo; from ppo_jax.config import Config",
     ],
 )
-def test_config_is_a_pytree_of_its_coefficients(imports):
+def test_config_is_a_pytree_of_its_hyperparameters(imports):
     leaves = python(
         f"{imports}\nimport jax, json\n"
         "config = Config(learning_rate=0.125, env_params={'force_mag': 5.0})\n"

@@ -236,7 +236,9 @@ REFUSED_BY_THE_PARSER = [
     row("unknown flag", "--learning-rte 1", "--learning-rte", "--learning-rate FLOAT"),
     row("unknown short flag", "--sed 1", "--sed", "--seed INT"),
     row("wrong type of a size", "--num-envs many", "'many'", "--num-envs INT"),
-    row("wrong type of a coefficient", "--learning-rate fast", "'fast'", "--learning-rate FLOAT"),
+    row(
+        "wrong type of a hyperparameter", "--learning-rate fast", "'fast'", "--learning-rate FLOAT"
+    ),
     row("fraction of a seed", "--seed 1.5", "'1.5'", "--seed INT"),
     row("fraction of a layer", "--hidden-sizes 1.5", "'1.5'", "--hidden-sizes"),
     row("unknown recipe", "--recipe notebok", "'notebok'", "notebook"),

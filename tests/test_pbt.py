@@ -94,7 +94,7 @@ def test_a_generation_keeps_its_rules(agents, fraction, number):
             "learning_rate": config.learning_rate,
             "env_params.force_mag": jnp.full(agents, 10.0),
         }
-        for name, new in pbt.coefficients(evolved, RANGES).items():
+        for name, new in pbt.hyperparameters(evolved, RANGES).items():
             old, (_, low, high) = np.asarray(before[name]), RANGES[name]
             raised, lowered = (old[parents] * np.float32(factor) for factor in (1.25, 0.8))
             raised, lowered = (np.clip(array, low, high) for array in (raised, lowered))
@@ -146,7 +146,7 @@ def test_the_draws_of_a_generation_are_uniform_and_of_their_own():
 
 
 @pytest.mark.parametrize("resample", [0.0, 0.25])
-def test_coefficients_come_to_where_fitness_is_best(resample):
+def test_hyperparameters_come_to_where_fitness_is_best(resample):
     """A fitness that knows the best rate, 3e-3, where agents start from 1e-6 to 1e-4: in 60
     generations the median agent is within two perturbations (1.25²) of it."""
     agents, best = 16, 3e-3
@@ -256,7 +256,7 @@ def test_a_frozen_agent_recovers_as_its_parents_child(cartpole):
 
 
 def test_siblings_draw_differently_and_the_others_go_on_as_without_evolution(cartpole):
-    """Siblings are given equal coefficients and even equal environments: what makes them differ is
+    """Siblings are given equal hyperparameters and even equal environments: what makes them differ is
     that each goes on with its own key."""
     states, config = cartpole.start(1)
     config = config.replace(learning_rate=jnp.full(AGENTS, 1e-3, float))
@@ -339,7 +339,7 @@ def test_the_commands_generations_are_the_librarys(finished):
 
 
 @pytest.mark.slow
-def test_the_command_tells_the_best_agents_coefficients(finished):
+def test_the_command_tells_the_best_agents_hyperparameters(finished):
     out, rows = finished
     summary = json.loads((out / "summary.json").read_text())
     best = summary["evolution"]

@@ -38,7 +38,7 @@ CONFIGS = {
     "standard": recipe("standard", **FIXED, **SHORT, max_episode_steps=30),
     "notebook": recipe("notebook", **WHOLE, **SHORT),
 }
-# Of the notebook's coefficients only these are [agents]; the others are one number for all.
+# Of the notebook's hyperparameters only these are [agents]; the others are one number for all.
 SOME = ("base", "critic_learning_rate", "discount", "env_params")
 TOLERANCE = {"rtol": 1e-3, "atol": 2e-5}  # as in test_transforms
 
@@ -119,8 +119,8 @@ def test_agent_i_has_the_key_of_seed_plus_i_whatever_their_number():
     np.testing.assert_array_equal(jax.random.key_data(with_traced), keys)
 
 
-def test_agents_with_their_own_coefficients_are_the_agents_alone(batch):
-    """For every coefficient: init, and two updates, by the core's own functions."""
+def test_agents_with_their_own_hyperparameters_are_the_agents_alone(batch):
+    """For every hyperparameter: init, and two updates, by the core's own functions."""
     start = host(batch.states)
     states, metrics = host(batch.run(batch.states, batch.configs, 2))
     init = jax.jit(ppo.init)
@@ -224,7 +224,7 @@ def poison(batch, injection):
 
     if injection == "rate of 1e38":
         return states, with_huge_rate(configs)
-    if injection == "NaN coefficient":
+    if injection == "NaN hyperparameter":
         return states, configs.replace(clip_range=configs.clip_range.at[VICTIM].set(jnp.nan))
     if injection == "NaN params":
         return states._replace(params=spoil(states.params)), configs
@@ -238,7 +238,7 @@ def poison(batch, injection):
 
 
 INJECTIONS = (
-    *("rate of 1e38", "NaN coefficient"),
+    *("rate of 1e38", "NaN hyperparameter"),
     *("NaN params", "NaN moments", "NaN worlds", "infinite critic"),
 )
 

@@ -120,14 +120,14 @@ def test_flags_of_any_type_leave_the_values_their_precision(flag):
     kind = rng.integers(4, size=(6, 5))
     rollout = {name: rng.normal(size=(6, 5)) for name in ("rewards", "values", "next_values")}
     ends = {"terminated": kind % 2 == 1, "done": kind > 0}
-    coefficients = {"discount": 0.9, "gae_lambda": 0.8}
-    expected = oracle.gae_by_definition(**rollout, **ends, **coefficients)
+    hyperparameters = {"discount": 0.9, "gae_lambda": 0.8}
+    expected = oracle.gae_by_definition(**rollout, **ends, **hyperparameters)
     with jax.enable_x64(True):
         for dtype, tolerance in ((jnp.float32, FLOAT32), (jnp.float64, FLOAT64)):
             result = returns.gae(
                 **{name: jnp.asarray(array, dtype) for name, array in rollout.items()},
                 **{name: jnp.asarray(array, flag) for name, array in ends.items()},
-                **coefficients,
+                **hyperparameters,
             )
             assert result.dtype == dtype
             np.testing.assert_allclose(result, expected, **tolerance)

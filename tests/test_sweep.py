@@ -154,9 +154,21 @@ def test_agents_are_setting_by_setting_with_the_same_keys_in_each():
         ("num_envs", [1, 2], "num_envs is static: it sizes arrays or chooses a formula"),
         ("activation", [1], "activation is static"),
         ("clip_value", [0, 1], "clip_value is static"),
-        ("learning_rte", [1e-3], "'learning_rte' is no coefficient; did you mean learning_rate?"),
-        ("env_params", [1], "'env_params' is no coefficient; did you mean env_params.NAME?"),
-        ("quux", [1], "'quux' is no coefficient; there are env_params.NAME, learning_rate, "),
+        (
+            "learning_rte",
+            [1e-3],
+            "'learning_rte' is not a sweepable hyperparameter; did you mean learning_rate?",
+        ),
+        (
+            "env_params",
+            [1],
+            "'env_params' is not a sweepable hyperparameter; did you mean env_params.NAME?",
+        ),
+        (
+            "quux",
+            [1],
+            "'quux' is not a sweepable hyperparameter; there are env_params.NAME, learning_rate, ",
+        ),
         ("discount", [0.9, 1.5], "discount is 1.5; it must be between 0 and 1"),
         ("learning_rate", [1e-3, 0], "learning_rate is 0.0; it must be positive and finite"),
         ("learning_rate", [np.nan], "learning_rate is nan; it must be positive and finite"),
@@ -386,8 +398,14 @@ ENDS = "LOW must be below HIGH, and above 0 for log"
         ("env_params.x=inf", "'env_params.x=inf': env_params x is inf; it must be finite"),
         ("num_envs=1,2", "'num_envs=1,2': num_envs is static: it sizes arrays or chooses a"),
         ("num-envs=1,2", "'num-envs=1,2': num_envs is static: it sizes arrays or chooses a"),
-        ("rate=1", "'rate=1': 'rate' is no coefficient; there are env_params.NAME, learning_rate"),
-        ("env_params=1", "'env_params=1': 'env_params' is no coefficient; did you mean env_params"),
+        (
+            "rate=1",
+            "'rate=1': 'rate' is not a sweepable hyperparameter; there are env_params.NAME, learning_rate",
+        ),
+        (
+            "env_params=1",
+            "'env_params=1': 'env_params' is not a sweepable hyperparameter; did you mean env_params",
+        ),
     ],
 )
 def test_a_bad_sweep_is_refused_in_one_line_that_has_it(text, message):
@@ -422,7 +440,7 @@ def test_a_bad_sweep_is_refused_in_one_line_that_has_it(text, message):
         ("num_steps=log:1:2", "'num_steps=log:1:2': num_steps is static"),
         (
             "discont=log:1:2",
-            "'discont=log:1:2': 'discont' is no coefficient; did you mean discount?",
+            "'discont=log:1:2': 'discont' is not a sweepable hyperparameter; did you mean discount?",
         ),
     ],
 )

@@ -193,7 +193,7 @@ def test_the_benchmarks_opponent_takes_the_same_steps(name, style):
     module = pytest.importorskip(f"benchmarks.pytorch_{style}")
     plain = module is pytorch_ppo
     style = module.PLAIN if plain else module.STYLE
-    problem = make_problem(name, seed=0)  # the recipe's own coefficients
+    problem = make_problem(name, seed=0)  # the recipe's own hyperparameters
     params, adam, _ = problem.judged
     config = problem.config
     settings = dataclasses.replace(pytorch_ppo.RECIPES[name], hidden=config.hidden_sizes)

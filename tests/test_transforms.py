@@ -1,4 +1,4 @@
-"""The core under JAX's transformations: jit, vmap over keys and coefficients, float64, resuming,
+"""The core under JAX's transformations: jit, vmap over keys and hyperparameters, float64, resuming,
 and agents of a batch that must not feel each other."""
 
 import functools
@@ -32,8 +32,8 @@ RECIPES = {
     "fast": recipe("fast", **FIXED, **TINY),
 }
 
-# One change of every coefficient, large enough to be felt within two updates.
-COEFFICIENTS = {
+# One change of every hyperparameter, large enough to be felt within two updates.
+HYPERPARAMETERS = {
     "learning_rate": 2e-2,
     "critic_learning_rate": 2e-2,
     "adam_epsilon": 1.0,
@@ -45,14 +45,14 @@ COEFFICIENTS = {
     "entropy_coefficient": 1.0,
     "env_params": {"force_mag": 5.0},
 }
-SETTINGS = ("base", *COEFFICIENTS)
+SETTINGS = ("base", *HYPERPARAMETERS)
 LANES = [(seed, setting) for seed in (0, 1) for setting in SETTINGS]
 
 
 def configured(config, setting):
     if setting == "base":
         return config
-    return config.replace(**{setting: COEFFICIENTS[setting]})
+    return config.replace(**{setting: HYPERPARAMETERS[setting]})
 
 
 def two_updates(state, config):
@@ -129,7 +129,7 @@ def standard():
 
 
 def test_an_agent_of_a_batch_is_the_agent_alone(batch):
-    """For every seed and every coefficient, which one compiled program serves."""
+    """For every seed and every hyperparameter, which one compiled program serves."""
     for index, (seed, setting) in enumerate(LANES):
         pairs = zip(
             numbers(lane(batch.result, index)), numbers(batch.alone(seed, setting)), strict=True
@@ -139,8 +139,8 @@ def test_an_agent_of_a_batch_is_the_agent_alone(batch):
     assert batch.traces == 1
 
 
-@pytest.mark.parametrize("setting", COEFFICIENTS)
-def test_every_coefficient_is_felt(batch, setting):
+@pytest.mark.parametrize("setting", HYPERPARAMETERS)
+def test_every_hyperparameter_is_felt(batch, setting):
     for seed in (0, 1):
         one, other = (lane(batch.result, LANES.index((seed, name))) for name in ("base", setting))
         distances = [

@@ -31,7 +31,7 @@ def compiles(options):
 QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 quick_jit = functools.partial(jax.jit, compiler_options=QUICK if compiles(QUICK) else None)
 
-# Small sizes, the recipe's own coefficients.
+# Small sizes, the recipe's own hyperparameters.
 SMALL = {
     "notebook": {
         "min_transitions": 13,
@@ -123,12 +123,12 @@ class Problem(NamedTuple):
 
 
 def make_problem(case, seed):
-    """A random problem: seed 0 has the recipe's own coefficients, the others random ones."""
+    """A random problem: seed 0 has the recipe's own hyperparameters, the others random ones."""
     name, num_actions, overrides = CASES[case]
     rng = np.random.default_rng([seed, list(CASES).index(case)])
     config = recipe(name, **SMALL[name] | overrides)
     if seed > 0:
-        config = config.replace(**random_coefficients(rng, config, seed)).check()
+        config = config.replace(**random_hyperparameters(rng, config, seed)).check()
     # Storage for 37 transitions of whole episodes, of which some are held.
     num_valid, capacity = (config.num_steps,) * 2
     if config.whole_episodes:
@@ -157,9 +157,9 @@ def make_problem(case, seed):
     )
 
 
-def random_coefficients(rng, config, seed):
-    """Every coefficient at random; odd seeds clip every gradient, even seeds few."""
-    coefficients = {
+def random_hyperparameters(rng, config, seed):
+    """Every hyperparameter at random; odd seeds clip every gradient, even seeds few."""
+    hyperparameters = {
         "learning_rate": 10 ** rng.uniform(-4, -2),
         "adam_epsilon": 10 ** rng.uniform(-8, -4),
         "max_grad_norm": rng.uniform(0.02, 0.1) if seed % 2 else rng.uniform(2, 5),
@@ -170,8 +170,8 @@ def random_coefficients(rng, config, seed):
         "entropy_coefficient": rng.uniform(0, 0.2),
     }
     if config.critic_learning_rate is not None:
-        coefficients["critic_learning_rate"] = 10 ** rng.uniform(-4, -2)
-    return coefficients
+        hyperparameters["critic_learning_rate"] = 10 ** rng.uniform(-4, -2)
+    return hyperparameters
 
 
 def settings_of(config):
@@ -504,10 +504,10 @@ def zero_networks():
     }
 
 
-def plain(**coefficients):
+def plain(**hyperparameters):
     """Only the losses as they are: nothing normalised, no entropy bonus."""
     return recipe(
-        "fast", normalize_advantage=False, num_updates=4, value_coefficient=1.0, **coefficients
+        "fast", normalize_advantage=False, num_updates=4, value_coefficient=1.0, **hyperparameters
     )
 
 

@@ -47,7 +47,7 @@ class Agent(NamedTuple):
     lane: int  # in the batch of its group
     roster: Roster
     config: Config  # the run's
-    coefficients: dict[str, float]  # of those that vary
+    hyperparameters: dict[str, float]  # of those that vary
     params: dict[str, np.ndarray]
     num_updates: int  # that the run made with the agent's group
     curves: dict[str, np.ndarray] | None  # [updates] of the run's metrics.csv, where it kept them
@@ -91,7 +91,7 @@ def load(request: Request) -> Agent:
             lane=int(lane[request.agent]),
             roster=everyone,
             config=job.config,
-            coefficients=_coefficients(job, everyone, request.agent),
+            hyperparameters=_hyperparameters(job, everyone, request.agent),
             params={name: leaf[row] for name, leaf in params.items()},
             num_updates=_updates(request, int(group[request.agent]) + 1),
             curves=None,
@@ -122,8 +122,8 @@ def _job(request: Request) -> Job:
         )
 
 
-def _coefficients(job: Job, everyone: Roster, number: int) -> dict[str, float]:
-    """The agent's coefficients, of those that vary; of those that evolved the last ones."""
+def _hyperparameters(job: Job, everyone: Roster, number: int) -> dict[str, float]:
+    """The agent's hyperparameters, of those that vary; of those that evolved the last ones."""
     if not job.evolve:
         return everyone.describe(int(everyone.setting[number]))
     with open(job.path / folder.EVOLUTION, newline="") as file:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ppo_jax import env, pbt, population, ppo, sweep
-from ppo_jax.config import Config, with_coefficients
+from ppo_jax.config import Config, with_hyperparameters
 from ppo_jax.run import folder
 from ppo_jax.run.job import Job
 from ppo_jax.run.roster import Roster
@@ -50,7 +50,7 @@ class Evolution:
     def evolve(
         self, states: ppo.TrainState, config: Config, done: int
     ) -> tuple[ppo.TrainState, Config]:
-        """The next generation after `done` updates, and the coefficients that it runs with."""
+        """The next generation after `done` updates, and the hyperparameters that it runs with."""
         fitness = self._fitness()
         key = jax.random.fold_in(_evolution_key(self._job), done)
         states, values, parents = self._compiled(key, states, config, fitness)
@@ -61,7 +61,7 @@ class Evolution:
 
     def best(self, config: Config, eval_returns: np.ndarray | None) -> dict[str, Any]:
         """The agent of the best greedy return, of equals that of the best fitness, and its
-        coefficients; without evaluation that of the best fitness."""
+        hyperparameters; without evaluation that of the best fitness."""
         fitness = self._fitness()
         scores = [fitness] if eval_returns is None else [fitness, eval_returns]
         agent = int(np.lexsort([np.nan_to_num(one, nan=-np.inf) for one in scores])[-1])
@@ -81,8 +81,8 @@ class Evolution:
             own, counted, parents = pbt.evolve(key, own, counted, fitness, ranges)
             filled = jax.tree.map(  # the lanes that only fill the batch go on as they are
                 lambda new, old: jnp.concatenate([new, old[count:]]),
-                (own, pbt.coefficients(counted, ranges)),
-                (states, pbt.coefficients(config, ranges)),
+                (own, pbt.hyperparameters(counted, ranges)),
+                (states, pbt.hyperparameters(config, ranges)),
             )
             return *filled, parents
 
@@ -102,8 +102,8 @@ class Evolution:
         return np.where(known.any(axis=0), means, self._before).astype(np.float32)
 
     def _values(self, config: Config) -> dict[str, list[float]]:
-        """The coefficients as the files have them: the shortest number that is this float32."""
-        values = pbt.coefficients(config, self._job.evolve)
+        """The hyperparameters as the files have them: the shortest number that is this float32."""
+        values = pbt.hyperparameters(config, self._job.evolve)
         return {
             name: [float(str(value)) for value in np.asarray(array)[: self._count]]
             for name, array in values.items()
@@ -120,10 +120,10 @@ class Evolution:
 
 
 def configure(job: Job, agents: Roster, who: np.ndarray) -> Config:
-    """The configuration that these agents start with: their settings', and of the coefficients
+    """The configuration that these agents start with: their settings', and of the hyperparameters
     that evolve each agent's own draw.
 
-    Raises ValueError for a coefficient that cannot evolve.
+    Raises ValueError for a hyperparameter that cannot evolve.
     """
     config = agents.configure(job.config, who)
     for name in job.evolve:
@@ -148,5 +148,5 @@ def _evolution_key(job: Job) -> jax.Array:
 
 
 def _with_values(config: Config, values: Any) -> Config:
-    """The configuration with coefficients as the compiled programs take them: on the host."""
-    return with_coefficients(config, {name: np.asarray(array) for name, array in values.items()})
+    """The configuration with hyperparameters as the compiled programs take them: on the host."""
+    return with_hyperparameters(config, {name: np.asarray(array) for name, array in values.items()})

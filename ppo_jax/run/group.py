@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from ppo_jax import env, pbt, population
-from ppo_jax.config import Config, with_coefficients
+from ppo_jax.config import Config, with_hyperparameters
 from ppo_jax.run import hosts, programs
 from ppo_jax.run.evolution import Evolution
 from ppo_jax.run.job import Job
@@ -20,7 +20,7 @@ from ppo_jax.run.saved import digests, from_named, plain, to_arrays, to_named
 from ppo_jax.run.screen import Training
 
 _CHUNK_SECONDS = 0.25  # the screen, the files and signals wait for no more than a chunk
-_STATE, _COEFFICIENT = "state", "coefficient."
+_STATE, _HYPERPARAMETER = "state", "hyperparameter."
 
 
 class Keeper(Protocol):
@@ -44,7 +44,7 @@ class Group:
     job: Job
     who: np.ndarray  # [lanes], numbers in the roster
     seeds: np.ndarray  # [lanes]
-    config: Config  # coefficients are numbers, or [lanes]
+    config: Config  # hyperparameters are numbers, or [lanes]
     count: int
     next_agent: int  # of the roster: the first of the next group
     compile_for: Callable[[Config, int], Programs]  # for a number of lanes
@@ -81,8 +81,8 @@ class Group:
             arrays[_STATE + name] = array[: self.count]
         if self.evolution:
             arrays |= self.evolution.snapshot()
-            for name, value in pbt.coefficients(self.config, self.job.evolve).items():
-                arrays[_COEFFICIENT + name] = np.array(value)[: self.count]
+            for name, value in pbt.hyperparameters(self.config, self.job.evolve).items():
+                arrays[_HYPERPARAMETER + name] = np.array(value)[: self.count]
         return arrays, {"done": self.done, "solved": self.solved, "lanes": len(self.who)}
 
     def restore(
@@ -99,8 +99,8 @@ class Group:
         self.done, self.solved = facts["done"], facts["solved"]
         if self.evolution:
             self.evolution.restore(arrays)
-            values = {name: arrays[_COEFFICIENT + name][lanes] for name in self.job.evolve}
-            self.config = with_coefficients(self.config, values)
+            values = {name: arrays[_HYPERPARAMETER + name][lanes] for name in self.job.evolve}
+            self.config = with_hyperparameters(self.config, values)
         if curves and self.done:
             self.curves = [curves.of(self.who[: self.count], self.done)]
 

@@ -17,9 +17,9 @@ class Job:
     path: Path
     device: str = "auto"
     axes: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
-    """Values of the coefficients that a grid goes through."""
+    """Values of the hyperparameters that a grid goes through."""
     ranges: dict[str, tuple[str, float, float]] = dataclasses.field(default_factory=dict)
-    """Ranges that a random search draws coefficients from."""
+    """Ranges that a random search draws hyperparameters from."""
     num_samples: int = 0
     """Settings that the random search draws."""
     curves: bool = True
@@ -33,7 +33,7 @@ class Job:
     evaluate_every: int = 10
     """Updates between the evaluations that stopping needs."""
     evolve: dict[str, tuple[str, float, float]] = dataclasses.field(default_factory=dict)
-    """Ranges of the coefficients that evolve, from random draws."""
+    """Ranges of the hyperparameters that evolve, from random draws."""
     evolve_every: int = 20
     """Updates of a generation."""
     overwrite: bool = False

@@ -43,7 +43,7 @@ class Outcome(NamedTuple):
     returns: np.ndarray | None  # [updates, agents], while training; none without curves
     env_steps: np.ndarray | None  # [updates, agents], so far
     digests: np.ndarray  # [agents, 32], of every array of each agent's last state
-    evolution: dict[str, Any] | None  # the best agent and its coefficients
+    evolution: dict[str, Any] | None  # the best agent and its hyperparameters
 
     def of(self, chosen: np.ndarray) -> "Outcome":
         """That of some of the agents."""

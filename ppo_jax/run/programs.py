@@ -39,7 +39,7 @@ def capacity(config: Config) -> int:
 
 
 def remembered(devices: Sequence[jax.Device]) -> Callable[[Config, int], Programs]:
-    """`compile_programs` for one run's configurations, which differ in coefficients alone: once
+    """`compile_programs` for one run's configurations, which differ in hyperparameters alone: once
     for every number of lanes."""
     compiled: dict[int, Programs] = {}
 
@@ -54,7 +54,7 @@ def remembered(devices: Sequence[jax.Device]) -> Callable[[Config, int], Program
 def compile_programs(config: Config, lanes: int, devices: Sequence[jax.Device]) -> Programs:
     """Compile the programs at the same time: XLA leaves cores idle with one.
 
-    `config` is that of one batch: every coefficient a number, or [lanes].
+    `config` is that of one batch: every hyperparameter a number, or [lanes].
     """
     mesh = Mesh(np.array(devices), ("agents",))
     agents, rows = population.AGENTS, population.ROWS

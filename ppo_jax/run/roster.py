@@ -1,4 +1,4 @@
-"""Who is trained: every setting of the coefficients with every seed, as agents in a row."""
+"""Who is trained: every setting of the hyperparameters with every seed, as agents in a row."""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ppo_jax import env, sweep
-from ppo_jax.config import Config, check_coefficient, with_coefficients
+from ppo_jax.config import Config, check_hyperparameter, with_hyperparameters
 
 _SEARCH = 0x5EA2C4  # the search draws from its own key: settings do not depend on the agents' seeds
 
@@ -19,7 +19,7 @@ class Roster(NamedTuple):
 
     seeds: np.ndarray  # [agents]
     setting: np.ndarray  # [agents], index of the agent's setting
-    values: dict[str, np.ndarray]  # [settings], of the coefficients that vary
+    values: dict[str, np.ndarray]  # [settings], of the hyperparameters that vary
 
     @property
     def num_settings(self) -> int:
@@ -27,14 +27,14 @@ class Roster(NamedTuple):
         return int(self.setting[-1]) + 1
 
     def configure(self, config: Config, agents: np.ndarray) -> Config:
-        """The configuration with these agents' own coefficients, [agents]."""
+        """The configuration with these agents' own hyperparameters, [agents]."""
         chosen = self.setting[agents]
-        return with_coefficients(
+        return with_hyperparameters(
             config, {name: values[chosen] for name, values in self.values.items()}
         )
 
     def describe(self, setting: int) -> dict[str, float]:
-        """The setting's coefficients, of those that vary."""
+        """The setting's hyperparameters, of those that vary."""
         return {name: float(str(values[setting])) for name, values in self.values.items()}
 
     def groups(
@@ -64,7 +64,7 @@ def make(
 ) -> Roster:
     """All agents of a grid, a random search, both crossed, or of the configuration alone.
 
-    Raises ValueError for a coefficient that cannot vary, or a bad value or range.
+    Raises ValueError for a hyperparameter that cannot vary, or a bad value or range.
     """
     settings = sweep.cross(
         sweep.grid(axes) if axes else {},
@@ -88,7 +88,7 @@ def _own_first(config: Config, values: dict[str, np.ndarray]) -> dict[str, np.nd
 
 
 def _own(config: Config, name: str) -> float:
-    check_coefficient(name)
+    check_hyperparameter(name)
     if name.startswith("env_params."):
         try:
             return env.parameter(config, name.removeprefix("env_params."))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ppo_jax.config import Config, with_coefficients
+from ppo_jax.config import Config, with_hyperparameters
 from ppo_jax.run.failure import Failure
 
 Axes = dict[str, tuple[float, ...]]
@@ -16,7 +16,7 @@ Ranges = dict[str, tuple[str, float, float]]
 def read(
     sweep: Iterable[str], search: Iterable[str], num_samples: int, config: Config
 ) -> tuple[Axes, Ranges]:
-    """The grid's values and the search's ranges, by coefficient. Raises Failure (2)."""
+    """The grid's values and the search's ranges, by hyperparameter. Raises Failure (2)."""
     axes: Axes = {}
     ranges: Ranges = {}
     for text in sweep:
@@ -35,7 +35,7 @@ def read(
 def read_evolve(
     evolve: Iterable[str], every: int, crossed: bool, num_seeds: int, config: Config
 ) -> Ranges:
-    """The ranges of the coefficients that evolve; `crossed`: whether other flags make
+    """The ranges of the hyperparameters that evolve; `crossed`: whether other flags make
     settings or groups. Raises Failure (2)."""
     ranges: Ranges = {}
     for text in evolve:
@@ -101,6 +101,6 @@ def _read_range(
 
 def _check(config: Config, flag: str, text: str, name: str, values: tuple[float, ...]) -> None:
     try:
-        with_coefficients(config, {name: np.array(values)})
+        with_hyperparameters(config, {name: np.array(values)})
     except ValueError as error:
         raise Failure(f"{flag} {text!r}: {error}") from error

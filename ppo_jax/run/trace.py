@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ppo_jax import __version__, env, network
-from ppo_jax.config import Config, with_coefficients
+from ppo_jax.config import Config, with_hyperparameters
 from ppo_jax.distributions import Categorical
 from ppo_jax.run import devices, folder
 from ppo_jax.run.agent import Agent, Request, load
@@ -107,7 +107,7 @@ def replay(request: Request, screen: Screen) -> dict[str, Any]:
 def _play(request: Request, agent: Agent, params: dict[str, np.ndarray]) -> Trace:
     trace = jax.jit(play, static_argnums=(3, 4))(
         to_parameters(params),
-        with_coefficients(agent.config, agent.coefficients),
+        with_hyperparameters(agent.config, agent.hyperparameters),
         jax.random.key(request.seed),
         request.episodes,
         request.sampled,
@@ -130,7 +130,7 @@ def _devices(request: Request) -> list[jax.Device]:
 
 
 def _introduce(request: Request, agent: Agent, chosen: list[jax.Device], screen: Screen) -> None:
-    own = ", ".join(f"{name} {value:.4g}" for name, value in agent.coefficients.items())
+    own = ", ".join(f"{name} {value:.4g}" for name, value in agent.hyperparameters.items())
     setting = f", setting {agent.setting}" if agent.roster.num_settings > 1 else ""
     setting += f" ({own})" if own else ""
     screen.say(
@@ -206,7 +206,7 @@ def _summary(
         "agent": agent.number,
         "seed": agent.seed,
         "setting": agent.setting,
-        "coefficients": agent.coefficients,
+        "coefficients": agent.hyperparameters,
         "how": request.how,
         "num_updates": agent.num_updates,
         "num_parameters": sum(leaf.size for leaf in agent.params.values()),
