@@ -25,9 +25,9 @@ def compiler_options() -> dict[str, Any] | None:
     return population.COMPILER_OPTIONS if jax.default_backend() == "cpu" else None
 
 
-def at_once() -> int | None:
+def agents_at_once() -> int | None:
     """How many agents a kernel computes where programs run, as the command has it."""
-    return population.CPU_AT_ONCE if jax.default_backend() == "cpu" else None
+    return population.CPU_AGENTS_AT_ONCE if jax.default_backend() == "cpu" else None
 
 
 def flops_per_step(config: Config) -> int:
@@ -195,7 +195,7 @@ def peak_flops(mesh: Mesh, size: int = 512, products: int = 60, turns: int = 8) 
 
     agents = population.AGENTS
     ones = jax.device_put(jnp.ones((mesh.size, size, size)), NamedSharding(mesh, agents))
-    program = jax.jit(population.over_devices(multiply, mesh, agents)).lower(ones)
+    program = jax.jit(population.shard_over_agents(multiply, mesh, agents)).lower(ones)
     compiled: Any = program.compile(compiler_options())
     compiled(ones).block_until_ready()
     seconds = []

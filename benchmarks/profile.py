@@ -50,7 +50,7 @@ class Program:
     """A compiled function of the agents' arrays, and the arrays that it is run on."""
 
     def __init__(self, mesh: Mesh, function: Callable[..., Any], *arguments: Any) -> None:
-        shared = population.over_devices(function, mesh, population.AGENTS)
+        shared = population.shard_over_agents(function, mesh, population.AGENTS)
         self._arguments = arguments
         self.compiled: Any = jax.jit(shared).lower(*arguments).compile(parts.compiler_options())
 
@@ -86,7 +86,7 @@ def programs_of(config: Config, mesh: Mesh, agents: int, updates: int) -> dict[s
     keys = population.agent_keys(0, agents)
 
     def train(states: ppo.TrainState, config: Config) -> tuple[ppo.TrainState, jax.Array]:
-        states, metrics = population.run(states, config, updates, updates, parts.at_once())
+        states, metrics = population.run(states, config, updates, updates, parts.agents_at_once())
         return states, metrics.env_steps.sum(axis=0)
 
     states = Program(mesh, population.init, keys, config).run()

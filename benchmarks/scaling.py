@@ -48,13 +48,13 @@ def turn(options: Options) -> float:
     """Environment steps per second of all agents on all of this process's devices."""
     config, updates = recipe(options.recipe), options.updates
     mesh = Mesh(np.array(jax.devices()), ("agents",))
-    init = population.over_devices(population.init, mesh, population.AGENTS)
+    init = population.shard_over_agents(population.init, mesh, population.AGENTS)
     states = jax.jit(init)(population.agent_keys(0, options.agents), config)
 
     def run(states, config):
         return population.run(states, config, updates, updates)
 
-    sharded = population.over_devices(run, mesh, (population.AGENTS, population.ROWS))
+    sharded = population.shard_over_agents(run, mesh, (population.AGENTS, population.TIME_AGENTS))
     compiled = jax.jit(sharded).lower(states, config).compile(population.COMPILER_OPTIONS)
     states, _ = jax.block_until_ready(compiled(states, config))
     started = time.perf_counter()

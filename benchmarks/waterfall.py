@@ -46,7 +46,7 @@ class Options:
 
 def steps_of_training(states: ppo.TrainState, config: Config, updates: int):
     """The agents after some updates, and the steps that each took."""
-    states, metrics = population.run(states, config, updates, updates, parts.at_once())
+    states, metrics = population.run(states, config, updates, updates, parts.agents_at_once())
     return states, metrics.env_steps.sum(axis=0)
 
 
@@ -62,7 +62,7 @@ def stages(
 
     def build(stage: str, function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
         started = time.perf_counter()
-        shared = population.over_devices(function, mesh, population.AGENTS)
+        shared = population.shard_over_agents(function, mesh, population.AGENTS)
         program = jax.jit(shared).lower(*arguments).compile(parts.compiler_options())
         seconds[stage] = time.perf_counter() - started
         return program

@@ -19,7 +19,7 @@ from ppo_jax.config import Config
 # For `jax.jit(..., compiler_options=COMPILER_OPTIONS)`: XLA's CPU runtime otherwise spreads these
 # small kernels over threads, and waits for them longer than they take (benchmarks/NOTES.md).
 COMPILER_OPTIONS: dict[str, Any] = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
-CPU_AT_ONCE = 16  # agents a kernel, for `run`: more leave a core's caches (benchmarks/NOTES.md)
+CPU_AGENTS_AT_ONCE = 16  # agents a kernel, for `run`: more leave a core's caches (benchmarks/NOTES.md)
 
 
 def agent_keys(seed: jax.Array | int, num_seeds: int) -> jax.Array:
@@ -38,29 +38,29 @@ def run(
     config: Config,
     num_updates: jax.Array | int,
     capacity: int,
-    at_once: int | None = None,
+    agents_at_once: int | None = None,
 ) -> tuple[ppo.TrainState, ppo.Metrics]:
     """`num_updates` more updates of every agent, and their metrics [capacity, agents].
 
     `num_updates` may be traced and is at most `capacity`, which is static: one compiled program
     serves chunks of any length. The metrics' rows from `num_updates` on are zeros.
 
-    `at_once` is how many agents one kernel computes (none: all of them); in every update the others
-    follow. On a CPU `CPU_AT_ONCE` keeps what kernels hand on to one another in the caches.
+    `agents_at_once` is how many agents one kernel computes (none: all of them); in every update the others
+    follow. On a CPU `CPU_AGENTS_AT_ONCE` keeps what kernels hand on to one another in the caches.
 
     An agent whose losses, gradients or parameters would become non-finite is frozen: it keeps its
     last finite state, and `num_updates` of that state tells when. Every later update of it would
     draw the same and fail the same, so it stays frozen without a flag. Its metrics are then NaN,
     its counts 0.
     """
-    update = _over_agents(ppo.update, config, len(states.num_updates), at_once)
+    update = _over_agents(ppo.update, config, len(states.num_updates), agents_at_once)
 
     def step(index: jax.Array, carry: tuple[ppo.TrainState, ppo.Metrics]):
         states, metrics = carry
         attempted, row = update(states, config)
-        sound = _sound(attempted, row)
-        states = _select(sound, attempted, states)
-        row = _select(sound, row, jax.tree.map(_nothing, row))
+        all_finite = _all_finite(attempted, row)
+        states = _select(all_finite, attempted, states)
+        row = _select(all_finite, row, jax.tree.map(_nan_like, row))
         return states, jax.tree.map(lambda rows, one: rows.at[index].set(one), metrics, row)
 
     one_row = jax.eval_shape(update, states, config)[1]
@@ -69,12 +69,12 @@ def run(
 
 
 def train(
-    keys: jax.Array, config: Config, at_once: int | None = None
+    keys: jax.Array, config: Config, agents_at_once: int | None = None
 ) -> tuple[ppo.TrainState, ppo.Metrics]:
-    """Every agent's whole training from its key, `at_once` as in `run`; metrics
+    """Every agent's whole training from its key, `agents_at_once` as in `run`; metrics
     [num_updates, agents]."""
     assert config.num_updates is not None
-    return run(init(keys, config), config, config.num_updates, config.num_updates, at_once)
+    return run(init(keys, config), config, config.num_updates, config.num_updates, agents_at_once)
 
 
 def evaluate(
@@ -117,22 +117,22 @@ def summarize(
     }
     own = {name: jnp.where(counted[None], value, jnp.nan) for name, value in values.items()}
     means = {name: jnp.nanmean(value, axis=1) for name, value in own.items()}
-    going_on = jnp.sum((metrics.gradient_steps > 0) & counted[None], axis=1)
+    active = jnp.sum((metrics.gradient_steps > 0) & counted[None], axis=1)
     returns = statistics.summarize(own["episode_return"], solved_at)
-    return Statistics(going_on, **totals, means=means, returns=returns)
+    return Statistics(active, **totals, means=means, returns=returns)
 
 
-def over_devices(function: Callable[..., Any], mesh: Mesh, out_specs: Any) -> Callable[..., Any]:
+def shard_over_agents(function: Callable[..., Any], mesh: Mesh, out_specs: Any) -> Callable[..., Any]:
     """The function of arguments whose arrays are [agents, ...], with the agents shared out over the
     mesh's devices, their number a multiple of the devices'; numbers go to every device.
 
     Each device runs the function on its own agents alone, with nothing to wait for. An agent's
     results on other numbers of devices agree up to rounding, for the compiled programs differ.
-    `out_specs` says where the outputs have their agents: `AGENTS`, or `ROWS` for [capacity, agents].
+    `out_specs` says where the outputs have their agents: `AGENTS`, or `TIME_AGENTS` for [capacity, agents].
     """
 
     def sharded(*arguments: Any) -> Any:
-        in_specs = jax.tree.map(lambda leaf: AGENTS if jnp.ndim(leaf) else ALIKE, arguments)
+        in_specs = jax.tree.map(lambda leaf: AGENTS if jnp.ndim(leaf) else REPLICATED, arguments)
         # check_vma: loops start from constants, the same everywhere, and go on with each device's.
         return jax.shard_map(
             function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
@@ -141,29 +141,29 @@ def over_devices(function: Callable[..., Any], mesh: Mesh, out_specs: Any) -> Ca
     return sharded
 
 
-AGENTS, ROWS, ALIKE = PartitionSpec("agents"), PartitionSpec(None, "agents"), PartitionSpec()
+AGENTS, TIME_AGENTS, REPLICATED = PartitionSpec("agents"), PartitionSpec(None, "agents"), PartitionSpec()
 
 
 def _over_agents(
-    function: Callable[..., Any], config: Config, agents: int, at_once: int | None = None
+    function: Callable[..., Any], config: Config, agents: int, agents_at_once: int | None = None
 ) -> Callable[..., Any]:
-    """The function of (agents, config) vmapped, over `at_once` agents at a time; one agent goes
+    """The function of (agents, config) vmapped, over `agents_at_once` agents at a time; one agent goes
     without: a batch of one pays for loops of unequal length that it does not have."""
     if agents == 1:
-        return partial(_alone, function)
+        return partial(_without_vmap, function)
     mapped = jax.vmap(function, in_axes=(0, _axes(config)))
-    if at_once is None or agents <= at_once:
+    if agents_at_once is None or agents <= agents_at_once:
         return mapped
-    return partial(_in_parts, mapped, -(-agents // at_once))
+    return partial(_in_batches, mapped, -(-agents // agents_at_once))
 
 
-def _alone(function: Callable[..., Any], agents: Any, config: Config) -> Any:
+def _without_vmap(function: Callable[..., Any], agents: Any, config: Config) -> Any:
     own = jax.tree.map(lambda leaf: leaf[0] if jnp.ndim(leaf) else leaf, config)
     outcome = function(jax.tree.map(lambda leaf: leaf[0], agents), own)
     return jax.tree.map(lambda leaf: leaf[None], outcome)
 
 
-def _in_parts(function: Callable[..., Any], parts: int, agents: Any, config: Config) -> Any:
+def _in_batches(function: Callable[..., Any], parts: int, agents: Any, config: Config) -> Any:
     """The function of (agents, config) on one part of the agents after another; the last part is
     filled up with the last agent."""
     count = len(jax.tree.leaves(agents)[0])
@@ -192,7 +192,7 @@ def _axes(config: Config) -> Config:
     return jax.tree.map(lambda leaf: 0 if jnp.ndim(leaf) else None, config)
 
 
-def _sound(states: ppo.TrainState, row: ppo.Metrics) -> jax.Array:
+def _all_finite(states: ppo.TrainState, row: ppo.Metrics) -> jax.Array:
     """Whether an agent's update left everything that it learns finite, [agents]."""
     learned = (
         row.policy_loss,
@@ -208,7 +208,7 @@ def _sound(states: ppo.TrainState, row: ppo.Metrics) -> jax.Array:
     return jnp.stack([finite(leaf) for leaf in jax.tree.leaves(learned)]).all(axis=0)
 
 
-def _nothing(leaf: jax.Array) -> jax.Array:
+def _nan_like(leaf: jax.Array) -> jax.Array:
     none = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.floating) else 0
     return jnp.full_like(leaf, none)
 

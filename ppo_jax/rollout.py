@@ -132,16 +132,16 @@ def _step(
         episode_length=state.episode_length + 1,
         valid=jnp.broadcast_to(valid, action.shape),
     )
-    going_on = RolloutState(
+    active = RolloutState(
         env_state, timestep.observation, transition.episode_return, transition.episode_length
     )
     fresh = RolloutState(
         noise.reset_state,
         noise.reset_observation,
-        jnp.zeros_like(going_on.episode_return),
-        jnp.zeros_like(going_on.episode_length),
+        jnp.zeros_like(active.episode_return),
+        jnp.zeros_like(active.episode_length),
     )
-    return _where(transition.done, fresh, going_on), transition
+    return _where(transition.done, fresh, active), transition
 
 
 _FEW = 8  # environments

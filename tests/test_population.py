@@ -146,7 +146,7 @@ def in_parts():
     return lambda states, configs: run(states, configs, 2, STORAGE, 5)
 
 
-def test_agents_in_parts_are_the_agents_together(standard, in_parts):
+def test_agents_in_batches_are_the_agents_together(standard, in_parts):
     together = host(standard.run(standard.states, standard.configs, 2))
     parts = host(in_parts(standard.states, standard.configs))
     for many, one in zip(numbers(parts), numbers(together), strict=True):
@@ -329,26 +329,26 @@ def share_out(path):
     and judged there; what they came to is left in a file."""
     devices = jax.devices()
     mesh = jax.sharding.Mesh(np.array(devices), ("agents",))
-    agents, rows = population.AGENTS, population.ROWS
+    agents, rows = population.AGENTS, population.TIME_AGENTS
     count = AGENTS_ON[len(devices)]
     keys = population.agent_keys(SEED, count)
     configs = with_huge_rate(varied(CONFIGS["standard"], SETTINGS))
     configs = jax.tree.map(lambda leaf: leaf[:count], configs)
 
-    init = population.over_devices(population.init, mesh, agents)
+    init = population.shard_over_agents(population.init, mesh, agents)
     states = compiled(init)(keys, configs)
 
     def run(states, configs, num_updates):
         return population.run(states, configs, num_updates, STORAGE)
 
-    chunk = jax.jit(population.over_devices(run, mesh, (agents, rows))).lower(states, configs, 2)
+    chunk = jax.jit(population.shard_over_agents(run, mesh, (agents, rows))).lower(states, configs, 2)
     chunk = chunk.compile(compiler_options=population.COMPILER_OPTIONS)
     after, metrics = chunk(states, configs, 2)
 
     def judge(params, configs, keys):
         return population.evaluate(params, configs, keys, EPISODES)
 
-    returns = compiled(population.over_devices(judge, mesh, agents))(after.params, configs, keys)
+    returns = compiled(population.shard_over_agents(judge, mesh, agents))(after.params, configs, keys)
 
     share = count // len(devices)
     for axis, leaves in ((0, (states, after, returns)), (1, metrics)):
@@ -360,7 +360,7 @@ def share_out(path):
                 assert shard.index[axis] == slice(place * share, (place + 1) * share)
 
     # The pattern finds what it looks for in a program whose devices wait for each other.
-    together = population.over_devices(lambda x: jax.lax.psum(x, "agents"), mesh, population.ALIKE)
+    together = population.shard_over_agents(lambda x: jax.lax.psum(x, "agents"), mesh, population.REPLICATED)
     assert COLLECTIVE.search(jax.jit(together).lower(returns).compile().as_text())
     assert not COLLECTIVE.search(chunk.as_text())
     np.savez(path, *numbers((states, after, metrics, returns)))

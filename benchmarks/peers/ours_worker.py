@@ -35,9 +35,9 @@ def start(options: Options) -> Peer:
         config = recipe(options.recipe).replace(num_updates=updates, total_timesteps=None)
 
         def train(keys: jax.Array) -> Any:
-            return population.train(keys, config, population.CPU_AT_ONCE)
+            return population.train(keys, config, population.CPU_AGENTS_AT_ONCE)
 
-        return population.over_devices(train, mesh, (population.AGENTS, population.ROWS))
+        return population.shard_over_agents(train, mesh, (population.AGENTS, population.TIME_AGENTS))
 
     def env_steps(outputs: Any) -> int:
         return int(np.asarray(outputs[1].env_steps, np.int64).sum())

@@ -57,15 +57,15 @@ def compile_programs(config: Config, lanes: int, devices: Sequence[jax.Device]) 
     `config` is that of one batch: every hyperparameter a number, or [lanes].
     """
     mesh = Mesh(np.array(devices), ("agents",))
-    agents, rows = population.AGENTS, population.ROWS
+    agents, rows = population.AGENTS, population.TIME_AGENTS
     seeds = jax.ShapeDtypeStruct((lanes,), jnp.uint32)
-    at_once = population.CPU_AT_ONCE if devices[0].platform == "cpu" else None
+    agents_at_once = population.CPU_AGENTS_AT_ONCE if devices[0].platform == "cpu" else None
 
     def init(seeds: jax.Array, config: Config) -> ppo.TrainState:
         return population.init(jax.vmap(jax.random.key)(seeds), config)
 
     def chunk(states: ppo.TrainState, config: Config, num_updates: jax.Array):
-        return population.run(states, config, num_updates, capacity(config), at_once)
+        return population.run(states, config, num_updates, capacity(config), agents_at_once)
 
     def summarize(metrics: ppo.Metrics, counted: jax.Array) -> population.Statistics:
         return population.summarize(metrics, counted, env.SOLVED_AT.get(config.env))
@@ -74,9 +74,9 @@ def compile_programs(config: Config, lanes: int, devices: Sequence[jax.Device]) 
         keys = jax.vmap(jax.random.key)(seeds)
         return population.evaluate(params, config, keys, EVAL_EPISODES)
 
-    init = population.over_devices(init, mesh, agents)
-    chunk = population.over_devices(chunk, mesh, (agents, rows))
-    evaluate = population.over_devices(evaluate, mesh, agents)
+    init = population.shard_over_agents(init, mesh, agents)
+    chunk = population.shard_over_agents(chunk, mesh, (agents, rows))
+    evaluate = population.shard_over_agents(evaluate, mesh, agents)
     states = _placed(jax.eval_shape(init, seeds, config), mesh, agents)
     metrics = _placed(jax.eval_shape(chunk, states, config, 1)[1], mesh, rows)
     counted = jax.ShapeDtypeStruct((lanes * jax.process_count(),), jnp.bool)

@@ -59,7 +59,7 @@ def play(
     noise = jax.random.gumbel(jax.random.fold_in(key, 2), (*shape, environment.num_actions))
 
     def step(carry: tuple[Any, jax.Array, jax.Array], drawn: tuple[jax.Array, jax.Array]):
-        env_state, observation, going_on = carry
+        env_state, observation, active = carry
         keys, noise = drawn
         policy = Categorical(network.apply(params.actor, observation, config.activation))
         action = policy.sample(noise) if sampled else policy.mode()
@@ -72,10 +72,10 @@ def play(
             probability=jax.nn.softmax(policy.logits),
             terminated=timestep.terminated,
             truncated=timestep.truncated,
-            valid=going_on,
+            valid=active,
         )
-        going_on = going_on & ~(timestep.terminated | timestep.truncated)
-        return (env_state, timestep.observation, going_on), one
+        active = active & ~(timestep.terminated | timestep.truncated)
+        return (env_state, timestep.observation, active), one
 
     carry = env_state, observation, jnp.ones(num_episodes, bool)
     return jax.lax.scan(step, carry, (step_keys, noise))[1]
