@@ -14,6 +14,7 @@ __all__ = [
     "recipe",
     "returns",
     "shuffle",
+    "spaces",
     "statistics",
     "sweep",
 ]
@@ -23,7 +24,9 @@ def __getattr__(name: str) -> Any:
     # Lazy, so that the command line can refuse a bad flag before jax has been imported.
     if name in ("Config", "recipe"):
         import_module("ppo_jax.ppo")  # makes Config a pytree
-        return getattr(import_module("ppo_jax.config"), name)
+        return getattr(
+            import_module(f"ppo_jax.{'config' if name == 'Config' else 'recipes'}"), name
+        )
     if name in __all__:
         return import_module(f"ppo_jax.{name}")
     raise AttributeError(f"module 'ppo_jax' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""What a run of PPO is made of: `Config`, and the three named recipes.
+"""What a run of PPO is made of: `Config`, the rule of each field at the field.
 
 This module needs neither jax nor gymnax, so that `--help` and a bad flag answer at once.
 `Config` becomes a pytree when the core (`ppo_jax.ppo`) is imported.
@@ -8,88 +8,175 @@ import dataclasses
 import difflib
 import math
 import sys
-from collections.abc import Mapping
-from typing import Any, Literal, Self
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 
 
-def static(default: Any) -> Any:
+class Rule(NamedTuple):
+    """What a field's value must be."""
+
+    holds: Callable[[Any], Any]  # of a value, or for hyperparameters of an array of them
+    wanted: str
+
+
+_LARGEST = 2**31 - 1  # what arrays are indexed with, and updates and gradient steps counted
+# Bounds of float32, which the device makes of a hyperparameter: above it is infinite, below 0.
+_MOST, _LEAST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
+
+SIZE = Rule(lambda value: _is_integer(value) and value >= 1, "a whole number of at least 1")
+SIZES = Rule(
+    lambda value: (
+        isinstance(value, tuple) and all(_is_integer(size) and size > 0 for size in value)
+    ),
+    "a tuple of positive whole numbers",
+)
+BOOLEAN = Rule(lambda value: isinstance(value, bool), "True or False")
+NUMBERS = Rule(lambda value: isinstance(value, Mapping), "a mapping of names to numbers")
+POSITIVE = Rule(
+    lambda value: (value >= _LEAST) & (value <= _MOST),
+    f"positive and finite, from {_LEAST:.2g} to {_MOST:.2g}",
+)
+NOT_NEGATIVE = Rule(
+    lambda value: (value >= 0) & (value <= _MOST),
+    f"at least 0 and finite, up to {_MOST:.2g}",
+)
+FINITE = Rule(lambda value: abs(value) <= _MOST, f"finite, and at most {_MOST:.2g} in size")
+UNIT = Rule(lambda value: (value >= 0) & (value <= 1), "between 0 and 1")
+
+BUILT_IN_NETWORKS = ("mlp", "cnn")
+
+
+def _one_of(*choices: str) -> Rule:
+    return Rule(lambda value: value in choices, " or ".join(choices))
+
+
+ENV = Rule(lambda value: value != "", "an environment, or the name of one")
+NETWORK = Rule(
+    lambda value: not isinstance(value, str) or value in BUILT_IN_NETWORKS or ":" in value,
+    f"{', '.join(BUILT_IN_NETWORKS)}, package.module:Class, or a flax module or its class",
+)
+OPTIMIZER = Rule(
+    lambda value: not isinstance(value, str) or ":" in value,
+    "package.module:factory, or an optax.GradientTransformation",
+)
+
+
+def static(default: Any, rule: Rule, optional: bool = False) -> Any:
     """A field that belongs to the compiled program: it sizes an array or chooses a formula."""
-    return dataclasses.field(default=default, metadata={"static": True})
+    metadata = {"static": True, "rule": rule, "optional": optional or default is None}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def traced(default: Any, rule: Rule, optional: bool = False) -> Any:
+    """A hyperparameter: a number that one program takes as an argument."""
+    metadata = {"static": False, "rule": rule, "optional": optional or default is None}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Every setting of one agent's training; the defaults are the recipe `fast`.
+    """Every setting of one agent's training; the defaults are the recipe `fast` for CartPole-v1.
 
-    Static fields (sizes, booleans, names) are part of the compiled program. Every other number is
-    a traced leaf of this pytree: it can be an array, be swept with `jax.vmap`, and be changed
-    without compiling again. The constructor checks the static fields; `check()` the others.
+    Static fields (sizes, booleans, names, objects) are part of the compiled program. Every other
+    number is a traced leaf of this pytree: it can be an array, be swept with `jax.vmap`, and be
+    changed without compiling again. The constructor checks the static fields; `check()` the others.
 
     Raises ValueError with one line that has the value and the remedy.
     """
 
-    env: str = static("CartPole-v1")
-    """Name of a gymnax environment."""
-    env_params: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    env: Any = static("CartPole-v1", ENV)
+    """A gymnax environment by name, package.module:factory, or an environment itself."""
+    env_kwargs: Any = static((), NUMBERS)
+    """Arguments of the environment's constructor, such as size 20."""
+    env_params: Mapping[str, float] = dataclasses.field(
+        default_factory=dict, metadata={"static": False, "rule": NUMBERS, "optional": False}
+    )
     """Environment parameters to override, such as force_mag 5.0."""
-    max_episode_steps: int | None = static(None)
-    """Time limit of an episode, a truncation (none: the environment's own)."""
-    num_envs: int = static(8)
+    max_episode_steps: int | None = static(None, SIZE)
+    """Time limit of an episode (none: the environment's own)."""
+    time_limit: Literal["truncate", "terminate"] = static(
+        "truncate", _one_of("truncate", "terminate")
+    )
+    """At the time limit: truncate, the value of what follows counts; or terminate, the limit is
+    part of the task."""
+    reset_pool: int | None = static(None, SIZE)
+    """Reset states of one rollout, shared by its environments and steps (none: a fresh one for
+    every step)."""
+    num_envs: int = static(8, SIZE)
     """Environments stepped together, N."""
-    num_steps: int | None = static(64)
+    num_steps: int | None = static(64, SIZE, optional=True)
     """Steps of every environment in one rollout, T (none: whole episodes)."""
-    min_transitions: int | None = static(None)
+    min_transitions: int | None = static(None, SIZE)
     """Collect whole episodes until at least this many transitions are held."""
-    total_timesteps: int | None = static(100_000)
+    total_timesteps: int | None = static(100_000, SIZE, optional=True)
     """Environment steps of one agent's whole run."""
-    num_updates: int | None = static(None)
+    num_updates: int | None = static(None, SIZE)
     """Updates of one agent's whole run, instead of total_timesteps."""
-    num_epochs: int = static(4)
+    num_epochs: int = static(4, SIZE)
     """Passes over the data of one update."""
-    num_minibatches: int | None = static(4)
+    num_minibatches: int | None = static(4, SIZE, optional=True)
     """Equal minibatches in one epoch."""
-    minibatch_size: int | None = static(None)
+    minibatch_size: int | None = static(None, SIZE)
     """Transitions in one minibatch, M, instead of num_minibatches."""
-    learning_rate: float = 2.5e-3
+    learning_rate: float = traced(2.5e-3, POSITIVE)
     """Adam's learning rate, of the actor and of the critic."""
-    critic_learning_rate: float | None = None
+    critic_learning_rate: float | None = traced(None, POSITIVE)
     """The critic's own learning rate (none: the same)."""
-    anneal_learning_rate: bool = static(True)
+    anneal_learning_rate: bool = static(True, BOOLEAN)
     """Lower the learning rates linearly to 0 over the run."""
-    adam_epsilon: float = 1e-5
+    adam_epsilon: float = traced(1e-5, POSITIVE)
     """Adam's ε."""
-    max_grad_norm: float | None = 0.5
+    max_grad_norm: float | None = traced(0.5, POSITIVE, optional=True)
     """Largest global norm of a gradient; beyond it the gradient is scaled down (none: never)."""
-    joint_grad_norm: bool = static(True)
+    joint_grad_norm: bool = static(True, BOOLEAN)
     """Clip the norm of both networks' gradient together (no: each network by itself)."""
-    discount: float = 0.98
+    optimizer: Any = static(None, OPTIMIZER)
+    """An optax transformation, or package.module:factory of one, instead of clipping, Adam and
+    annealing."""
+    target_kl: float | None = traced(None, POSITIVE)
+    """Stop an update's gradient steps once the approximate KL divergence exceeds 1.5 times this."""
+    discount: float = traced(0.98, UNIT)
     """Reward discount γ."""
-    gae_lambda: float = 0.98
-    """λ of generalised advantage estimation; 1 gives discounted returns."""
-    clip_range: float = 0.2
+    gae_lambda: float = traced(0.98, UNIT)
+    """λ of generalized advantage estimation; 1 gives discounted returns."""
+    clip_range: float = traced(0.2, POSITIVE)
     """ε: how far the probability ratio may move."""
-    clip_value: bool = static(False)
+    clip_value: bool = static(False, BOOLEAN)
     """Clip the value's move by ε in its loss as well."""
-    value_coefficient: float = 0.5
+    value_coefficient: float = traced(0.5, NOT_NEGATIVE)
     """Weight of the value loss, ½ mean((V - G)²)."""
-    entropy_coefficient: float = 0.0
+    entropy_coefficient: float = traced(0.0, NOT_NEGATIVE)
     """Weight of the entropy bonus."""
-    normalize_advantage: bool = static(True)
-    """Normalise the advantages in each minibatch to mean 0 and deviation 1."""
-    recompute_advantage: bool = static(False)
+    normalize_advantage: bool = static(True, BOOLEAN)
+    """Normalize the advantages in each minibatch to mean 0 and deviation 1."""
+    recompute_advantage: bool = static(False, BOOLEAN)
     """Advantage G - V(s) with the current critic in every minibatch (no: GAE of the rollout)."""
-    hidden_sizes: tuple[int, ...] = static((64,))
-    """Widths of the hidden layers, in each network."""
-    activation: Literal["tanh", "relu"] = static("tanh")
-    """Nonlinearity after every hidden layer."""
-    initialization: Literal["orthogonal", "uniform"] = static("orthogonal")
-    """Initial weights: orthogonal (√2, policy head 0.01, value head 1), or uniform ±1/√fan_in."""
+    normalize_observation: bool = static(False, BOOLEAN)
+    """Scale observations by their running mean and deviation."""
+    normalize_reward: bool = static(False, BOOLEAN)
+    """Scale rewards by the running deviation of their discounted sum."""
+    network: Any = static("mlp", NETWORK)
+    """mlp, cnn, a flax module, its class, or package.module:Class."""
+    hidden_sizes: tuple[int, ...] = static((64,), SIZES)
+    """Widths of the built-in networks' hidden layers."""
+    activation: Literal["tanh", "relu"] = static("tanh", _one_of("tanh", "relu"))
+    """Nonlinearity after every hidden layer of the built-in networks."""
+    initialization: Literal["orthogonal", "uniform"] = static(
+        "orthogonal", _one_of("orthogonal", "uniform")
+    )
+    """Initial weights of the built-in networks: orthogonal (√2, policy head 0.01, value head 1), or
+    uniform ±1/√fan_in."""
+    log_std_init: float = traced(0.0, FINITE)
+    """Initial log σ of continuous actions."""
+    squash_action: bool = static(False, BOOLEAN)
+    """Squash continuous actions onto their bounds by tanh (no: clip them at the environment)."""
 
     def __post_init__(self) -> None:
         if isinstance(self.hidden_sizes, list):  # as JSON has it
             object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
+        object.__setattr__(self, "env_kwargs", _pairs(self.env_kwargs))
         _check_static(self)
         if self.total_timesteps is not None:
             object.__setattr__(self, "num_updates", self.total_timesteps // self.batch_size)
@@ -135,68 +222,13 @@ class Config:
         A hyperparameter may be an array of settings; tracers are let through, for inside a
         transformation there is no value to check.
         """
-        for name, (holds, wanted) in _RANGES.items():
-            _check_values(name, getattr(self, name), holds, wanted)
+        for field in dataclasses.fields(self):
+            if not field.metadata["static"] and field.name != "env_params":
+                _check_values(field.name, getattr(self, field.name), field.metadata)
         for name, value in self.env_params.items():
             if value is not None:
-                _check_values(f"env_params {name}", value, *_FINITE)
+                _check_values(f"env_params {name}", value, {"rule": FINITE, "optional": False})
         return self
-
-
-# The original algorithm, one episode an update (the corrections are in the README).
-_NOTEBOOK: dict[str, Any] = {
-    "num_envs": 1,
-    "num_steps": None,
-    "min_transitions": 32,
-    "total_timesteps": None,
-    "num_updates": 1000,
-    "num_epochs": 10,
-    "num_minibatches": None,
-    "minibatch_size": 32,
-    "learning_rate": 1e-3,
-    "critic_learning_rate": 3e-3,
-    "anneal_learning_rate": False,
-    "adam_epsilon": 1e-8,
-    "joint_grad_norm": False,
-    "discount": 0.99,
-    "gae_lambda": 1.0,
-    "value_coefficient": 2.0,
-    "normalize_advantage": False,
-    "recompute_advantage": True,
-    "hidden_sizes": (100,),
-    "activation": "relu",
-    "initialization": "uniform",
-}
-
-# The field's common CartPole configuration (CleanRL, PureJaxRL).
-_STANDARD: dict[str, Any] = {
-    "num_envs": 4,
-    "num_steps": 128,
-    "total_timesteps": 500_000,
-    "num_epochs": 4,
-    "num_minibatches": 4,
-    "learning_rate": 2.5e-4,
-    "discount": 0.99,
-    "gae_lambda": 0.95,
-    "hidden_sizes": (64, 64),
-    "clip_value": True,
-    "entropy_coefficient": 0.01,
-}
-
-RECIPES: dict[str, dict[str, Any]] = {"notebook": _NOTEBOOK, "standard": _STANDARD, "fast": {}}
-
-
-def recipe(name: str = "fast", **overrides: Any) -> Config:
-    """The named recipe as a `Config`, with any field overridden by name, and checked.
-
-    `notebook` is the original teaching algorithm, `standard` the field's common CartPole
-    configuration, `fast` (the default) is tuned for time to solve.
-
-    Raises ValueError for an unknown recipe or field, or a value out of range.
-    """
-    if name not in RECIPES:
-        raise ValueError(f"recipe {name!r} is unknown; choose {', '.join(RECIPES)}")
-    return override(Config(**RECIPES[name]), **overrides)
 
 
 def override(config: Config, **overrides: Any) -> Config:
@@ -219,6 +251,12 @@ def override(config: Config, **overrides: Any) -> Config:
 
 
 _PARAMETER = "env_params."
+_BUILT_IN_OPTIMIZER = (
+    "learning_rate",
+    "critic_learning_rate",
+    "adam_epsilon",
+    "max_grad_norm",
+)
 
 
 def with_hyperparameters(config: Config, values: Mapping[str, Any]) -> Config:
@@ -231,6 +269,11 @@ def with_hyperparameters(config: Config, values: Mapping[str, Any]) -> Config:
     changes: dict[str, Any] = {}
     for name, value in values.items():
         check_hyperparameter(name)
+        if config.optimizer is not None and name in _BUILT_IN_OPTIMIZER:
+            raise ValueError(
+                f"{name} is the built-in optimizer's, and an optimizer of your own replaces it;"
+                " leave one of them out"
+            )
         if name.startswith(_PARAMETER):
             env_params[name.removeprefix(_PARAMETER)] = value
         else:
@@ -267,47 +310,52 @@ def _refuse_both(overrides: Mapping[str, Any], first: str, second: str) -> None:
 
 
 def _check_static(config: Config) -> None:
-    _check_sizes(config)
-    _check_choices(config)
+    for field in dataclasses.fields(config):
+        if field.metadata["static"] or field.name == "env_params":
+            _check_field(field, getattr(config, field.name))
+    _check_objects(config)
     if config.whole_episodes:
         _check_whole_episodes(config)
     else:
         _check_fixed_length(config)
     if config.normalize_advantage and config.transitions_per_minibatch == 1:
         raise ValueError(
-            "minibatches of 1 transition cannot be normalised: their deviation is 0; use larger"
+            "minibatches of 1 transition cannot be normalized: their deviation is 0; use larger"
             " minibatches or normalize_advantage=False"
         )
 
 
-_SIZES = (
-    "num_envs",
-    "num_steps",
-    "min_transitions",
-    "max_episode_steps",
-    "total_timesteps",
-    "num_updates",
-    "num_epochs",
-    "num_minibatches",
-    "minibatch_size",
-)
-_OPTIONAL_SIZES = tuple(name for name in _SIZES if name not in ("num_envs", "num_epochs"))
-_LARGEST = 2**31 - 1  # what arrays are indexed with, and updates and gradient steps counted
+def _check_field(field: Any, value: Any) -> None:
+    rule = field.metadata["rule"]
+    if value is None and field.metadata["optional"]:
+        return
+    if field.name == "env_kwargs":
+        value = dict(value)
+    if not rule.holds(value):
+        raise ValueError(f"{field.name} is {value!r}; it must be {rule.wanted}")
+    if rule in (SIZE, SIZES) and field.name != "total_timesteps":  # which only its updates count
+        for size in value if rule is SIZES else (value,):
+            _check_largest(field.name, size)
 
 
-def _check_sizes(config: Config) -> None:
-    for name in _SIZES:
-        value = getattr(config, name)
-        if value is None and name in _OPTIONAL_SIZES:
-            continue
-        if not _is_integer(value) or value < 1:
-            raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
-        if name != "total_timesteps":  # which only its updates count
-            _check_largest(name, value)
-    sizes = config.hidden_sizes
-    if not isinstance(sizes, tuple) or not all(_is_integer(size) and size > 0 for size in sizes):
-        raise ValueError(f"hidden_sizes is {sizes!r}; it must be a tuple of positive whole numbers")
-    _check_largest("hidden_sizes", max(sizes, default=1))
+def _check_objects(config: Config) -> None:
+    for name in ("env", "env_kwargs", "network", "optimizer"):
+        try:
+            hash(getattr(config, name))
+        except TypeError as error:
+            raise ValueError(
+                f"{name} cannot be hashed ({error}), and compiled programs are kept by it; give its"
+                " fields types that can, such as a tuple for a list"
+            ) from None
+
+
+def _pairs(kwargs: Any) -> tuple[tuple[str, Any], ...]:
+    """Arguments as a sorted tuple of pairs, which can be hashed."""
+    try:
+        pairs = kwargs.items() if isinstance(kwargs, Mapping) else [tuple(pair) for pair in kwargs]
+        return tuple(sorted((str(name), value) for name, value in pairs))
+    except (TypeError, ValueError):
+        raise ValueError(f"env_kwargs is {kwargs!r}; it must map names to values") from None
 
 
 def _check_largest(what: str, number: int) -> None:
@@ -317,25 +365,6 @@ def _check_largest(what: str, number: int) -> None:
 
 def _is_integer(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def _check_choices(config: Config) -> None:
-    for name, choices in (
-        ("activation", ("tanh", "relu")),
-        ("initialization", ("orthogonal", "uniform")),
-    ):
-        if getattr(config, name) not in choices:
-            raise ValueError(
-                f"{name} is {getattr(config, name)!r}; it must be {' or '.join(choices)}"
-            )
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.type is bool and not isinstance(value, bool):
-            raise ValueError(f"{field.name} is {value!r}; it must be True or False")
-    if not isinstance(config.env, str):
-        raise ValueError(f"env is {config.env!r}; it must be the name of a gymnax environment")
-    if not isinstance(config.env_params, Mapping):
-        raise ValueError(f"env_params is {config.env_params!r}; it must map names to numbers")
 
 
 def _check_whole_episodes(config: Config) -> None:
@@ -397,34 +426,9 @@ def _nearest_divisor(number: int, wanted: int) -> int:
     return min(divisors, key=lambda divisor: abs(divisor - wanted))
 
 
-_OPTIONAL_HYPERPARAMETERS = ("critic_learning_rate", "max_grad_norm")
-# Bounds of float32, which the device makes of a hyperparameter: above it is infinite, below 0.
-_MOST, _LEAST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
-_POSITIVE = (
-    lambda value: (value >= _LEAST) & (value <= _MOST),
-    f"positive and finite, from {_LEAST:.2g} to {_MOST:.2g}",
-)
-_NOT_NEGATIVE = (
-    lambda value: (value >= 0) & (value <= _MOST),
-    f"at least 0 and finite, up to {_MOST:.2g}",
-)
-_FINITE = (lambda value: abs(value) <= _MOST, f"finite, and at most {_MOST:.2g} in size")
-_UNIT = (lambda value: (value >= 0) & (value <= 1), "between 0 and 1")
-_RANGES: dict[str, tuple[Any, str]] = {
-    "learning_rate": _POSITIVE,
-    "critic_learning_rate": _POSITIVE,
-    "adam_epsilon": _POSITIVE,
-    "max_grad_norm": _POSITIVE,
-    "discount": _UNIT,
-    "gae_lambda": _UNIT,
-    "clip_range": _POSITIVE,
-    "value_coefficient": _NOT_NEGATIVE,
-    "entropy_coefficient": _NOT_NEGATIVE,
-}
-
-
-def _check_values(name: str, value: Any, holds: Any, wanted: str) -> None:
-    if (value is None and name in _OPTIONAL_HYPERPARAMETERS) or _is_tracer(value):
+def _check_values(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
+    holds, wanted = metadata["rule"]
+    if (value is None and metadata["optional"]) or _is_tracer(value):
         return
     try:
         if isinstance(value, str):  # NumPy would read it

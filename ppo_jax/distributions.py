@@ -1,56 +1,163 @@
-"""The policy's distribution over actions."""
+"""The policy's distributions over actions.
 
-from collections.abc import Iterable
-from functools import reduce
-from typing import NamedTuple
+Log-probabilities and entropies are in nats and sum over an action's entries. Noise comes from
+outside, so that a rollout can draw all of it at once, before its loop.
+"""
+
+import math
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
+from ppo_jax import fast
+
+_LOG_TWO_PI = math.log(2 * math.pi)
+
+
+class Distribution(Protocol):
+    """What the policy says of the actions at observations [...]."""
+
+    def sample(self, noise: jax.Array) -> jax.Array:
+        """An action drawn with the noise of `Policy.noise`."""
+
+    def log_prob(self, action: jax.Array) -> jax.Array:
+        """log π(action), [...]."""
+
+    def entropy(self, noise: jax.Array) -> jax.Array:
+        """The entropy, [...]; most distributions ignore the noise."""
+
+    def mode(self) -> jax.Array:
+        """The greedy action."""
+
 
 class Categorical(NamedTuple):
-    """Distribution over A discrete actions, π(a) = softmax(logits)[a].
+    """Distribution over A discrete actions, π(a) = softmax(logits)[a]; actions are integers [...].
 
-    logits: [..., A]; actions are integers [...]; log-probabilities and entropy in nats.
+    logits: [..., A]; noise: standard Gumbel [..., A].
     """
 
     logits: jax.Array
+
+    def sample(self, noise: jax.Array) -> jax.Array:
+        """argmax(logits + noise), [...]. Maddison et al., A* Sampling (2014), sec. 3."""
+        return jnp.argmax(self.logits + noise, axis=-1).astype(jnp.int32)
+
+    def log_prob(self, action: jax.Array) -> jax.Array:
+        """log π(action), [...]."""
+        return fast.log_softmax_at(self.logits, action)
+
+    def entropy(self, noise: jax.Array | None = None) -> jax.Array:
+        """-Σ π log π, [...]."""
+        del noise
+        return fast.softmax_entropy(self.logits)
 
     def mode(self) -> jax.Array:
         """The most probable action, [...]."""
         return jnp.argmax(self.logits, axis=-1).astype(jnp.int32)
 
+
+class MultiCategorical(NamedTuple):
+    """Independent Categoricals, one for each of K entries; actions are integers [..., K].
+
+    logits: K arrays [..., A_k]; noise: standard Gumbel [..., Σ A_k].
+    """
+
+    logits: tuple[jax.Array, ...]
+
     def sample(self, noise: jax.Array) -> jax.Array:
-        """A sampled action [...]: argmax(logits + noise), with standard Gumbel noise [..., A].
-
-        The noise comes from outside so that a rollout can draw all of it at once, before its
-        loop. Maddison et al., A* Sampling (2014), sec. 3.
-        """
-        return jnp.argmax(self.logits + noise, axis=-1).astype(jnp.int32)
-
-    # Sums over actions are written out, a term an action: for the few actions there are, XLA then
-    # makes one kernel where reductions along a short axis, and their gradients, would make ten.
-
-    def log_probs(self) -> list[jax.Array]:
-        """log π of each of the A actions, [...] each."""
-        logits = jnp.unstack(self.logits, axis=-1)
-        largest = jax.lax.stop_gradient(reduce(jnp.maximum, logits))
-        shifted = [logit - largest for logit in logits]
-        log_normalizer = jnp.log(_sum(jnp.exp(logit) for logit in shifted))
-        return [logit - log_normalizer for logit in shifted]
+        """Each entry's own sample, [..., K]."""
+        ends = [sum(one.shape[-1] for one in self.logits[:k]) for k in range(1, len(self.logits))]
+        parts = jnp.split(noise, ends, axis=-1)
+        pairs = zip(self._entries(), parts, strict=True)
+        return jnp.stack([entry.sample(part) for entry, part in pairs], axis=-1)
 
     def log_prob(self, action: jax.Array) -> jax.Array:
-        """log π(action), [...]."""
-        # A sum over a mask, not an index: the gradient stays free of scatters.
-        return _sum(
-            jnp.where(action == index, log_prob, 0)
-            for index, log_prob in enumerate(self.log_probs())
-        )
+        """Σ_k log π_k(action_k), [...]."""
+        pairs = zip(self._entries(), jnp.unstack(action, axis=-1), strict=True)
+        return sum((entry.log_prob(one) for entry, one in pairs), jnp.zeros(()))
 
-    def entropy(self) -> jax.Array:
-        """-Σ π log π, [...], in nats."""
-        return -_sum(jnp.exp(log_prob) * log_prob for log_prob in self.log_probs())
+    def entropy(self, noise: jax.Array | None = None) -> jax.Array:
+        """Σ_k of the entries' entropies, [...]."""
+        del noise
+        return sum((entry.entropy() for entry in self._entries()), jnp.zeros(()))
+
+    def mode(self) -> jax.Array:
+        """Each entry's most probable value, [..., K]."""
+        return jnp.stack([entry.mode() for entry in self._entries()], axis=-1)
+
+    def _entries(self) -> list[Categorical]:
+        return [Categorical(logits) for logits in self.logits]
 
 
-def _sum(terms: Iterable[jax.Array]) -> jax.Array:
-    return reduce(jnp.add, terms)
+class Normal(NamedTuple):
+    """A diagonal Gaussian N(mean, diag(σ²)); actions are [..., K].
+
+    mean: [..., K]; log_std: [K], log σ; noise: standard normal [..., K].
+    """
+
+    mean: jax.Array
+    log_std: jax.Array
+
+    def sample(self, noise: jax.Array) -> jax.Array:
+        """mean + σ noise, [..., K]."""
+        return self.mean + self._like_mean(jnp.exp(self.log_std)) * noise
+
+    def log_prob(self, action: jax.Array) -> jax.Array:
+        """Σ_k -½ ((a - mean)/σ)² - log σ - ½ log 2π, [...]."""
+        deviation = (action - self.mean) * self._like_mean(jnp.exp(-self.log_std))
+        constant = self._like_mean(self.log_std) + 0.5 * _LOG_TWO_PI
+        return fast.sum_entries(-0.5 * jnp.square(deviation) - constant)
+
+    def entropy(self, noise: jax.Array | None = None) -> jax.Array:
+        """½ Σ_k log(2πe σ²), [...]."""
+        del noise
+        return fast.sum_entries(self._like_mean(self.log_std) + 0.5 * (1 + _LOG_TWO_PI))
+
+    def mode(self) -> jax.Array:
+        """The mean, [..., K]."""
+        return self.mean
+
+    def _like_mean(self, vector: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(vector, self.mean.shape)
+
+
+class TanhNormal(NamedTuple):
+    """A Gaussian u squashed onto the bounds, low + (high - low) (tanh(u) + 1) / 2.
+
+    Actions are u itself, [..., K], from which the density follows without an arctanh:
+    log π = log N(u) - Σ_k [log(1 - tanh² u_k) + log((high_k - low_k) / 2)].
+    Haarnoja et al., arXiv:1801.01290, appendix C.
+
+    mean: [..., K]; log_std, low, high: [K]; noise: standard normal [..., K].
+    """
+
+    mean: jax.Array
+    log_std: jax.Array
+    low: jax.Array
+    high: jax.Array
+
+    def sample(self, noise: jax.Array) -> jax.Array:
+        """u = mean + σ noise, [..., K]."""
+        return self._normal().sample(noise)
+
+    def log_prob(self, action: jax.Array) -> jax.Array:
+        """log π(u), [...]."""
+        return self._normal().log_prob(action) - self._log_slope(action)
+
+    def entropy(self, noise: jax.Array) -> jax.Array:
+        """An estimate from one sample: ½ Σ log(2πe σ²) + Σ log |da/du| at u = mean + σ noise."""
+        return self._normal().entropy() + self._log_slope(self.sample(noise))
+
+    def mode(self) -> jax.Array:
+        """The Gaussian's mean, [..., K]."""
+        return self.mean
+
+    def _normal(self) -> Normal:
+        return Normal(self.mean, self.log_std)
+
+    def _log_slope(self, action: jax.Array) -> jax.Array:
+        """Σ_k log of da_k/du_k, [...]; log(1 - tanh² u) = 2 (log 2 - u - softplus(-2u))."""
+        half = jnp.broadcast_to(jnp.log((self.high - self.low) / 2), action.shape)
+        squashed = 2 * (math.log(2) - action - jax.nn.softplus(-2 * action))
+        return fast.sum_entries(squashed + half)

@@ -1,4 +1,4 @@
-"""A gymnax environment as two pure functions; the only file that knows gymnax."""
+"""An environment as two pure functions; the only file that knows gymnax."""
 
 import difflib
 import functools
@@ -8,8 +8,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from ppo_jax import network, objects, spaces
 from ppo_jax.config import Config
+from ppo_jax.objects import first_line
 
 # Mean return of 100 episodes from which gymnasium's registry calls an environment solved.
 SOLVED_AT = {
@@ -23,64 +26,54 @@ State = Any  # an environment's own pytree
 
 class Step(NamedTuple):
     """What one step led to; `observation` is the state's own, before any reset. All shapes []
-    but the observation's [D]."""
+    but the observation's."""
 
-    observation: jax.Array
+    observation: Any
     reward: jax.Array
     terminated: jax.Array
     truncated: jax.Array
 
 
 class Environment(NamedTuple):
-    """One environment's pure functions and sizes; a batch is the user's `jax.vmap`.
+    """One environment's pure functions and spaces; a batch is the user's `jax.vmap`.
 
-    reset(key) -> (state, observation [D]); step(key, state, action) -> (state, Step).
+    An episode is truncated after `max_episode_steps`, which the library counts itself where the
+    environment does not. `truncates_early` says whether `step` may truncate before.
     """
 
-    reset: Callable[[jax.Array], tuple[State, jax.Array]]
-    step: Callable[[jax.Array, State, jax.Array], tuple[State, Step]]
-    flatten: Callable[[jax.Array], jax.Array]
-    observation_size: int
-    num_actions: int
-    max_episode_steps: int
+    reset: Callable[[jax.Array], tuple[State, Any]]  # key -> (state, observation)
+    step: Callable[[jax.Array, State, jax.Array], tuple[State, Step]]  # (key, state, action)
+    observation_space: spaces.Space
+    action_space: spaces.Space
+    max_episode_steps: int | None = None
+    truncates_early: bool = True
 
 
 def make(config: Config) -> Environment:
-    """The environment that `config` names, with its parameters; observations are flat, [D].
+    """The environment that `config` names, or holds, with its parameters and its time limit.
 
-    Raises ValueError, in one line, for an unknown name, a parameter that the environment does not
-    have, or a space that the networks cannot serve; ImportError for gymnax older than 1.0.
+    Raises ValueError, in one line, for an unknown name, a parameter or argument that the
+    environment does not have, or one without a time limit; ImportError for gymnax older than 1.0.
     """
-    gymnax_env, parameters = _load(config.env, jnp.result_type(float))
-    limit = config.max_episode_steps or int(getattr(parameters, "max_steps_in_episode", 0))
+    found = _load(config)
+    if isinstance(found, Environment):
+        if config.env_params:
+            raise ValueError(
+                f"env_params {', '.join(config.env_params)}: only a gymnax environment has"
+                f" parameters, and {objects.name(config.env)} is none; give env_kwargs, or leave them out"
+            )
+        environment = found
+    else:
+        environment = _from_gymnax(*found, config)
+    limit = config.max_episode_steps or environment.max_episode_steps
     if not limit:
-        raise ValueError(f"{config.env} has no time limit of its own; give max_episode_steps")
-    parameters = _override(parameters, config, limit)
-    flatten, observation_size = _observations(gymnax_env, parameters, config.env)
-
-    def reset(key: jax.Array) -> tuple[State, jax.Array]:
-        observation, state = gymnax_env.reset_env(key, parameters)
-        return jax.tree.map(_strong, state), flatten(observation)
-
-    # Steps keep the types that a reset gives: a loop's carry needs them stable, x64 or not.
-    types = jax.eval_shape(reset, jax.random.key(0))[0]
-
-    def step(key: jax.Array, state: State, action: jax.Array) -> tuple[State, Step]:
-        observation, state, reward, terminated, _ = gymnax_env.step_env(
-            key, state, action, parameters
+        raise ValueError(
+            f"{objects.name(config.env)} has no time limit of its own; give max_episode_steps"
         )
-        truncated = gymnax_env.is_truncated(state, parameters)
-        state = jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), state, types)
-        return state, Step(
-            flatten(observation),
-            jnp.asarray(reward, float).reshape(()),
-            jnp.asarray(terminated, bool).reshape(()),
-            jnp.asarray(truncated, bool).reshape(()),
-        )
-
-    return Environment(
-        reset, step, flatten, observation_size, _actions(gymnax_env, parameters, config.env), limit
-    )
+    environment = environment._replace(max_episode_steps=limit)
+    if isinstance(found, Environment) or not _counts(found[1]):
+        environment = _with_clock(environment, limit)
+    return _terminating(environment) if config.time_limit == "terminate" else environment
 
 
 def parameter(config: Config, name: str) -> float:
@@ -88,14 +81,70 @@ def parameter(config: Config, name: str) -> float:
 
     Raises ValueError, in one line, for a parameter that the environment does not have.
     """
-    own = _load(config.env, jnp.result_type(float))[1]
-    _refuse_unknown(own, config.env, name)
-    return float(config.env_params.get(name, getattr(own, name)))
+    found = _load(config)
+    if isinstance(found, Environment):
+        raise ValueError(f"{objects.name(config.env)} has no parameters: it is not gymnax's")
+    _check_known(found[1], objects.name(config.env), name)
+    return float(config.env_params.get(name, getattr(found[1], name)))
+
+
+# Where environments come from ---------------------------------------------------------------------
+
+
+def _load(config: Config) -> Any:
+    """The user's `Environment`, or gymnax's pair of environment and parameters."""
+    if isinstance(config.env, str):
+        return _load_named(config.env, config.env_kwargs, jnp.result_type(float))
+    if config.env_kwargs:
+        raise ValueError(
+            f"env_kwargs {dict(config.env_kwargs)}: {objects.name(config.env)} is made already; give them to"
+            " its constructor"
+        )
+    return _as_environment(config.env, objects.name(config.env))
 
 
 @functools.cache
-def _load(name: str, _: Any) -> tuple[Any, Any]:
-    """The environment and its parameters; kept per float type, for some hold arrays of it."""
+def _load_named(name: str, kwargs: tuple[tuple[str, Any], ...], _: Any) -> Any:
+    """The environment of that name; kept per float type, for some hold arrays of it."""
+    if "::" in name:
+        raise ValueError(
+            f"env {name!r}: there is no adapter for {name.partition('::')[0]}; give a gymnax"
+            " environment, or package.module:factory"
+        )
+    if ":" in name:
+        make: Callable[..., Any] = objects.load(name, "env")
+    else:
+        make = functools.partial(_find_in_gymnax(name).make, name)
+    try:
+        with jax.ensure_compile_time_eval():  # kept, so it must hold no tracer of today's trace
+            made = make(**dict(kwargs))
+    except TypeError as error:  # an argument that it does not take
+        if kwargs:
+            said = ", ".join(f"{key} {value}" for key, value in kwargs)
+            raise ValueError(f"env_kwargs {said}: {name} says {first_line(error)}") from error
+        raise ValueError(f"environment {name} cannot be made: {first_line(error)}") from error
+    except Exception as error:  # a missing dependency or data set of that environment
+        raise ValueError(f"environment {name} cannot be made here: {first_line(error)}") from error
+    return _as_environment(made, name)
+
+
+def _as_environment(made: Any, name: str) -> Any:
+    if isinstance(made, Environment):
+        return made._replace(
+            observation_space=spaces.convert(made.observation_space),
+            action_space=spaces.convert(made.action_space),
+        )
+    if isinstance(made, tuple) and len(made) == 2:  # as gymnax.make gives it
+        return made
+    if hasattr(made, "step_env") and hasattr(made, "reset_env"):
+        return made, made.default_params
+    raise ValueError(
+        f"env {name} is a {type(made).__name__}; it must be a gymnax Environment or"
+        " ppo_jax.env.Environment, or a factory of one"
+    )
+
+
+def _find_in_gymnax(name: str) -> Any:
     version = metadata.version("gymnax")
     if int(version.split(".")[0]) < 1:
         raise ImportError(
@@ -106,28 +155,65 @@ def _load(name: str, _: Any) -> tuple[Any, Any]:
     if name not in gymnax.registered_envs:
         near = difflib.get_close_matches(name, gymnax.registered_envs, n=3, cutoff=0.4)
         hint = f"near it: {', '.join(near)}" if near else "see gymnax.registered_envs"
-        raise ValueError(f"environment {name!r} is unknown to gymnax {version}; {hint}")
-    try:
-        with jax.ensure_compile_time_eval():  # kept, so it must hold no tracer of today's trace
-            return gymnax.make(name)
-    except Exception as error:  # a missing dependency or data set of that environment
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"environment {name} cannot be made here: {reason}") from error
+        raise ValueError(
+            f"environment {name!r} is unknown to gymnax {version}; {hint}; one of your own is"
+            " package.module:factory"
+        )
+    return gymnax
+
+
+def _from_gymnax(gymnax_env: Any, parameters: Any, config: Config) -> Environment:
+    limit = config.max_episode_steps or int(getattr(parameters, _TIME_LIMIT, 0))
+    parameters = _override(parameters, config, limit)
+
+    def reset(key: jax.Array) -> tuple[State, Any]:
+        observation, state = gymnax_env.reset_env(key, parameters)
+        return jax.tree.map(_strong, (state, observation))
+
+    # Steps keep the types that a reset gives: a loop's carry needs them stable, x64 or not.
+    types = jax.eval_shape(reset, jax.random.key(0))
+
+    def step(key: jax.Array, state: State, action: jax.Array) -> tuple[State, Step]:
+        observation, state, reward, terminated, _ = gymnax_env.step_env(
+            key, state, action, parameters
+        )
+        truncated = gymnax_env.is_truncated(state, parameters) if _counts(parameters) else False
+        state, observation = jax.tree.map(_of_type, (state, observation), types)
+        return state, Step(
+            observation,
+            jnp.asarray(reward, float).reshape(()),
+            jnp.asarray(terminated, bool).reshape(()),
+            jnp.asarray(truncated, bool).reshape(()),
+        )
+
+    return Environment(
+        reset,
+        step,
+        spaces.convert(gymnax_env.observation_space(parameters)),
+        spaces.convert(gymnax_env.action_space(parameters)),
+        limit or None,
+        truncates_early=not type(gymnax_env).__module__.startswith("gymnax."),
+    )
 
 
 def _override(parameters: Any, config: Config, limit: int) -> Any:
-    for name in config.env_params:
-        _refuse_unknown(parameters, config.env, name)
+    for one in config.env_params:
+        _check_known(parameters, objects.name(config.env), one)
     overrides = dict(config.env_params)
-    if hasattr(parameters, _TIME_LIMIT):
-        overrides[_TIME_LIMIT] = type(parameters.max_steps_in_episode)(limit)
-    return parameters.replace(**overrides)
+    if _counts(parameters) and limit:
+        overrides[_TIME_LIMIT] = type(getattr(parameters, _TIME_LIMIT))(limit)
+    return parameters.replace(**overrides) if overrides else parameters
 
 
 _TIME_LIMIT = "max_steps_in_episode"
 
 
-def _refuse_unknown(parameters: Any, environment: str, name: str) -> None:
+def _counts(parameters: Any) -> bool:
+    """Whether a gymnax environment counts its steps itself."""
+    return hasattr(parameters, _TIME_LIMIT)
+
+
+def _check_known(parameters: Any, environment: str, name: str) -> None:
     known = [field for field in parameters.__dataclass_fields__ if field != _TIME_LIMIT]
     if name == _TIME_LIMIT:
         raise ValueError(f"env_params {_TIME_LIMIT} is static; give max_episode_steps")
@@ -137,38 +223,197 @@ def _refuse_unknown(parameters: Any, environment: str, name: str) -> None:
         )
 
 
-def _observations(
-    gymnax_env: Any, parameters: Any, name: str
-) -> tuple[Callable[[jax.Array], jax.Array], int]:
-    """How to make an observation a vector of floats, and the vector's length D."""
-    space = gymnax_env.observation_space(parameters)
-    kind = type(space).__name__
-    if kind == "Discrete":
-        return lambda observation: jax.nn.one_hot(observation, space.n, dtype=float), space.n
-    if kind != "Box":
-        raise ValueError(f"{name} observes a {kind} space; the networks serve Box and Discrete")
-    shape = tuple(space.shape)
-    size = 1
-    for length in shape:
-        size *= length
-
-    def flatten(observation: jax.Array) -> jax.Array:
-        leading = observation.shape[: observation.ndim - len(shape)]
-        return jnp.asarray(observation, float).reshape(*leading, size)
-
-    return flatten, size
+# Time limits --------------------------------------------------------------------------------------
 
 
-def _actions(gymnax_env: Any, parameters: Any, name: str) -> int:
-    space = gymnax_env.action_space(parameters)
-    if type(space).__name__ != "Discrete":
-        raise ValueError(
-            f"{name} takes actions in a {type(space).__name__} space; the policy serves Discrete"
+def _with_clock(environment: Environment, limit: int) -> Environment:
+    """The environment truncated after `limit` steps, which its state then counts."""
+
+    def reset(key: jax.Array) -> tuple[State, Any]:
+        state, observation = jax.tree.map(_strong, environment.reset(key))
+        return (state, jnp.zeros((), jnp.int32)), observation
+
+    types = jax.eval_shape(reset, jax.random.key(0))
+
+    def step(key: jax.Array, state: State, action: jax.Array) -> tuple[State, Step]:
+        state, time = state
+        state, found = environment.step(key, state, action)
+        (state, _), observation = jax.tree.map(_of_type, ((state, time), found.observation), types)
+        return (state, time + 1), Step(
+            observation,
+            jnp.asarray(found.reward, float),
+            jnp.asarray(found.terminated, bool),
+            jnp.asarray(found.truncated, bool) | (time + 1 >= limit),
         )
-    return space.n
+
+    return environment._replace(reset=reset, step=step)
+
+
+def _terminating(environment: Environment) -> Environment:
+    """The environment whose time limit is part of the task: its truncations are terminations."""
+
+    def step(key: jax.Array, state: State, action: jax.Array) -> tuple[State, Step]:
+        state, found = environment.step(key, state, action)
+        return state, found._replace(terminated=found.terminated | found.truncated)
+
+    return environment._replace(step=step)
 
 
 def _strong(leaf: Any) -> jax.Array:
     """The leaf as an array whose type no arithmetic changes (not weakly typed)."""
     leaf = jnp.asarray(leaf)
     return jax.lax.convert_element_type(leaf, leaf.dtype)
+
+
+def _of_type(leaf: Any, like: jax.Array) -> jax.Array:
+    return jnp.asarray(leaf, like.dtype)
+
+
+# What would go wrong later ------------------------------------------------------------------------
+
+
+def check_environment(environment: Any, num_steps: int = 1000) -> list[str]:
+    """What would go wrong with an environment of one's own, a line each; empty where all is well.
+
+    Its functions are traced, and its first episodes played with random actions, `num_steps` steps.
+    environment: whatever `Config.env` takes.
+    """
+    try:
+        found = _load(Config(env=environment))
+    except (ValueError, ImportError) as error:
+        return [str(error)]
+    if not isinstance(found, Environment):
+        try:
+            found = _from_gymnax(*found, Config(env=environment))
+        except Exception as error:  # of the user's environment
+            return [f"it cannot be traced: {first_line(error)}"]
+        findings = []
+    else:
+        findings = _check_types(found)
+    if findings:
+        return findings
+    try:
+        return _check_spaces(found) or _check_play(found, num_steps)
+    except Exception as error:  # of the user's environment
+        return [f"it cannot be traced: {first_line(error)}"]
+
+
+def _check_types(environment: Environment) -> list[str]:
+    """What changes between reset and step, and what a step must give."""
+    key = jax.random.key(0)
+    try:
+        state, observation = jax.eval_shape(environment.reset, key)
+        action = jax.eval_shape(lambda: _random_action(key, environment.action_space))
+        later, step = jax.eval_shape(environment.step, key, state, action)
+    except Exception as error:  # of the user's environment
+        return [f"it cannot be traced: {first_line(error)}"]
+    if not isinstance(step, Step):
+        return [f"step gives a {type(step).__name__}; it must give (state, ppo_jax.env.Step(...))"]
+    findings = []
+    for what, before, after in (
+        ("state", state, later),
+        ("observation", observation, step.observation),
+    ):
+        findings += _differences(what, before, after)
+    for field, kind in (("reward", np.number), ("terminated", np.bool_), ("truncated", np.bool_)):
+        value = getattr(step, field)
+        shape = getattr(value, "shape", ())
+        if shape != ():
+            findings.append(f"{field} has shape {shape}; a step's must be a single value, shape ()")
+        elif not np.issubdtype(np.dtype(getattr(value, "dtype", type(value))), kind):
+            wanted = "a number" if field == "reward" else "a boolean"
+            findings.append(f"{field} is {value.dtype}; it must be {wanted}")
+    return findings
+
+
+def _differences(what: str, before: Any, after: Any) -> list[str]:
+    one, other = jax.tree.structure(before), jax.tree.structure(after)
+    if one != other:
+        return [f"the {what} is {one} after reset and {other} after step; give the same structure"]
+    findings = []
+    pairs = zip(
+        jax.tree_util.tree_flatten_with_path(before)[0], jax.tree.leaves(after), strict=True
+    )
+    for (path, first), second in pairs:
+        first_type = f"{first.dtype}{list(first.shape)}"
+        second_type = f"{second.dtype}{list(second.shape)}"
+        if first_type != second_type:
+            findings.append(
+                f"the {what}{jax.tree_util.keystr(path)} is {first_type} after reset and"
+                f" {second_type} after step; give it one type, as with jnp.asarray(x, dtype)"
+            )
+    return findings
+
+
+def _check_spaces(environment: Environment) -> list[str]:
+    observation = jax.eval_shape(environment.reset, jax.random.key(0))[1]
+    try:
+        kinds = spaces.leaves(environment.observation_space, observation)
+    except ValueError as error:
+        return [str(error)]
+    findings = [
+        f"an observation has shape {leaf.shape}, and its space {kind.shape}; make them the same"
+        for leaf, kind in zip(jax.tree.leaves(observation), kinds, strict=True)
+        if leaf.shape != kind.shape
+    ]
+    try:
+        network.num_outputs(environment.action_space)
+    except ValueError as error:
+        findings.append(str(error))
+    return findings
+
+
+def _check_play(environment: Environment, num_steps: int) -> list[str]:
+    limit = environment.max_episode_steps
+
+    def step(carry: Any, key: jax.Array) -> Any:
+        state, observation, length = carry
+        action = _random_action(jax.random.fold_in(key, 1), environment.action_space)
+        state, found = environment.step(key, state, action)
+        done = jnp.asarray(found.terminated, bool) | jnp.asarray(found.truncated, bool)
+        fresh = environment.reset(jax.random.fold_in(key, 2))
+        length = jnp.where(done, 0, length + 1)
+        keep = jax.tree.map(
+            lambda new, old: jnp.where(done, new, jnp.asarray(old, jnp.asarray(new).dtype)),
+            fresh,
+            (state, found.observation),
+        )
+        return (*keep, length), (_finite(observation), _finite(found.reward), done)
+
+    keys = jax.random.split(jax.random.key(0), num_steps)
+    state, observation = jax.tree.map(_strong, environment.reset(jax.random.key(1)))
+    carry = state, observation, jnp.zeros((), jnp.int32)
+    _, (observed, rewarded, done) = jax.jit(lambda carry: jax.lax.scan(step, carry, keys))(carry)
+    findings = []
+    for what, finite in (("an observation", observed), ("a reward", rewarded)):
+        if not np.all(finite):
+            first = int(np.argmin(finite)) + 1
+            findings.append(f"{what} is NaN or infinite at step {first} of random play")
+    if limit is None and not np.any(done):
+        findings.append(
+            f"no episode ended in {num_steps} steps of random play; give max_episode_steps"
+        )
+    return findings
+
+
+def _finite(tree: Any) -> jax.Array:
+    floats = [jnp.asarray(leaf, float) for leaf in jax.tree.leaves(tree)]
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in floats]).all()
+
+
+def _random_action(key: jax.Array, space: spaces.Space) -> jax.Array:
+    match space:
+        case spaces.Discrete(n):
+            return jax.random.randint(key, (), 0, n)
+        case spaces.MultiDiscrete(nvec):
+            return jax.random.randint(key, (len(nvec),), 0, jnp.asarray(nvec))
+        case spaces.Box():
+            bounds = [
+                jnp.clip(jnp.asarray(bound, float), -1e3, 1e3) for bound in (space.low, space.high)
+            ]
+            low, high = (jnp.broadcast_to(bound, space.shape) for bound in bounds)
+            return low + (high - low) * jax.random.uniform(key, space.shape)
+    raise ValueError(
+        f"actions in a {type(space).__name__} space have no policy here; there is one for"
+        " Discrete, MultiDiscrete and Box"
+    )

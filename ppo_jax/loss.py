@@ -1,22 +1,22 @@
 """The clipped surrogate loss, the value loss and the entropy bonus, with their diagnostics."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ppo_jax import network
 from ppo_jax.config import Config
-from ppo_jax.distributions import Categorical
+from ppo_jax.policy import Params, Policy
 
 
 class Minibatch(NamedTuple):
     """M transitions with what the rollout's policy and critic said of them; all [M] but
-    `observation` [M, D]. Means go over the valid ones (None: all of them)."""
+    `observation` and `action` [M, ...]. Means go over the valid ones (None: all of them)."""
 
-    observation: jax.Array
+    observation: Any
     action: jax.Array
+    noise: Any  # that the action was drawn with, where its entropy needs it; else ()
     log_prob: jax.Array  # by the policy that acted
     value: jax.Array  # V(s) by the critic that the rollout was made with
     advantage: jax.Array
@@ -35,7 +35,7 @@ class Diagnostics(NamedTuple):
 
 
 def loss(
-    params: network.Parameters, batch: Minibatch, config: Config
+    params: Params, batch: Minibatch, policy: Policy, config: Config
 ) -> tuple[jax.Array, Diagnostics]:
     """PPO's loss on one minibatch: policy loss + value loss - c entropy, all means.
 
@@ -44,16 +44,15 @@ def loss(
     Schulman et al., arXiv:1707.06347, eq. 7 and 9.
     """
     mean = partial(jnp.mean, where=batch.valid)
-    policy = Categorical(network.apply(params.actor, batch.observation, config.activation))
-    value = network.apply(params.critic, batch.observation, config.activation)[:, 0]
+    distribution, value, _ = policy.apply(params, batch.observation)
     advantage = _advantage(value, batch, config)
 
-    log_ratio = policy.log_prob(batch.action) - batch.log_prob
+    log_ratio = distribution.log_prob(batch.action) - batch.log_prob
     ratio = jnp.exp(log_ratio)
     clipped = jnp.clip(ratio, 1 - config.clip_range, 1 + config.clip_range)
     policy_loss = -mean(jnp.minimum(ratio * advantage, clipped * advantage))
     value_loss = config.value_coefficient * mean(_half_square(value, batch, config))
-    entropy = mean(policy.entropy())
+    entropy = mean(distribution.entropy(batch.noise))
 
     total = policy_loss + value_loss - config.entropy_coefficient * entropy
     return total, Diagnostics(
@@ -78,7 +77,7 @@ def _half_square(value: jax.Array, batch: Minibatch, config: Config) -> jax.Arra
 def _advantage(value: jax.Array, batch: Minibatch, config: Config) -> jax.Array:
     """The rollout's advantages, or G - V(s) by the current critic; no gradient through either.
 
-    Normalised, (A - mean) / (std + 1e-8) with the population's deviation (ddof 0), if so
+    Normalized, (A - mean) / (std + 1e-8) with the population's deviation (ddof 0), if so
     configured.
     """
     advantage = batch.advantage

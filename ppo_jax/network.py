@@ -1,137 +1,312 @@
-"""Actor and critic: two separate multilayer perceptrons, and their initial parameters."""
+"""Actor and critic as flax modules: the built-in ones, and what a user's own must be.
+
+A module maps observations [B, ...] to (action_output, value [B]); `action_output` is logits
+[B, A] for Discrete(A), a tuple of logits for MultiDiscrete, and the mean [B, K] for a Box of K
+entries. Parameters under the top-level name `critic` are the critic's, all others the actor's.
+"""
 
 from collections.abc import Callable
-from functools import partial
-from itertools import accumulate, pairwise
-from typing import Any, NamedTuple
+from functools import lru_cache, partial
+from itertools import accumulate
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
+from flax import linen as nn
 
-from ppo_jax.config import Config
+from ppo_jax import fast, spaces
+from ppo_jax.config import BUILT_IN_NETWORKS, Config
+from ppo_jax.objects import first_line, load, name
 
-
-class Layer(NamedTuple):
-    """One dense layer, x ↦ x kernel + bias: kernel [inputs, outputs], bias [outputs]."""
-
-    kernel: jax.Array
-    bias: jax.Array
+NumOutputs = int | tuple[int, ...]
 
 
-_FEW = 4  # outputs
-MLP = tuple[Layer, ...]
+class Perceptron(nn.Module):
+    """Dense layers of these widths, a nonlinearity after each but the last: [B, D] -> [B, H]."""
+
+    sizes: tuple[int, ...]
+    activation: str
+    head_gain: float
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """The last layer's output."""
+        for index, size in enumerate(self.sizes[:-1]):
+            hidden = _dense(size, 2**0.5, f"hidden_{index}")
+            inputs = _nonlinearity(self.activation)(hidden(inputs))
+        return _dense(self.sizes[-1], self.head_gain, "output")(inputs)
 
 
-class Parameters(NamedTuple):
-    """The parameters of both networks (or anything of their shape: gradients, moments)."""
-
-    actor: MLP
-    critic: MLP
+def _dense(size: int, gain: float, name: str) -> nn.Dense:
+    kernel_init = orthogonal(gain)
+    return nn.Dense(size, kernel_init=kernel_init, dot_general=fast.dot_general, name=name)
 
 
-def init(key: jax.Array, config: Config, observation_size: int, num_actions: int) -> Parameters:
-    """Initial parameters of actor (A outputs) and critic (1 output).
+class Convolutions(nn.Module):
+    """A torso for images [B, H, W, C]: below 36 pixels a side one 3 × 3 convolution of 16 channels,
+    else 32 of 8 × 8 (stride 4), 64 of 4 × 4 (stride 2) and 64 of 3 × 3 (Mnih et al., 2015)."""
+
+    activation: str
+
+    @nn.compact
+    def __call__(self, image: jax.Array) -> jax.Array:
+        """Features [B, D]."""
+        small = min(image.shape[1:3]) < 36
+        layers = [(16, 3, 1)] if small else [(32, 8, 4), (64, 4, 2), (64, 3, 1)]
+        for index, (channels, side, stride) in enumerate(layers):
+            convolution = nn.Conv(
+                channels,
+                (side, side),
+                stride,
+                padding="VALID",
+                kernel_init=orthogonal(2**0.5),
+                name=f"convolution_{index}",
+            )
+            image = _nonlinearity(self.activation)(convolution(image))
+        return image.reshape(len(image), -1)
+
+
+class _BuiltIn(nn.Module):
+    """Separate actor and critic, each a torso and a perceptron."""
+
+    num_outputs: NumOutputs
+    hidden_sizes: tuple[int, ...] = (64,)
+    activation: str = "tanh"
+
+    def setup(self) -> None:
+        """Both networks; the policy's head starts near zero, so that no action is preferred."""
+        outputs = self.num_outputs if isinstance(self.num_outputs, int) else sum(self.num_outputs)
+        self.actor = self.tower((*self.hidden_sizes, outputs), 0.01)
+        self.critic = self.tower((*self.hidden_sizes, 1), 1.0)
+
+    def __call__(self, observation: Any) -> tuple[Any, jax.Array]:
+        """(action_output, value [B]) of observations [B, ...]."""
+        inputs = self.encode(observation)
+        outputs = self.actor(inputs)
+        if not isinstance(self.num_outputs, int):
+            outputs = tuple(jnp.split(outputs, list(accumulate(self.num_outputs))[:-1], axis=-1))
+        return outputs, self.critic(inputs)[:, 0]
+
+    def tower(self, sizes: tuple[int, ...], head_gain: float) -> Callable[..., jax.Array]:
+        """One network."""
+        raise TypeError
+
+    def encode(self, observation: Any) -> jax.Array:
+        """What both networks see."""
+        raise TypeError
+
+
+class MLP(_BuiltIn):
+    """Separate multilayer perceptrons of the flattened observation, all its parts concatenated."""
+
+    def tower(self, sizes: tuple[int, ...], head_gain: float) -> Callable[..., jax.Array]:
+        """A perceptron."""
+        return Perceptron(sizes, self.activation, head_gain)
+
+    def encode(self, observation: Any) -> jax.Array:
+        """All numbers of the observation, [B, D]."""
+        flat = [leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(observation)]
+        return flat[0] if len(flat) == 1 else jnp.concatenate(flat, axis=1)
+
+
+class CNN(_BuiltIn):
+    """Separate convolutional networks for one image [H, W, C]."""
+
+    def tower(self, sizes: tuple[int, ...], head_gain: float) -> Callable[..., jax.Array]:
+        """Convolutions, then a perceptron."""
+        perceptron = Perceptron(sizes, self.activation, head_gain)
+        return nn.Sequential([Convolutions(self.activation), perceptron])
+
+    def encode(self, observation: Any) -> jax.Array:
+        """The image itself."""
+        images = jax.tree.leaves(observation)
+        if len(images) != 1 or images[0].ndim != 4 or min(images[0].shape[1:3]) < 3:
+            shapes = ", ".join(str(image.shape[1:]) for image in images)
+            raise ValueError(f"cnn takes one image [H, W, C] of at least 3 × 3, not {shapes}")
+        return images[0]
+
+
+def _nonlinearity(name: str) -> Callable[[jax.Array], jax.Array]:
+    return {"tanh": jnp.tanh, "relu": jax.nn.relu}[name]
+
+
+def orthogonal(gain: float) -> Callable[..., jax.Array]:
+    """A flax initializer: orthonormal rows or columns times the gain, without LAPACK.
+
+    Saxe et al., arXiv:1312.6120.
+    """
+
+    def initialize(key: jax.Array, shape: tuple[int, ...], dtype: Any = float) -> jax.Array:
+        gaussian = jax.random.normal(key, shape, dtype).reshape(-1, shape[-1])
+        return (gain * fast.orthonormal(gaussian)).reshape(shape)
+
+    return _Named(initialize, ("orthogonal", gain))
+
+
+class _Named:
+    """A function that equals another of the same name: equal modules then share one program."""
+
+    def __init__(self, function: Callable[..., Any], name: tuple[Any, ...]):
+        self._function, self._name = function, name
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Named) and self._name == other._name
+
+    def __hash__(self) -> int:
+        return hash(self._name)
+
+
+def init_built_in(key: jax.Array, shapes: Any, initialization: str) -> Any:
+    """Initial parameters of a built-in network, of these shapes, from one draw for each half.
 
     "orthogonal": kernels with orthonormal rows or columns times √2, policy head 0.01, value head
     1, biases zero (Saxe et al., arXiv:1312.6120; Engstrom et al., arXiv:2005.12729).
     "uniform": kernels and biases uniform in ±1/√inputs (LeCun et al., Efficient BackProp, 1998).
     """
-    actor_key, critic_key = jax.random.split(key)
-    hidden = (observation_size, *config.hidden_sizes)
-    init_mlp = {"orthogonal": _init_orthogonal, "uniform": _init_uniform}[config.initialization]
-    return Parameters(
-        actor=init_mlp(actor_key, (*hidden, num_actions), 0.01),
-        critic=init_mlp(critic_key, (*hidden, 1), 1.0),
-    )
+    init_half = {"orthogonal": _init_orthogonal, "uniform": _init_uniform}[initialization]
+    halves = zip(("actor", "critic"), jax.random.split(key), (0.01, 1.0), strict=True)
+    return {name: init_half(own, shapes[name], gain) for name, own, gain in halves}
 
 
-def apply(layers: MLP, observation: jax.Array, activation: str) -> jax.Array:
-    """The network's output [..., outputs] for observations [..., D].
+def _init_orthogonal(key: jax.Array, half: Any, head_gain: float) -> Any:
+    def init(kernel: jax.Array, bias: Any, gain: float) -> dict[str, jax.Array]:
+        return {"kernel": gain * fast.orthonormal(kernel), "bias": jnp.zeros(bias.shape)}
 
-    Products are in full float32 on every device: GPUs would take TF32 by default, which is
-    another algorithm.
-    """
-    nonlinearity = {"tanh": jnp.tanh, "relu": jax.nn.relu}[activation]
-    for layer in layers[:-1]:
-        observation = nonlinearity(_dense(layer, observation))
-    return _head(layers[-1], observation)
+    return _init_layers(partial(jax.random.normal, key), half, 0, init, head_gain)
 
 
-def flatten(params: Parameters) -> tuple[Parameters, Callable[[Any], Parameters]]:
-    """The parameters as one vector a network, and the function that makes layers of such again."""
-    actor, to_actor = ravel_pytree(params.actor)
-    critic, to_critic = ravel_pytree(params.critic)
+def _init_uniform(key: jax.Array, half: Any, _: float) -> Any:
+    def init(rows: jax.Array, bias: Any, _: float) -> dict[str, jax.Array]:
+        bounded = rows * (len(rows) - 1) ** -0.5
+        return {"kernel": bounded[:-1], "bias": bounded[-1]}
 
-    def unflatten(vectors: Any) -> Parameters:
-        return Parameters(to_actor(vectors.actor), to_critic(vectors.critic))
-
-    return Parameters._make((actor, critic)), unflatten
-
-
-def _head(layer: Layer, inputs: jax.Array) -> jax.Array:
-    """A dense layer of few outputs, one matrix-vector product each: on a CPU these and their
-    gradients take a third of the time of one thin matrix product (benchmarks/NOTES.md)."""
-    outputs = layer.bias.shape[0]
-    if outputs > _FEW:
-        return _dense(layer, inputs)
-    columns = [
-        jnp.dot(inputs, layer.kernel[:, index], precision=jax.lax.Precision.HIGHEST)
-        + layer.bias[index]
-        for index in range(outputs)
-    ]
-    return jnp.stack(columns, axis=-1)
-
-
-def _dense(layer: Layer, inputs: jax.Array) -> jax.Array:
-    product = jnp.dot(inputs, layer.kernel, precision=jax.lax.Precision.HIGHEST)
-    return product + jnp.broadcast_to(layer.bias, product.shape)
-
-
-def _init_orthogonal(key: jax.Array, sizes: tuple[int, ...], head_gain: float) -> MLP:
-    shapes = list(pairwise(sizes))
-    gains = [2**0.5] * (len(shapes) - 1) + [head_gain]
-    gaussians = _cut(jax.random.normal, key, shapes)
-    return tuple(
-        Layer(gain * _orthonormal(gaussian), jnp.zeros(gaussian.shape[1]))
-        for gain, gaussian in zip(gains, gaussians, strict=True)
-    )
-
-
-def _init_uniform(key: jax.Array, sizes: tuple[int, ...], _: float) -> MLP:
     # A bias is one more row of its kernel: it shares the kernel's bound.
-    shapes = [(inputs + 1, outputs) for inputs, outputs in pairwise(sizes)]
-    draws = _cut(partial(jax.random.uniform, minval=-1.0, maxval=1.0), key, shapes)
-    bounded = [draw * (len(draw) - 1) ** -0.5 for draw in draws]
-    return tuple(Layer(kernel=rows[:-1], bias=rows[-1]) for rows in bounded)
+    draw = partial(jax.random.uniform, key, minval=-1.0, maxval=1.0)
+    return _init_layers(draw, half, 1, init, 1.0)
 
 
-def _cut(
-    draw: Callable[[jax.Array, tuple[int]], jax.Array],
-    key: jax.Array,
-    shapes: list[tuple[int, int]],
-) -> list[jax.Array]:
-    """One flat draw, cut into matrices: every draw of its own costs half a second to compile."""
-    ends = list(accumulate(rows * columns for rows, columns in shapes))
-    pieces = jnp.split(draw(key, (ends[-1],)), ends[:-1])
-    return [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+def _init_layers(
+    draw: Callable[..., jax.Array],
+    half: Any,
+    more_rows: int,
+    init: Callable[..., dict[str, jax.Array]],
+    head_gain: float,
+) -> Any:
+    """The layers of one network, each from its part of one flat draw: every draw of its own costs
+    half a second to compile."""
+    layers, structure = jax.tree.flatten(half, is_leaf=lambda node: "kernel" in node)
+    layers_rows = [layer["kernel"].size // layer["bias"].size + more_rows for layer in layers]
+    ends = list(
+        accumulate(
+            rows * layer["bias"].size for rows, layer in zip(layers_rows, layers, strict=True)
+        )
+    )
+    pieces = jnp.split(draw((ends[-1],)), ends[:-1])
+    gains = [2**0.5] * (len(layers) - 1) + [head_gain]
+    made = []
+    for layer, rows, piece, gain in zip(layers, layers_rows, pieces, gains, strict=True):
+        one = init(piece.reshape(rows, layer["bias"].size), layer["bias"], gain)
+        made.append({**one, "kernel": one["kernel"].reshape(layer["kernel"].shape)})
+    return jax.tree.unflatten(structure, made)
 
 
-def _orthonormal(gaussian: jax.Array) -> jax.Array:
-    """A uniformly random matrix with orthonormal columns (or rows, where those are fewer).
+def num_outputs(action_space: spaces.Space) -> NumOutputs:
+    """A of Discrete(A), nvec of MultiDiscrete, K of a Box of K entries.
 
-    Gram-Schmidt on a Gaussian matrix, each column projected twice for accuracy. It replaces a
-    LAPACK QR, whose calls lock up a small machine's threads when many agents are initialised
-    under one `vmap`.
+    Raises ValueError for another space.
     """
-    tall = gaussian if gaussian.shape[0] >= gaussian.shape[1] else gaussian.T
+    match action_space:
+        case spaces.Discrete(n):
+            return n
+        case spaces.MultiDiscrete(nvec):
+            return nvec
+        case spaces.Box():
+            return action_space.size
+    raise ValueError(
+        f"actions in a {type(action_space).__name__} space have no policy here; there is one for"
+        " Discrete, MultiDiscrete and Box"
+    )
 
-    def orthogonalize(index: int, basis: jax.Array) -> jax.Array:
-        column = tall[:, index]
-        for _ in range(2):
-            projection = jnp.dot(basis.T, column, precision=jax.lax.Precision.HIGHEST)
-            column = column - jnp.dot(basis, projection, precision=jax.lax.Precision.HIGHEST)
-        return basis.at[:, index].set(column / jnp.linalg.norm(column))
 
-    columns = jax.lax.fori_loop(0, tall.shape[1], orthogonalize, jnp.zeros_like(tall))
-    return columns if tall is gaussian else columns.T
+def make(config: Config, observation: Any, action_space: spaces.Space) -> nn.Module:
+    """The module that `config.network` names, or is, for observations of these types [...].
+
+    Raises ValueError, in one line, for what is no flax module, or gives other shapes than it must.
+    """
+    outputs = num_outputs(action_space)
+    module = _resolve(config, outputs)
+    leaves, structure = jax.tree.flatten(observation)
+    types = tuple((leaf.shape, jnp.dtype(leaf.dtype)) for leaf in leaves)
+    _check(module, types, structure, outputs, name(config.network), jnp.result_type(float))
+    return module
+
+
+def _resolve(config: Config, outputs: NumOutputs) -> nn.Module:
+    if config.network in BUILT_IN_NETWORKS:
+        built_in = {"mlp": MLP, "cnn": CNN}[config.network]
+        return built_in(outputs, config.hidden_sizes, config.activation)
+    given = config.network
+    if isinstance(given, str):
+        given = load(given, "network")
+    if isinstance(given, type) and issubclass(given, nn.Module):
+        try:
+            return given(num_outputs=outputs)  # type: ignore[call-arg]
+        except TypeError as error:
+            raise ValueError(f"network {name(config.network)}: {first_line(error)}") from error
+    if isinstance(given, nn.Module):
+        return given
+    raise ValueError(
+        f"network {name(config.network)} is a {type(given).__name__}, not a flax.linen module; give"
+        " a module, its class, or package.module:Class"
+    )
+
+
+@lru_cache(maxsize=64)
+def _check(
+    module: nn.Module, types: Any, structure: Any, outputs: NumOutputs, said: str, _: Any
+) -> None:
+    """Raise ValueError unless the module gives what it must; kept, for it traces the module."""
+    rows = 3
+    batch = jax.tree.unflatten(
+        structure, [jax.ShapeDtypeStruct((rows, *shape), dtype) for shape, dtype in types]
+    )
+    try:
+        variables = jax.eval_shape(module.init, jax.random.key(0), batch)
+        found = jax.eval_shape(module.apply, variables, batch)
+    except Exception as error:  # of the user's module
+        raise ValueError(f"network {said}: {first_line(error)}") from error
+    others = sorted(set(variables) - {"params"})
+    if others:
+        raise ValueError(
+            f"network {said} has variables in {', '.join(others)}; only the collection params is"
+            " served (no batch statistics, no dropout)"
+        )
+    _check_outputs(found, rows, outputs, said)
+
+
+def _check_outputs(found: Any, rows: int, outputs: NumOutputs, said: str) -> None:
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise ValueError(f"network {said} gives no pair; it must return (action_output, value)")
+    wanted: Any = (rows, outputs)
+    if not isinstance(outputs, int):
+        wanted = tuple((rows, each) for each in outputs)
+    given = jax.tree.map(lambda leaf: leaf.shape, found[0])
+    if given != wanted:
+        raise ValueError(
+            f"network {said} gives action_output {_batched(given)}; it must be {_batched(wanted)}"
+        )
+    value = getattr(found[1], "shape", None)
+    if value != (rows,):
+        remedy = "; leave the last axis out: value[:, 0]" if value == (rows, 1) else ""
+        raise ValueError(f"network {said} gives value {_batched(value)}; it must be [B]{remedy}")
+
+
+def _batched(shapes: Any) -> str:
+    if isinstance(shapes, tuple) and shapes and isinstance(shapes[0], tuple):
+        return f"({', '.join(_batched(shape) for shape in shapes)})"
+    if not isinstance(shapes, tuple):
+        return str(shapes)
+    return f"[{', '.join('B' if length == 3 and not at else str(length) for at, length in enumerate(shapes))}]"

@@ -9,7 +9,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from ppo_jax import ppo, sweep
+from ppo_jax import normalize, ppo, sweep
 from ppo_jax.config import Config, check_hyperparameter, with_hyperparameters
 
 
@@ -26,7 +26,8 @@ def evolve(
     """One generation: each of the worst agents goes on as a child of a random one of the best.
 
     Of N agents, n = max(1, ⌊fraction N⌋) are the best and n the worst. A child takes its parent's
-    parameters, Adam's moments and number of updates, and of every hyperparameter c in `ranges`
+    parameters with the observations' statistics, Adam's moments, reward scale and number of
+    updates, and of every hyperparameter c in `ranges`
     clip(f c, low, high), f drawn from `factors`, or, with probability `resample`, a new draw from
     the range. All others stay as they are, bit for bit.
 
@@ -62,11 +63,18 @@ def evolve(
     }
     values = _explore(explore_key, own, parents, ranges, factors, resample)
     taken = jax.tree.map(
-        lambda leaf: leaf[parents], (states.params, states.optimizer_state, states.num_updates)
+        lambda leaf: leaf[parents],
+        (states.params, states.optimizer_state, states.reward_statistics, states.num_updates),
     )
-    params, optimizer_state, num_updates = taken
+    params, optimizer_state, reward_statistics, num_updates = taken
+    reward_statistics = normalize.inherit(states.reward_statistics, reward_statistics)
     return (
-        ppo.TrainState(params, optimizer_state, states.rollout, states.key, num_updates),
+        states._replace(
+            params=params,
+            optimizer_state=optimizer_state,
+            reward_statistics=reward_statistics,
+            num_updates=num_updates,
+        ),
         with_hyperparameters(config, values),
         parents,
     )

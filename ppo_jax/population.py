@@ -13,13 +13,15 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from ppo_jax import evaluate as evaluation
-from ppo_jax import network, ppo, statistics
+from ppo_jax import fast, policy, ppo, statistics
 from ppo_jax.config import Config
 
 # For `jax.jit(..., compiler_options=COMPILER_OPTIONS)`: XLA's CPU runtime otherwise spreads these
 # small kernels over threads, and waits for them longer than they take (benchmarks/NOTES.md).
 COMPILER_OPTIONS: dict[str, Any] = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
-CPU_AGENTS_AT_ONCE = 16  # agents a kernel, for `run`: more leave a core's caches (benchmarks/NOTES.md)
+CPU_AGENTS_AT_ONCE = (
+    16  # agents a kernel, for `run`: more leave a core's caches (benchmarks/NOTES.md)
+)
 
 
 def agent_keys(seed: jax.Array | int, num_seeds: int) -> jax.Array:
@@ -78,7 +80,7 @@ def train(
 
 
 def evaluate(
-    params: network.Parameters, config: Config, keys: jax.Array, num_episodes: int
+    params: policy.Params, config: Config, keys: jax.Array, num_episodes: int
 ) -> jax.Array:
     """Greedy returns of fresh episodes of every agent, [agents, num_episodes].
 
@@ -86,7 +88,7 @@ def evaluate(
     uses their first two children.
     """
 
-    def one(params: network.Parameters, config: Config, key: jax.Array) -> jax.Array:
+    def one(params: policy.Params, config: Config, key: jax.Array) -> jax.Array:
         return evaluation.evaluate(params, config, jax.random.fold_in(key, 2), num_episodes)
 
     return jax.vmap(one, in_axes=(0, _axes(config), 0))(params, config, keys)
@@ -122,7 +124,9 @@ def summarize(
     return Statistics(active, **totals, means=means, returns=returns)
 
 
-def shard_over_agents(function: Callable[..., Any], mesh: Mesh, out_specs: Any) -> Callable[..., Any]:
+def shard_over_agents(
+    function: Callable[..., Any], mesh: Mesh, out_specs: Any
+) -> Callable[..., Any]:
     """The function of arguments whose arrays are [agents, ...], with the agents shared out over the
     mesh's devices, their number a multiple of the devices'; numbers go to every device.
 
@@ -141,7 +145,11 @@ def shard_over_agents(function: Callable[..., Any], mesh: Mesh, out_specs: Any) 
     return sharded
 
 
-AGENTS, TIME_AGENTS, REPLICATED = PartitionSpec("agents"), PartitionSpec(None, "agents"), PartitionSpec()
+AGENTS, TIME_AGENTS, REPLICATED = (
+    PartitionSpec("agents"),
+    PartitionSpec(None, "agents"),
+    PartitionSpec(),
+)
 
 
 def _over_agents(
@@ -154,7 +162,7 @@ def _over_agents(
     mapped = jax.vmap(function, in_axes=(0, _axes(config)))
     if agents_at_once is None or agents <= agents_at_once:
         return mapped
-    return partial(_in_batches, mapped, -(-agents // agents_at_once))
+    return partial(_in_batches, mapped, agents_at_once)
 
 
 def _without_vmap(function: Callable[..., Any], agents: Any, config: Config) -> Any:
@@ -163,29 +171,19 @@ def _without_vmap(function: Callable[..., Any], agents: Any, config: Config) -> 
     return jax.tree.map(lambda leaf: leaf[None], outcome)
 
 
-def _in_batches(function: Callable[..., Any], parts: int, agents: Any, config: Config) -> Any:
-    """The function of (agents, config) on one part of the agents after another; the last part is
-    filled up with the last agent."""
-    count = len(jax.tree.leaves(agents)[0])
-    size = -(-count // parts)
-    filled = jnp.minimum(jnp.arange(parts * size), count - 1)
-
-    def cut(leaf: jax.Array) -> jax.Array:
-        whole = leaf if count == parts * size else leaf[filled]
-        return whole.reshape(parts, size, *leaf.shape[1:])
-
+def _in_batches(function: Callable[..., Any], size: int, agents: Any, config: Config) -> Any:
+    """The function of (agents, config) on `size` agents at a time."""
     hyperparameters, structure = jax.tree.flatten(config)
-    own = [cut(leaf) if jnp.ndim(leaf) else None for leaf in hyperparameters]
+    own = [leaf if jnp.ndim(leaf) else None for leaf in hyperparameters]
 
-    def one_part(part: tuple[Any, list[jax.Array | None]]) -> Any:
+    def one_batch(agents: Any, own: list[jax.Array | None]) -> Any:
         leaves = [
             shared if leaf is None else leaf
-            for shared, leaf in zip(hyperparameters, part[1], strict=True)
+            for shared, leaf in zip(hyperparameters, own, strict=True)
         ]
-        return function(part[0], jax.tree.unflatten(structure, leaves))
+        return function(agents, jax.tree.unflatten(structure, leaves))
 
-    outcome = jax.lax.map(one_part, (jax.tree.map(cut, agents), own))
-    return jax.tree.map(lambda leaf: leaf.reshape(parts * size, *leaf.shape[2:])[:count], outcome)
+    return fast.in_batches(one_batch, size, agents, own)
 
 
 def _axes(config: Config) -> Config:

@@ -1,17 +1,16 @@
 """PPO as one pure function: init, update, and the compiled training loop."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.flatten_util import ravel_pytree
 
-from ppo_jax import env, loss, network, optimizer, returns, rollout, shuffle
+from ppo_jax import env, fast, loss, normalize, optimizer, returns, rollout, shuffle
 from ppo_jax.config import Config
-from ppo_jax.distributions import Categorical
+from ppo_jax.policy import Params, Policy
+from ppo_jax.policy import make as policy
 
 _FIELDS = dataclasses.fields(Config)
 jax.tree_util.register_dataclass(
@@ -24,9 +23,10 @@ jax.tree_util.register_dataclass(
 class TrainState(NamedTuple):
     """One agent in training: arrays only, so that it can be saved, sharded and resumed."""
 
-    params: network.Parameters
-    optimizer_state: optax.ScaleByAdamState
+    params: Params
+    optimizer_state: Any
     rollout: rollout.RolloutState  # environment states, current observations, running episodes
+    reward_statistics: Any  # () where rewards are not normalized
     key: jax.Array  # the updates' root key: update i uses fold_in(key, i)
     num_updates: jax.Array  # done so far, []
 
@@ -60,38 +60,50 @@ def init(key: jax.Array, config: Config) -> TrainState:
     """
     init_key, updates_key = jax.random.split(key)
     network_key, env_key = jax.random.split(init_key)
-    environment = env.make(config)
-    params = network.init(
-        network_key, config, environment.observation_size, environment.num_actions
-    )
+    environment, own_policy = env.make(config), policy(config)
+    params = own_policy.init(network_key)
     return TrainState(
         params=params,
-        optimizer_state=optimizer.init(params, config),
-        rollout=rollout.start(env_key, environment, config.num_envs),
+        optimizer_state=optimizer.init(params.trainable, config),
+        rollout=rollout.start(env_key, environment, own_policy, config.num_envs),
+        reward_statistics=(
+            normalize.init_rewards(config.num_envs) if config.normalize_reward else ()
+        ),
         key=updates_key,
         num_updates=jnp.zeros((), jnp.int32),
     )
 
 
 def update(state: TrainState, config: Config) -> tuple[TrainState, Metrics]:
-    """One update: collect transitions, estimate advantages, descend on epochs of minibatches.
+    """One update: collect transitions, estimate advantages, optimize on epochs of minibatches.
 
-    Schulman et al., arXiv:1707.06347, algorithm 1.
+    The observations' statistics that the rollout began with serve all of it; the rollout is merged
+    into them at the end. Schulman et al., arXiv:1707.06347, algorithm 1.
     """
-    environment = env.make(config)
+    environment, own_policy = env.make(config), policy(config)
+    params = state.params
     rollout_key, shuffle_key = jax.random.split(jax.random.fold_in(state.key, state.num_updates))
     rollout_state, transitions = rollout.collect(
-        rollout_key, state.params.actor, state.rollout, environment, config
+        rollout_key, params, state.rollout, environment, own_policy, config
     )
-    batch = compute_advantages(state.params.critic, transitions, config)
+    reward_statistics, rewards = scale_rewards(state.reward_statistics, transitions, config)
+    batch = compute_advantages(
+        params, transitions._replace(reward=rewards), rollout_state, own_policy, config
+    )
     scale = learning_rate_scale(state.num_updates, config)
-    params, optimizer_state, stats = optimize(
-        shuffle_key, state.params, state.optimizer_state, batch, scale, config
+    trainable, optimizer_state, stats = optimize(
+        shuffle_key, params, state.optimizer_state, batch, scale, own_policy, config
     )
-    return (
-        TrainState(params, optimizer_state, rollout_state, state.key, state.num_updates + 1),
-        _metrics(transitions, batch, stats),
+    statistics = normalize.merge(params.statistics, transitions.observation, transitions.valid)
+    new_state = TrainState(
+        params=Params(trainable, statistics),
+        optimizer_state=optimizer_state,
+        rollout=rollout_state,
+        reward_statistics=reward_statistics,
+        key=state.key,
+        num_updates=state.num_updates + 1,
     )
+    return new_state, _metrics(transitions, batch, stats)
 
 
 def run(state: TrainState, config: Config, num_updates: int) -> tuple[TrainState, Metrics]:
@@ -110,22 +122,21 @@ def train(key: jax.Array, config: Config) -> tuple[TrainState, Metrics]:
 
 
 def act(
-    params: network.Parameters,
-    observation: jax.Array,
-    config: Config,
-    key: jax.Array | None = None,
+    params: Params, observation: Any, config: Config, key: jax.Array | None = None
 ) -> jax.Array:
-    """The action for each observation [..., *shape of one]: greedy, or sampled with a key."""
-    logits = network.apply(params.actor, env.make(config).flatten(observation), config.activation)
+    """The action that the environment receives for each observation [..., *shape of one]: greedy,
+    or sampled with a key; in its space's shape, and within its bounds."""
+    own_policy = policy(config)
+    distribution, values, _ = own_policy.apply(params, observation)
     if key is None:
-        return Categorical(logits).mode()
-    return Categorical(logits).sample(jax.random.gumbel(key, logits.shape, logits.dtype))
+        return own_policy.env_action(distribution.mode())
+    return own_policy.env_action(distribution.sample(own_policy.noise(key, values.shape)))
 
 
-def value(params: network.Parameters, observation: jax.Array, config: Config) -> jax.Array:
-    """The critic's value V(s), [...], for each observation [..., *shape of one]."""
-    flat = env.make(config).flatten(observation)
-    return network.apply(params.critic, flat, config.activation)[..., 0]
+def value(params: Params, observation: Any, config: Config) -> jax.Array:
+    """The critic's value V(s), [...], for each observation [..., *shape of one]; where rewards are
+    normalized, in their scaled unit."""
+    return policy(config).apply(params, observation)[1]
 
 
 def learning_rate_scale(num_updates: jax.Array, config: Config) -> jax.Array | float:
@@ -136,23 +147,35 @@ def learning_rate_scale(num_updates: jax.Array, config: Config) -> jax.Array | f
     return 1 - jnp.asarray(num_updates, float) / config.num_updates
 
 
+def scale_rewards(
+    statistics: Any, transitions: rollout.Transition, config: Config
+) -> tuple[Any, jax.Array]:
+    """The reward statistics with the rollout merged, and its rewards in their scale [T, N]."""
+    if not config.normalize_reward:
+        return statistics, transitions.reward
+    return normalize.scale_rewards(
+        statistics, transitions.reward, transitions.done, transitions.valid, config.discount
+    )
+
+
 def compute_advantages(
-    critic: network.MLP, transitions: rollout.Transition, config: Config
+    params: Params,
+    transitions: rollout.Transition,
+    rollout_state: rollout.RolloutState,
+    policy: Policy,
+    config: Config,
 ) -> loss.Minibatch:
-    """The update's batch [B, ...]: advantages A by GAE, and returns G = A + V(s).
+    """The update's batch [B, ...]: log-probabilities, advantages A by GAE, and returns G = A + V(s).
 
-    The critic is the one that the rollout was made with. A termination has no value after it; a
-    truncation, and the rollout's end, go on with that of the state they really led to.
+    The policy that the rollout was made with is evaluated once, over all of it. A termination has
+    no value after it; a truncation, and the rollout's end, go on with that of the state they
+    really led to.
     """
-
-    def evaluate(observation: jax.Array) -> jax.Array:
-        return network.apply(critic, observation, config.activation)[..., 0]
-
-    values = evaluate(transitions.observation)
+    distribution, values, _ = policy.apply(params, transitions.observation)
     advantages = returns.gae(
         transitions.reward,
         values,
-        evaluate(transitions.final_observation),
+        rollout.next_values(params, transitions, values, rollout_state, policy),
         transitions.terminated,
         transitions.done,
         config.discount,
@@ -161,7 +184,8 @@ def compute_advantages(
     batch = loss.Minibatch(
         observation=transitions.observation,
         action=transitions.action,
-        log_prob=transitions.log_prob,
+        noise=transitions.noise,
+        log_prob=distribution.log_prob(transitions.action),
         value=values,
         advantage=advantages,
         target=advantages + values,
@@ -171,69 +195,87 @@ def compute_advantages(
 
 
 class UpdateStats(NamedTuple):
-    """Means over an update's gradient steps, and their number."""
+    """Means over an update's applied gradient steps, and their number."""
 
     gradient_steps: jax.Array
     diagnostics: loss.Diagnostics
     norms: optimizer.GradNorms
 
 
+class _Carry(NamedTuple):
+    """What one gradient step hands to the next."""
+
+    optimized: Any  # the trainable parameters, as the optimizer sees them
+    optimizer_state: Any
+    sums: Any  # of diagnostics and norms
+    gradient_steps: jax.Array  # applied
+    stopped: jax.Array  # by the limit on the KL divergence
+
+
 def optimize(
     key: jax.Array,
-    params: network.Parameters,
-    optimizer_state: optax.ScaleByAdamState,
+    params: Params,
+    optimizer_state: Any,
     batch: loss.Minibatch,
     scale: jax.Array | float,
+    policy: Policy,
     config: Config,
-) -> tuple[network.Parameters, optax.ScaleByAdamState, UpdateStats]:
+) -> tuple[Any, Any, UpdateStats]:
     """Gradient steps over `num_epochs` epochs of minibatches of the batch [B, ...].
 
     Every epoch visits every valid transition exactly once, in a fresh random order; the valid
-    ones come first in the batch. The last minibatch of an epoch may be smaller.
+    ones come first in the batch. The last minibatch of an epoch may be smaller. With `target_kl` a
+    minibatch whose approximate KL divergence exceeds 1.5 times it is not applied, nor any after it.
+
+    Returns the trainable parameters, the optimizer's state, and what the steps did.
     """
-    capacity, size = batch.action.shape[0], config.transitions_per_minibatch
+    capacity, size = batch.log_prob.shape[0], config.transitions_per_minibatch
     num_valid = capacity if batch.valid is None else jnp.sum(batch.valid, dtype=jnp.int32)
     num_minibatches = -(-num_valid // size)
     orders = epoch_orders(key, capacity + -capacity % size, num_valid, config.num_epochs)
-    # Minibatches are gathered from one table, and the loop carries one vector a network: a step is
-    # then a few long kernels, where leaf by leaf it would be many short ones.
-    rows, to_minibatch = _as_rows(batch._replace(valid=None))
-    vectors, to_params = network.flatten(params)
-    adam = optimizer.map_moments(lambda moment: network.flatten(moment)[0], optimizer_state)
+    minibatch_at = fast.gather(batch._replace(valid=None))
+    optimized, to_trainable = optimizer.to_optimized(params.trainable, config)
+    transformation = optimizer.make(config, scale)
 
-    def step(index: jax.Array, carry: Any) -> Any:
-        vectors, adam, sums = carry
+    def loss_of(optimized: Any, minibatch: loss.Minibatch) -> Any:
+        own = params._replace(trainable=to_trainable(optimized))
+        return loss.loss(own, minibatch, policy, config)
+
+    def step(index: jax.Array, carry: _Carry) -> _Carry:
         epoch, first = index // num_minibatches, index % num_minibatches * size
         chosen = jax.lax.dynamic_slice(orders, (epoch, first), (1, size))[0]
-        minibatch = to_minibatch(rows[chosen])
+        minibatch = minibatch_at(chosen)
         if batch.valid is not None:
             minibatch = minibatch._replace(valid=first + jnp.arange(size) < num_valid)
-        gradients, diagnostics = jax.grad(loss.loss, has_aux=True)(
-            to_params(vectors), minibatch, config
+        gradients, diagnostics = jax.grad(loss_of, has_aux=True)(carry.optimized, minibatch)
+        updates, own_state = transformation.update(
+            gradients, carry.optimizer_state, carry.optimized
         )
-        vectors, adam, norms = optimizer.step(
-            vectors, network.flatten(gradients)[0], adam, scale, config
+        row = diagnostics, optimizer.norms(gradients, config)
+        taken = _Carry(
+            optax.apply_updates(carry.optimized, updates),
+            own_state,
+            jax.tree.map(jnp.add, carry.sums, row),
+            carry.gradient_steps + 1,
+            carry.stopped,
         )
-        return vectors, adam, jax.tree.map(jnp.add, sums, (diagnostics, norms))
+        if config.target_kl is None:
+            return taken
+        stopped = carry.stopped | (diagnostics.approx_kl > 1.5 * config.target_kl)
+        kept = carry._replace(stopped=stopped)
+        return jax.tree.map(lambda new, old: jnp.where(stopped, old, new), taken, kept)
 
     zeros = jnp.zeros((), batch.log_prob.dtype)
-    nothing = loss.Diagnostics(*[zeros] * 5), optimizer.GradNorms(zeros, zeros)
-    gradient_steps = config.num_epochs * num_minibatches
-    vectors, adam, sums = jax.lax.fori_loop(0, gradient_steps, step, (vectors, adam, nothing))
-    diagnostics, norms = jax.tree.map(lambda total: total / gradient_steps, sums)
+    sums = loss.Diagnostics(*[zeros] * 5), optimizer.GradNorms(zeros, zeros)
+    none = jnp.zeros((), jnp.int32)
+    carry = _Carry(optimized, optimizer_state, sums, none, jnp.zeros((), bool))
+    carry = jax.lax.fori_loop(0, config.num_epochs * num_minibatches, step, carry)
+    diagnostics, norms = jax.tree.map(lambda total: total / carry.gradient_steps, carry.sums)
     return (
-        to_params(vectors),
-        optimizer.map_moments(to_params, adam),
-        UpdateStats(jnp.asarray(gradient_steps), diagnostics, norms),
+        to_trainable(carry.optimized),
+        carry.optimizer_state,
+        UpdateStats(carry.gradient_steps, diagnostics, norms),
     )
-
-
-def _as_rows(
-    batch: loss.Minibatch,
-) -> tuple[jax.Array, Callable[[jax.Array], loss.Minibatch]]:
-    """The batch as a table, a row a transition, and the function that makes rows a batch again."""
-    to_transition = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], batch))[1]
-    return jax.vmap(lambda transition: ravel_pytree(transition)[0])(batch), jax.vmap(to_transition)
 
 
 def epoch_orders(

@@ -1,32 +1,35 @@
 """Transitions from the current policy: fixed-length rollouts, and whole episodes."""
 
-from functools import partial
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ppo_jax import network
 from ppo_jax.config import Config
-from ppo_jax.distributions import Categorical
 from ppo_jax.env import Environment
+from ppo_jax.policy import Params, Policy
+
+LARGEST_RESETS = 2**31  # bytes of reset states that one batch of agents may hold
 
 
 class Transition(NamedTuple):
     """Steps of N environments, time-major [T, N, ...].
 
-    `final_observation` is what the step really led to, also where a reset followed it.
+    `final_observation` is what a step really led to, also where a reset followed it: of every step
+    [T, N, ...], or, where only the time limit truncates, of each environment's truncations alone
+    [K, N, ...], one after another.
     `valid` is false past the end of whole episodes. The episode's return and length are those of
     the episode that the step belongs to, counted up to and including it.
     """
 
-    observation: jax.Array  # [T, N, D]
-    logits: jax.Array  # [T, N, A], of the policy that acted
-    action: jax.Array  # [T, N]
+    observation: Any  # [T, N, ...], as the environment gives them
+    action: jax.Array  # [T, N, ...], as the policy drew them
+    noise: Any  # [T, N, ...], that they were drawn with, where their entropy needs it; else ()
     reward: jax.Array  # [T, N]
     terminated: jax.Array  # [T, N]
     truncated: jax.Array  # [T, N]
-    final_observation: jax.Array  # [T, N, D]
+    final_observation: Any  # [T, N, ...] or [K, N, ...]
     episode_return: jax.Array  # [T, N]
     episode_length: jax.Array  # [T, N]
     valid: jax.Array  # [T, N]
@@ -36,17 +39,14 @@ class Transition(NamedTuple):
         """Whether the episode ended here, [T, N]."""
         return self.terminated | self.truncated
 
-    @property
-    def log_prob(self) -> jax.Array:
-        """Log-probability of the action by the policy that took it, [T, N]."""
-        return Categorical(self.logits).log_prob(self.action)
-
 
 class RolloutState(NamedTuple):
     """Where the N environments stand: all that a rollout needs to go on."""
 
     env_state: Any
-    observation: jax.Array  # [N, D]
+    observation: Any  # [N, ...]
+    memory: Any  # of the network, [N, ...]; () where it has none
+    start: jax.Array  # [N], whether an episode begins here
     episode_return: jax.Array  # [N], of the running episode
     episode_length: jax.Array  # [N]
 
@@ -55,16 +55,22 @@ class _Noise(NamedTuple):
     """Everything random in a rollout, drawn before its loop: a draw in a loop's body is a small
     loop of its own, and slow."""
 
-    action: jax.Array  # [T, N, A]
+    action: jax.Array  # [T, N, ...]
     step_key: jax.Array  # [T, N]
-    reset_state: Any  # [T, N, ...], the states that resets will need
-    reset_observation: jax.Array  # [T, N, D]
+    reset: Any  # (state, observation) of every reset [T, N, ...], or its place in the pool [T, N]
 
 
-def start(key: jax.Array, environment: Environment, num_envs: int) -> RolloutState:
+def start(key: jax.Array, environment: Environment, policy: Policy, num_envs: int) -> RolloutState:
     """N freshly reset environments."""
     env_state, observation = jax.vmap(environment.reset)(jax.random.split(key, num_envs))
-    return RolloutState(env_state, observation, jnp.zeros(num_envs), jnp.zeros(num_envs, jnp.int32))
+    return RolloutState(
+        env_state=env_state,
+        observation=observation,
+        memory=policy.initial_memory(num_envs),
+        start=jnp.ones(num_envs, bool),
+        episode_return=jnp.zeros(num_envs),
+        episode_length=jnp.zeros(num_envs, jnp.int32),
+    )
 
 
 def length(config: Config, environment: Environment) -> int:
@@ -76,118 +82,188 @@ def length(config: Config, environment: Environment) -> int:
     if config.min_transitions is None:
         assert config.num_steps is not None
         return config.num_steps
+    assert environment.max_episode_steps is not None
     return config.min_transitions - 1 + environment.max_episode_steps
 
 
 def collect(
     key: jax.Array,
-    actor: network.MLP,
+    params: Params,
     state: RolloutState,
     environment: Environment,
+    policy: Policy,
     config: Config,
 ) -> tuple[RolloutState, Transition]:
-    """One update's transitions [T, N, ...] with the policy π = softmax(actor(observation)).
+    """One update's transitions [T, N, ...] with the current policy.
 
     Fixed-length rollouts reset an environment that is done and go on. Whole episodes stop, with
     every later step invalid, when an episode has ended and `min_transitions` are held.
+
+    Raises ValueError, in one line, where the reset states would take more than 2 GiB.
     """
-    num_actions = actor[-1].bias.shape[0]
-    noise = _draw(key, environment, (length(config, environment), config.num_envs, num_actions))
+    shape = length(config, environment), config.num_envs
+    noise, pool = _draw(key, environment, policy, shape, config.reset_pool)
+    slots = truncation_slots(config, environment)
+    params = jax.lax.stop_gradient(params)  # what was seen is given
     minimum = config.min_transitions
 
-    def step(carry: tuple[RolloutState, jax.Array, jax.Array], noise: _Noise):
-        state, num_collected, done = carry
-        next_state, transition = _step(actor, state, ~done, noise, environment, config)
+    def step(carry: Any, noise: _Noise) -> Any:
+        state, finals, num_truncated, num_collected, done = carry
+        next_state, transition = _step(params, state, ~done, noise, pool, environment, policy)
+        if slots is not None:
+            here = (transition.truncated & transition.valid)[None] & (
+                jnp.arange(slots)[:, None] == num_truncated[None]
+            )
+            finals = _where(here, _repeat(transition.final_observation, slots), finals)
+            num_truncated = num_truncated + (transition.truncated & transition.valid)
+            transition = transition._replace(final_observation=())
         if minimum is not None:
             next_state = _where(done, state, next_state)
             num_collected = num_collected + ~done
             done = done | (transition.done[0] & (num_collected >= minimum))
-        return (next_state, num_collected, done), transition
+        return (next_state, finals, num_truncated, num_collected, done), transition
 
-    carry = state, jnp.zeros((), jnp.int32), jnp.zeros((), bool)
-    (state, _, _), transitions = jax.lax.scan(step, carry, noise)
-    return state, transitions
+    finals: Any = ()
+    if slots is not None:
+        finals = jax.tree.map(jnp.zeros_like, _repeat(state.observation, slots))
+    zeros = jnp.zeros(config.num_envs, jnp.int32)
+    carry = state, finals, zeros, jnp.zeros((), jnp.int32), jnp.zeros((), bool)
+    (state, finals, *_), transitions = jax.lax.scan(step, carry, noise)
+    if slots is not None:
+        transitions = transitions._replace(final_observation=finals)
+    keeps_noise = policy.entropy_needs_noise
+    return state, transitions._replace(noise=noise.action if keeps_noise else ())
+
+
+def next_values(
+    params: Params,
+    transitions: Transition,
+    values: jax.Array,
+    state: RolloutState,
+    policy: Policy,
+) -> jax.Array:
+    """V of the state that each step really led to, [T, N].
+
+    Where the episode went on, that is the next step's own value; so only the rollout's last
+    observations and those of truncations are evaluated here. After a termination the number has no
+    meaning.
+
+    values: [T, N], of the transitions' observations; state: where the rollout ended.
+    """
+    final = policy.apply(params, transitions.final_observation)[1]
+    if len(final) == len(values):
+        return final
+    after = policy.apply(params, state.observation, state.memory, state.start)[1]
+    following = jnp.concatenate([values[1:], after[None]])
+    truncated = transitions.truncated & transitions.valid
+    slot = jnp.cumsum(truncated, axis=0, dtype=jnp.int32) - 1
+    for index, own in enumerate(final):
+        here = truncated & (slot == index)
+        following = jnp.where(here, jnp.broadcast_to(own[None], values.shape), following)
+    return following
+
+
+def truncation_slots(config: Config, environment: Environment) -> int | None:
+    """K, the truncations of one environment that a rollout can hold, where only the time limit
+    truncates; none where every step's final observation is stored."""
+    limit, steps = environment.max_episode_steps, length(config, environment)
+    if environment.truncates_early or limit is None:
+        return None
+    slots = (steps - 1) // limit + 1
+    return slots if 4 * slots <= steps else None
+
+
+def reset_bytes(config: Config, environment: Environment) -> int:
+    """Bytes of the reset states that one agent's rollout holds."""
+    one = jax.eval_shape(environment.reset, jax.random.key(0))
+    number = config.reset_pool or length(config, environment) * config.num_envs
+    return number * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(one))
+
+
+def check_resets(config: Config, environment: Environment, agents: int = 1) -> None:
+    """Raise ValueError where a batch of agents would hold more than 2 GiB of reset states."""
+    needed = agents * reset_bytes(config, environment)
+    if needed > LARGEST_RESETS:
+        together = f" for {agents} agents at once" if agents > 1 else ""
+        raise ValueError(
+            f"a fresh reset state for every step takes {needed / 2**30:.1f} GiB{together}, more"
+            " than 2 GiB; give --reset-pool (reset_pool), such as 256"
+        )
 
 
 def _step(
-    actor: network.MLP,
+    params: Params,
     state: RolloutState,
     valid: jax.Array,
     noise: _Noise,
+    pool: Any,
     environment: Environment,
-    config: Config,
+    policy: Policy,
 ) -> tuple[RolloutState, Transition]:
-    logits = _logits(actor, state.observation, config.activation)
-    action = Categorical(logits).sample(noise.action)
-    env_state, timestep = jax.vmap(environment.step)(noise.step_key, state.env_state, action)
+    distribution, _, memory = policy.apply(params, state.observation, state.memory, state.start)
+    action = distribution.sample(noise.action)
+    env_state, timestep = jax.vmap(environment.step)(
+        noise.step_key, state.env_state, policy.env_action(action)
+    )
     transition = Transition(
         observation=state.observation,
-        logits=logits,
         action=action,
+        noise=(),
         reward=timestep.reward,
         terminated=timestep.terminated,
         truncated=timestep.truncated,
         final_observation=timestep.observation,
         episode_return=state.episode_return + timestep.reward,
         episode_length=state.episode_length + 1,
-        valid=jnp.broadcast_to(valid, action.shape),
+        valid=jnp.broadcast_to(valid, timestep.reward.shape),
     )
-    active = RolloutState(
-        env_state, timestep.observation, transition.episode_return, transition.episode_length
+    done = transition.done
+    fresh = noise.reset if pool is None else jax.tree.map(lambda leaf: leaf[noise.reset], pool)
+    env_state, observation = _where(done, fresh, (env_state, timestep.observation))
+    return (
+        RolloutState(
+            env_state=env_state,
+            observation=observation,
+            memory=memory,
+            start=done,
+            episode_return=jnp.where(done, 0, transition.episode_return),
+            episode_length=jnp.where(done, 0, transition.episode_length),
+        ),
+        transition,
     )
-    fresh = RolloutState(
-        noise.reset_state,
-        noise.reset_observation,
-        jnp.zeros_like(active.episode_return),
-        jnp.zeros_like(active.episode_length),
-    )
-    return _where(transition.done, fresh, active), transition
 
 
-_FEW = 8  # environments
-
-
-def _logits(actor: network.MLP, observation: jax.Array, activation: str) -> jax.Array:
-    """The policy's logits [N, A] at observations [N, D], for the loop's body.
-
-    One agent on a CPU takes its few environments one by one: XLA compiles matrix-vector products
-    into the loop's own function, while for matrix products it calls a library, and the loop is a
-    list of kernels. Many agents share the list's cost, and take theirs in one product
-    (benchmarks/NOTES.md).
-    """
-    together = partial(network.apply, activation=activation)
-
-    @jax.custom_batching.custom_vmap
-    def one_by_one(actor: network.MLP, observation: jax.Array) -> jax.Array:
-        return jnp.stack([together(actor, one) for one in observation])
-
-    @one_by_one.def_vmap
-    def _(_: int, batched: Any, actor: network.MLP, observation: jax.Array):
-        axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, batched)
-        return jax.vmap(together, axes)(actor, observation), True
-
-    actor = jax.lax.stop_gradient(actor)  # what was seen is given; and custom_vmap has no gradient
-    if len(observation) > _FEW:
-        return together(actor, observation)
-    return jax.lax.platform_dependent(actor, observation, cpu=one_by_one, default=together)
-
-
-def _draw(key: jax.Array, environment: Environment, shape: tuple[int, int, int]) -> _Noise:
+def _draw(
+    key: jax.Array,
+    environment: Environment,
+    policy: Policy,
+    shape: tuple[int, int],
+    reset_pool: int | None,
+) -> tuple[_Noise, Any]:
+    """All noise of a rollout, and the pool of reset states; none where every step has its own."""
     action_key, step_key, reset_key = jax.random.split(key, 3)
-    steps, num_envs, num_actions = shape
+    size = math.prod(shape)
 
     def unflatten(flat: jax.Array) -> jax.Array:
-        return flat.reshape(steps, num_envs, *flat.shape[1:])
+        return flat.reshape(*shape, *flat.shape[1:])
 
     # All draws are flat: XLA compiles those several times faster than [T, N, ...] ones.
-    reset_keys = jax.random.split(reset_key, steps * num_envs)
-    reset_state, reset_observation = jax.vmap(environment.reset)(reset_keys)
-    return _Noise(
-        action=jax.random.gumbel(action_key, (steps * num_envs * num_actions,)).reshape(shape),
-        step_key=unflatten(jax.random.split(step_key, steps * num_envs)),
-        reset_state=jax.tree.map(unflatten, reset_state),
-        reset_observation=unflatten(reset_observation),
+    reset_keys = jax.random.split(reset_key, reset_pool or size)
+    pool = jax.vmap(environment.reset)(reset_keys)
+    resets = pool
+    if reset_pool is not None:
+        place_key = jax.random.fold_in(reset_key, 1)
+        resets = jax.random.randint(place_key, (size,), 0, reset_pool)
+    noise = _Noise(
+        action=policy.noise(action_key, shape),
+        step_key=unflatten(jax.random.split(step_key, size)),
+        reset=jax.tree.map(unflatten, resets),
     )
+    return noise, None if reset_pool is None else pool
+
+
+def _repeat(tree: Any, times: int) -> Any:
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (times, *leaf.shape)), tree)
 
 
 def _where(condition: jax.Array, yes: Any, no: Any) -> Any:

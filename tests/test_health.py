@@ -16,7 +16,9 @@ CONFIG = recipe("fast", num_updates=64)
 def run(states, updates):
     """The states after so many updates, and the metrics [updates, agents] of the last 64."""
     step = jax.jit(
-        lambda states, number: population.run(states, CONFIG, number, 64, population.CPU_AGENTS_AT_ONCE)
+        lambda states, number: population.run(
+            states, CONFIG, number, 64, population.CPU_AGENTS_AT_ONCE
+        )
     )
     while updates:
         number = min(updates, 64)

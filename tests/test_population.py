@@ -341,14 +341,18 @@ def share_out(path):
     def run(states, configs, num_updates):
         return population.run(states, configs, num_updates, STORAGE)
 
-    chunk = jax.jit(population.shard_over_agents(run, mesh, (agents, rows))).lower(states, configs, 2)
+    chunk = jax.jit(population.shard_over_agents(run, mesh, (agents, rows))).lower(
+        states, configs, 2
+    )
     chunk = chunk.compile(compiler_options=population.COMPILER_OPTIONS)
     after, metrics = chunk(states, configs, 2)
 
     def judge(params, configs, keys):
         return population.evaluate(params, configs, keys, EPISODES)
 
-    returns = compiled(population.shard_over_agents(judge, mesh, agents))(after.params, configs, keys)
+    returns = compiled(population.shard_over_agents(judge, mesh, agents))(
+        after.params, configs, keys
+    )
 
     share = count // len(devices)
     for axis, leaves in ((0, (states, after, returns)), (1, metrics)):
@@ -360,7 +364,9 @@ def share_out(path):
                 assert shard.index[axis] == slice(place * share, (place + 1) * share)
 
     # The pattern finds what it looks for in a program whose devices wait for each other.
-    together = population.shard_over_agents(lambda x: jax.lax.psum(x, "agents"), mesh, population.REPLICATED)
+    together = population.shard_over_agents(
+        lambda x: jax.lax.psum(x, "agents"), mesh, population.REPLICATED
+    )
     assert COLLECTIVE.search(jax.jit(together).lower(returns).compile().as_text())
     assert not COLLECTIVE.search(chunk.as_text())
     np.savez(path, *numbers((states, after, metrics, returns)))

@@ -37,7 +37,9 @@ def start(options: Options) -> Peer:
         def train(keys: jax.Array) -> Any:
             return population.train(keys, config, population.CPU_AGENTS_AT_ONCE)
 
-        return population.shard_over_agents(train, mesh, (population.AGENTS, population.TIME_AGENTS))
+        return population.shard_over_agents(
+            train, mesh, (population.AGENTS, population.TIME_AGENTS)
+        )
 
     def env_steps(outputs: Any) -> int:
         return int(np.asarray(outputs[1].env_steps, np.int64).sum())

@@ -1,0 +1,211 @@
+"""What is written otherwise than it reads, because XLA then makes fewer or longer kernels of it.
+
+Every function has the signature and the results of a plain one, which stands beside it as
+`plain_...` and runs beyond a bound: many actions, wide observations. What each brings is in
+benchmarks/NOTES.md; tests/test_fast.py holds the pairs equal.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import partial, reduce
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+FEW_OUTPUTS = 4  # of a layer that is computed as matrix-vector products
+FEW_ROWS = 8  # observations that a small network takes one by one
+FEW_PARAMETERS = 100_000  # of a network that may
+FEW_ACTIONS = 32  # whose sums are written out, a term an action
+FEW_NUMBERS = 64  # of a transition that becomes a row of one table
+
+
+def plain_dot_general(inputs: jax.Array, kernel: jax.Array, *_: Any, **options: Any) -> jax.Array:
+    """inputs @ kernel: [B, D], [D, H] -> [B, H]."""
+    return jnp.dot(inputs, kernel, precision=options.get("precision"))
+
+
+def dot_general(inputs: jax.Array, kernel: jax.Array, *_: Any, **options: Any) -> jax.Array:
+    """`plain_dot_general`, by matrix-vector products where there are few outputs or one row: on a
+    CPU these and their gradients take a third of the time of one thin matrix product, and may be
+    part of a loop that is compiled into one function."""
+    product: Callable[..., jax.Array] = partial(jnp.dot, precision=options.get("precision"))
+    if kernel.shape[1] <= FEW_OUTPUTS:
+        return jnp.stack([product(inputs, column) for column in jnp.unstack(kernel, axis=1)], -1)
+    if len(inputs) == 1:
+        return product(inputs[0], kernel)[None]
+    return plain_dot_general(inputs, kernel, **options)
+
+
+def plain_sum_entries(values: jax.Array) -> jax.Array:
+    """Sum over the last axis, [..., K] -> [...]."""
+    return jnp.sum(values, axis=-1)
+
+
+def sum_entries(values: jax.Array) -> jax.Array:
+    """`plain_sum_entries`, written out: one kernel, where reductions along a short axis, and their
+    gradients, would be ten."""
+    if not 0 < values.shape[-1] <= FEW_ACTIONS:
+        return plain_sum_entries(values)
+    return _sum(jnp.unstack(values, axis=-1))
+
+
+def plain_log_softmax_at(logits: jax.Array, action: jax.Array) -> jax.Array:
+    """log softmax(logits)[action]: [..., A], [...] -> [...]."""
+    # A sum over a mask, not an index: the gradient stays free of scatters.
+    chosen = jnp.arange(logits.shape[-1]) == action[..., None]
+    return jnp.sum(jnp.where(chosen, jax.nn.log_softmax(logits), 0), axis=-1)
+
+
+def log_softmax_at(logits: jax.Array, action: jax.Array) -> jax.Array:
+    """`plain_log_softmax_at`, its sums over actions written out."""
+    if logits.shape[-1] > FEW_ACTIONS:
+        return plain_log_softmax_at(logits, action)
+    terms = enumerate(_log_softmax(logits))
+    return _sum(jnp.where(action == index, log_prob, 0) for index, log_prob in terms)
+
+
+def plain_softmax_entropy(logits: jax.Array) -> jax.Array:
+    """-Σ π log π of π = softmax(logits), [..., A] -> [...]."""
+    log_probs = jax.nn.log_softmax(logits)
+    return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
+
+
+def softmax_entropy(logits: jax.Array) -> jax.Array:
+    """`plain_softmax_entropy`, its sums over actions written out."""
+    if logits.shape[-1] > FEW_ACTIONS:
+        return plain_softmax_entropy(logits)
+    return -_sum(jnp.exp(log_prob) * log_prob for log_prob in _log_softmax(logits))
+
+
+def _log_softmax(logits: jax.Array) -> list[jax.Array]:
+    """log softmax of each of the A actions, [...] each."""
+    each = jnp.unstack(logits, axis=-1)
+    largest = jax.lax.stop_gradient(reduce(jnp.maximum, each))
+    shifted = [logit - largest for logit in each]
+    log_normalizer = jnp.log(_sum(jnp.exp(logit) for logit in shifted))
+    return [logit - log_normalizer for logit in shifted]
+
+
+def _sum(terms: Iterable[jax.Array]) -> jax.Array:
+    return reduce(jnp.add, terms)
+
+
+def plain_draw(draw: Callable[..., jax.Array], key: jax.Array, shape: Any) -> jax.Array:
+    """Random numbers of a shape, by a function of `jax.random`."""
+    return draw(key, shape)
+
+
+def draw(draw: Callable[..., jax.Array], key: jax.Array, shape: Any) -> jax.Array:
+    """`plain_draw`, drawn flat: XLA compiles that several times faster."""
+    size = 1
+    for length in shape:
+        size *= length
+    return draw(key, (size,)).reshape(shape)
+
+
+def plain_orthonormal(gaussian: jax.Array) -> jax.Array:
+    """A Gaussian matrix's orthonormal columns (or rows, where those are fewer), by QR with a
+    positive diagonal: uniformly random. Mezzadri, arXiv:math-ph/0609050."""
+    tall = gaussian if gaussian.shape[0] >= gaussian.shape[1] else gaussian.T
+    columns, upper = jnp.linalg.qr(tall)
+    columns = columns * jnp.sign(jnp.diagonal(upper))[None]
+    return columns if tall is gaussian else columns.T
+
+
+def orthonormal(gaussian: jax.Array) -> jax.Array:
+    """`plain_orthonormal` by Gram-Schmidt, each column projected twice for accuracy: the calls of
+    LAPACK's QR lock up a small machine's threads when many agents are initialized at once."""
+    tall = gaussian if gaussian.shape[0] >= gaussian.shape[1] else gaussian.T
+
+    def orthogonalize(index: int, basis: jax.Array) -> jax.Array:
+        column = tall[:, index]
+        for _ in range(2):
+            projection = jnp.dot(basis.T, column, precision=jax.lax.Precision.HIGHEST)
+            column = column - jnp.dot(basis, projection, precision=jax.lax.Precision.HIGHEST)
+        return basis.at[:, index].set(column / jnp.linalg.norm(column))
+
+    columns = jax.lax.fori_loop(0, tall.shape[1], orthogonalize, jnp.zeros_like(tall))
+    return columns if tall is gaussian else columns.T
+
+
+def plain_rows(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of (params, rows [B, ...]) itself."""
+    return function
+
+
+def rows(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`plain_rows`: one agent on a CPU takes its few rows one by one. XLA compiles matrix-vector
+    products into a loop's own function, while for matrix products it calls a library, and the loop
+    is a list of kernels. Many agents share the list's cost, and take theirs in one product.
+
+    The function must close over nothing that is traced.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def one_by_one(params: Any, batch: Any) -> Any:
+        count = len(jax.tree.leaves(batch)[0])
+        each = [
+            function(params, jax.tree.map(lambda leaf, at=index: leaf[at : at + 1], batch))
+            for index in range(count)
+        ]
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *each)
+
+    @one_by_one.def_vmap
+    def _(_: int, batched: Any, params: Any, batch: Any) -> Any:
+        axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, batched)
+        outputs = jax.vmap(function, tuple(axes))(params, batch)
+        return outputs, jax.tree.map(lambda _: True, outputs)
+
+    @jax.custom_jvp  # custom_vmap has no derivative
+    def on_cpu(params: Any, batch: Any) -> Any:
+        return one_by_one(params, batch)
+
+    @on_cpu.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        return jax.jvp(function, primals, tangents)
+
+    def applied(params: Any, batch: Any) -> Any:
+        numbers = sum(leaf.size for leaf in jax.tree.leaves(params))
+        if len(jax.tree.leaves(batch)[0]) > FEW_ROWS or numbers > FEW_PARAMETERS:
+            return function(params, batch)
+        return jax.lax.platform_dependent(params, batch, cpu=on_cpu, default=function)
+
+    return applied
+
+
+def plain_gather(batch: Any) -> Callable[[jax.Array], Any]:
+    """The function of indices [M] that gives those transitions of a batch, every leaf [B, ...]."""
+    return lambda chosen: jax.tree.map(lambda leaf: leaf[chosen], batch)
+
+
+def gather(batch: Any) -> Callable[[jax.Array], Any]:
+    """`plain_gather` from one table, a row a transition: one kernel instead of one a leaf."""
+    leaves = jax.tree.leaves(batch)
+    if sum(leaf[0].size for leaf in leaves) > FEW_NUMBERS:
+        return plain_gather(batch)
+    to_transition = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], batch))[1]
+    table = jax.vmap(lambda transition: ravel_pytree(transition)[0])(batch)
+    return lambda chosen: jax.vmap(to_transition)(table[chosen])
+
+
+def plain_in_batches(function: Callable[..., Any], size: int, agents: Any, own: Any) -> Any:
+    """The function of (agents, their own numbers), every leaf [agents, ...]."""
+    del size
+    return function(agents, own)
+
+
+def in_batches(function: Callable[..., Any], size: int, agents: Any, own: Any) -> Any:
+    """`plain_in_batches`, `size` agents at most at a time, one batch after another; the last is
+    filled up with the last agent. What kernels hand on to one another then stays in the caches."""
+    count = len(jax.tree.leaves(agents)[0])
+    batches = -(-count // size)
+    size = -(-count // batches)
+    filled = jnp.minimum(jnp.arange(batches * size), count - 1)
+
+    def cut(leaf: jax.Array) -> jax.Array:
+        whole = leaf if count == batches * size else leaf[filled]
+        return whole.reshape(batches, size, *leaf.shape[1:])
+
+    outputs = jax.lax.map(lambda batch: function(*batch), jax.tree.map(cut, (agents, own)))
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], outputs)

@@ -1,0 +1,237 @@
+"""The policy: a network, a distribution and the observations' statistics as one set of functions.
+
+Everything else carries `Params` whole, and of it sees only the two fields.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from ppo_jax import env, fast, network, normalize, spaces
+from ppo_jax.config import BUILT_IN_NETWORKS, Config
+from ppo_jax.distributions import (
+    Categorical,
+    Distribution,
+    MultiCategorical,
+    Normal,
+    TanhNormal,
+)
+
+
+class Params(NamedTuple):
+    """What an agent has learned (or anything of its shape)."""
+
+    trainable: Any  # what the optimizer sees: the network's, and for a Box log σ
+    statistics: Any  # of observations; () where they are not normalized
+
+
+class Halves(NamedTuple):
+    """Actor and critic as one vector each; one that has no parameters is empty."""
+
+    actor: jax.Array
+    critic: jax.Array
+
+
+class Policy(NamedTuple):
+    """Pure functions of one configuration, made inside a trace: action bounds may be traced."""
+
+    init: Callable[[jax.Array], Params]  # key -> initial parameters
+    apply: Callable[..., tuple[Distribution, jax.Array, Any]]
+    """(params, observation [..., *shape], memory=(), start=None) -> distribution over the actions,
+    value [...], memory. A network without memory gives () back."""
+    initial_memory: Callable[[int], Any]  # num_envs -> memory of fresh episodes
+    noise: Callable[[jax.Array, tuple[int, ...]], jax.Array]
+    """(key, leading shape) -> the noise that `Distribution.sample` takes, [*leading, ...]."""
+    env_action: Callable[[jax.Array], jax.Array]
+    """A sampled action [..., ] -> what the environment receives, in its space's shape and bounds."""
+    entropy_needs_noise: bool  # whether the noise of an action is kept for its entropy
+
+
+def make(config: Config) -> Policy:
+    """The policy of a configuration.
+
+    Raises ValueError, in one line, for a network or a space that cannot be served.
+    """
+    environment = env.make(config)
+    action_space = environment.action_space
+    example = jax.eval_shape(lambda: environment.reset(jax.random.key(0))[1])
+    encode = _encoder(config, environment.observation_space, example)
+    module = network.make(config, jax.eval_shape(encode, (), example), action_space)
+    actions = _actions(action_space, config.squash_action)
+
+    def init(key: jax.Array) -> Params:
+        trainable = {"network": _init_network(key, module, encode, example, config)}
+        if isinstance(action_space, spaces.Box):
+            trainable["log_std"] = jnp.full(action_space.size, config.log_std_init, float)
+        statistics = ()
+        if config.normalize_observation:
+            statistics = normalize.init(environment.observation_space, example)
+        return Params(trainable, statistics)
+
+    def forward(variables: Any, batch: Any) -> Any:
+        with jax.default_matmul_precision("highest"):
+            return module.apply({"params": variables}, batch)
+
+    def apply(params: Params, observation: Any, memory: Any = (), start: Any = None) -> Any:
+        del start
+        batch, leading = _flatten(observation, example)
+        batch = encode(params.statistics, batch)
+        outputs, values = fast.rows(forward)(params.trainable["network"], batch)
+        outputs = jax.tree.map(lambda leaf: leaf.reshape(*leading, *leaf.shape[1:]), outputs)
+        distribution = actions.distribution(outputs, params.trainable.get("log_std"))
+        return distribution, values.reshape(leading), memory
+
+    return Policy(
+        init=init,
+        apply=apply,
+        initial_memory=lambda num_envs: (),
+        noise=actions.noise,
+        env_action=actions.env_action,
+        entropy_needs_noise=config.squash_action and isinstance(action_space, spaces.Box),
+    )
+
+
+def halves(trainable: Any) -> tuple[Halves, Callable[[Halves], Any]]:
+    """The trainable parameters (or gradients of their shape) as one vector each of actor and
+    critic, and the function that makes the tree of such vectors again."""
+    layers = dict(trainable["network"])
+    critic = {"critic": layers.pop("critic")} if "critic" in layers else {}
+    actor_vector, to_actor = _ravel({**trainable, "network": layers})
+    critic_vector, to_critic = _ravel(critic)
+
+    def unflatten(vectors: Halves) -> Any:
+        tree = to_actor(vectors.actor)
+        return {**tree, "network": {**tree["network"], **to_critic(vectors.critic)}}
+
+    return Halves(actor_vector, critic_vector), unflatten
+
+
+def _ravel(tree: Any) -> tuple[jax.Array, Callable[[jax.Array], Any]]:
+    if not jax.tree.leaves(tree):  # ravel_pytree makes float32 of nothing, x64 or not
+        return jnp.zeros(0, float), lambda _: tree
+    return ravel_pytree(tree)
+
+
+def _encoder(config: Config, space: spaces.Space, example: Any) -> Callable[[Any, Any], Any]:
+    """The function of (statistics, observations [B, ...]) that gives what the network sees.
+
+    Built-in networks see floats: one-hot Discrete parts, and images of bytes divided by 255 where
+    they are not normalized.
+    """
+    kinds = spaces.leaves(space, example)
+    built_in = config.network in BUILT_IN_NETWORKS
+
+    def as_floats(leaf: jax.Array, kind: Any) -> jax.Array:
+        if isinstance(kind, spaces.Discrete):
+            return jax.nn.one_hot(leaf, kind.n, dtype=float)
+        if isinstance(kind, spaces.MultiDiscrete):
+            parts = zip(jnp.unstack(leaf, axis=-1), kind.nvec, strict=True)
+            return jnp.concatenate([jax.nn.one_hot(one, n, dtype=float) for one, n in parts], -1)
+        floats = jnp.asarray(leaf, float)
+        return floats / 255 if leaf.dtype == jnp.uint8 else floats
+
+    def encode(statistics: Any, observation: Any) -> Any:
+        if isinstance(statistics, normalize.Statistics):
+            observation = normalize.apply(statistics, observation)
+        if not built_in:
+            return observation
+        leaves, structure = jax.tree.flatten(observation)
+        pairs = zip(leaves, kinds, strict=True)
+        return jax.tree.unflatten(structure, [as_floats(leaf, kind) for leaf, kind in pairs])
+
+    return encode
+
+
+def _init_network(
+    key: jax.Array, module: Any, encode: Callable[..., Any], example: Any, config: Config
+) -> Any:
+    def init_module(key: jax.Array) -> Any:
+        zeros = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape), leaf.dtype), example)
+        params = module.init(key, encode((), zeros))["params"]
+        return jax.tree.map(_as_float, params)
+
+    if config.network in BUILT_IN_NETWORKS:
+        shapes = jax.eval_shape(init_module, key)
+        return network.init_built_in(key, shapes, config.initialization)
+    # One agent after another: an initializer may call LAPACK, whose batched calls lock up a small
+    # machine's threads.
+    return jax.custom_batching.sequential_vmap(init_module)(key)
+
+
+def _as_float(leaf: jax.Array) -> jax.Array:
+    return leaf.astype(float) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+
+def _flatten(observation: Any, example: Any) -> tuple[Any, tuple[int, ...]]:
+    """The observations [..., *shape] as [B, *shape], and their leading shape."""
+    leaf, one = jax.tree.leaves(observation)[0], jax.tree.leaves(example)[0]
+    leading = jnp.shape(leaf)[: jnp.ndim(leaf) - one.ndim]
+    return (
+        jax.tree.map(lambda leaf, one: jnp.reshape(leaf, (-1, *one.shape)), observation, example),
+        leading,
+    )
+
+
+class _Actions(NamedTuple):
+    """What an action space makes of a network's output."""
+
+    distribution: Callable[[Any, Any], Distribution]  # (action_output, log σ or None)
+    noise: Callable[[jax.Array, tuple[int, ...]], jax.Array]
+    env_action: Callable[[jax.Array], jax.Array]
+
+
+def _actions(space: spaces.Space, squash: bool) -> _Actions:
+    match space:
+        case spaces.Discrete(n):
+            return _Actions(lambda logits, _: Categorical(logits), _noise("gumbel", n), _same)
+        case spaces.MultiDiscrete(nvec):
+            noise = _noise("gumbel", sum(nvec))
+            return _Actions(lambda logits, _: MultiCategorical(logits), noise, _same)
+        case spaces.Box():
+            return _box_actions(space, squash)
+    raise ValueError(
+        f"actions in a {type(space).__name__} space have no policy here; there is one for"
+        " Discrete, MultiDiscrete and Box"
+    )
+
+
+def _box_actions(space: spaces.Box, squash: bool) -> _Actions:
+    low, high = (
+        jnp.broadcast_to(jnp.asarray(bound, float), space.shape).reshape(-1)
+        for bound in (space.low, space.high)
+    )
+    if squash and not _finite(space):
+        raise ValueError(
+            "squash_action needs finite action bounds, and the environment's are infinite; leave it"
+            " out: actions are then clipped"
+        )
+
+    def env_action(action: jax.Array) -> jax.Array:
+        lows, highs = jnp.broadcast_to(low, action.shape), jnp.broadcast_to(high, action.shape)
+        within = jnp.clip(action, lows, highs)
+        if squash:
+            within = lows + (highs - lows) * (jnp.tanh(action) + 1) / 2
+        return within.reshape(*action.shape[:-1], *space.shape)
+
+    def distribution(mean: jax.Array, log_std: jax.Array) -> Distribution:
+        return TanhNormal(mean, log_std, low, high) if squash else Normal(mean, log_std)
+
+    return _Actions(distribution, _noise("normal", space.size), env_action)
+
+
+def _finite(space: spaces.Box) -> bool:
+    """Whether the bounds are finite; those that are traced cannot be known, and count as finite."""
+    bounds = [bound for bound in (space.low, space.high) if not isinstance(bound, jax.core.Tracer)]
+    return all(np.isfinite(np.asarray(bound, float)).all() for bound in bounds)
+
+
+def _noise(name: str, width: int) -> Callable[[jax.Array, tuple[int, ...]], jax.Array]:
+    return lambda key, leading: fast.draw(getattr(jax.random, name), key, (*leading, width))
+
+
+def _same(action: jax.Array) -> jax.Array:
+    return action
