@@ -46,6 +46,7 @@ FINITE = Rule(lambda value: abs(value) <= _MOST, f"finite, and at most {_MOST:.2
 UNIT = Rule(lambda value: (value >= 0) & (value <= 1), "between 0 and 1")
 
 BUILT_IN_NETWORKS = ("mlp", "cnn")
+OBJECTS = ("env", "network", "optimizer")  # fields that may hold what no file can
 
 
 def _one_of(*choices: str) -> Rule:
@@ -339,7 +340,7 @@ def _check_field(field: Any, value: Any) -> None:
 
 
 def _check_objects(config: Config) -> None:
-    for name in ("env", "env_kwargs", "network", "optimizer"):
+    for name in (*OBJECTS, "env_kwargs"):
         try:
             hash(getattr(config, name))
         except TypeError as error:

@@ -30,6 +30,9 @@ class Distribution(Protocol):
     def mode(self) -> jax.Array:
         """The greedy action."""
 
+    def describe(self) -> dict[str, jax.Array]:
+        """Its numbers by name, [..., n] each, for people to look at."""
+
 
 class Categorical(NamedTuple):
     """Distribution over A discrete actions, π(a) = softmax(logits)[a]; actions are integers [...].
@@ -55,6 +58,10 @@ class Categorical(NamedTuple):
     def mode(self) -> jax.Array:
         """The most probable action, [...]."""
         return jnp.argmax(self.logits, axis=-1).astype(jnp.int32)
+
+    def describe(self) -> dict[str, jax.Array]:
+        """The probability of every action, [..., A]."""
+        return {"probability": jax.nn.softmax(self.logits)}
 
 
 class MultiCategorical(NamedTuple):
@@ -85,6 +92,11 @@ class MultiCategorical(NamedTuple):
     def mode(self) -> jax.Array:
         """Each entry's most probable value, [..., K]."""
         return jnp.stack([entry.mode() for entry in self._entries()], axis=-1)
+
+    def describe(self) -> dict[str, jax.Array]:
+        """The probabilities of every entry's values, [..., Σ A_k]."""
+        each = [entry.describe()["probability"] for entry in self._entries()]
+        return {"probability": jnp.concatenate(each, axis=-1)}
 
     def _entries(self) -> list[Categorical]:
         return [Categorical(logits) for logits in self.logits]
@@ -117,6 +129,10 @@ class Normal(NamedTuple):
     def mode(self) -> jax.Array:
         """The mean, [..., K]."""
         return self.mean
+
+    def describe(self) -> dict[str, jax.Array]:
+        """Mean and deviation, [..., K] each."""
+        return {"mean": self.mean, "deviation": self._like_mean(jnp.exp(self.log_std))}
 
     def _like_mean(self, vector: jax.Array) -> jax.Array:
         return jnp.broadcast_to(vector, self.mean.shape)
@@ -152,6 +168,10 @@ class TanhNormal(NamedTuple):
     def mode(self) -> jax.Array:
         """The Gaussian's mean, [..., K]."""
         return self.mean
+
+    def describe(self) -> dict[str, jax.Array]:
+        """Mean and deviation of u, [..., K] each."""
+        return self._normal().describe()
 
     def _normal(self) -> Normal:
         return Normal(self.mean, self.log_std)

@@ -76,6 +76,12 @@ def make(config: Config) -> Environment:
     return _terminating(environment) if config.time_limit == "terminate" else environment
 
 
+def is_gymnax_own(config: Config) -> bool:
+    """Whether the environment is one of gymnax's own, of which is known that it works."""
+    found = _load(config)
+    return isinstance(found, tuple) and type(found[0]).__module__.startswith("gymnax.")
+
+
 def parameter(config: Config, name: str) -> float:
     """The value of an environment's parameter: the configuration's, or else the environment's own.
 
@@ -276,15 +282,16 @@ def check_environment(environment: Any, num_steps: int = 1000) -> list[str]:
     """What would go wrong with an environment of one's own, a line each; empty where all is well.
 
     Its functions are traced, and its first episodes played with random actions, `num_steps` steps.
-    environment: whatever `Config.env` takes.
+    environment: whatever `Config.env` takes, or a configuration.
     """
+    config = environment if isinstance(environment, Config) else Config(env=environment)
     try:
-        found = _load(Config(env=environment))
+        found = _load(config)
     except (ValueError, ImportError) as error:
         return [str(error)]
     if not isinstance(found, Environment):
         try:
-            found = _from_gymnax(*found, Config(env=environment))
+            found = _from_gymnax(*found, config)
         except Exception as error:  # of the user's environment
             return [f"it cannot be traced: {first_line(error)}"]
         findings = []
@@ -293,6 +300,8 @@ def check_environment(environment: Any, num_steps: int = 1000) -> list[str]:
     if findings:
         return findings
     try:
+        limit = config.max_episode_steps or found.max_episode_steps
+        found = found._replace(max_episode_steps=limit)
         return _check_spaces(found) or _check_play(found, num_steps)
     except Exception as error:  # of the user's environment
         return [f"it cannot be traced: {first_line(error)}"]

@@ -1,9 +1,9 @@
 """python -m ppo_jax.train: train agents from the command line."""
 
 import argparse
+import ast
 import contextlib
 import dataclasses
-import difflib
 import itertools
 import os
 import re
@@ -16,21 +16,12 @@ from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 import tyro
 
 from ppo_jax import __version__
-from ppo_jax.config import RECIPES, Config, override
+from ppo_jax.config import OBJECTS, Config, override
+from ppo_jax.recipes import RECIPES, row
 from ppo_jax.run import folder, settings, xla
 from ppo_jax.run.failure import BAD_INPUT, Failure, exit_code
 from ppo_jax.run.screen import Screen
 
-# gymnax's own names, known here so that a wrong one is refused without its seconds of import.
-ENVIRONMENTS = (
-    *("CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0"),
-    *(f"{name}-MinAtar" for name in ("Asterix", "Breakout", "Freeway", "Seaquest")),
-    "SpaceInvaders-MinAtar",
-    *(f"{name}-bsuite" for name in ("Catch", "DeepSea", "MemoryChain", "UmbrellaChain")),
-    *(f"{name}-bsuite" for name in ("DiscountingChain", "MNISTBandit", "SimpleBandit")),
-    *(f"{name}-misc" for name in ("FourRooms", "MetaMaze", "PointRobot", "BernoulliBandit")),
-    *(f"{name}-misc" for name in ("GaussianBandit", "Reacher", "Swimmer", "Pong", "FrozenLake")),
-)
 _LARGEST_SEED = 2**32 - 1
 _MOST_TRANSITIONS = 2**31 - 1  # of all agents at once in one update, counted in 32 bits
 _OLDEST = {"jax": (0, 10, 2), "gymnax": (1, 0, 1)}
@@ -38,15 +29,24 @@ _OLDEST = {"jax": (0, 10, 2), "gymnax": (1, 0, 1)}
 
 @dataclasses.dataclass(frozen=True)
 class Flags(Config):
-    """Train PPO agents on a gymnax environment, all of it compiled into one program.
+    """Train PPO agents on a gymnax environment or your own, all of it compiled into one program.
 
     Every field of the recipe is a flag. What was trained is written to a folder under runs/:
     config.json, metrics.csv, parameters.npz, summary.json and TensorBoard events.
     """
 
+    env: str = "CartPole-v1"
+    """A gymnax environment, or package.module:factory of one's own."""
+    env_kwargs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Arguments of the environment's constructor, such as size 20."""
+    network: str = "mlp"
+    """mlp, cnn, or package.module:Class of one's own flax module."""
+    optimizer: str | None = None
+    """package.module:factory of an optax transformation, instead of clipping, Adam and
+    annealing (none: those)."""
     recipe: Literal["notebook", "standard", "fast"] = "fast"
     """Where the defaults come from: the original teaching algorithm, the field's common CartPole
-    configuration, or ours, tuned for time to solve."""
+    configuration, or ours, tuned for each environment."""
     seed: int = 0
     """Agent i has the key of seed + i."""
     num_seeds: int = 1
@@ -133,6 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> int:
+    _make_current_folder_importable()
     arguments = _spelled_out(arguments)
     defaults = _defaults(arguments)
     flags = tyro.cli(Flags, args=arguments, default=defaults, prog="python -m ppo_jax.train")
@@ -150,7 +151,7 @@ def _main(arguments: list[str]) -> int:
     evolve = settings.read_evolve(
         flags.evolve, flags.evolve_every, crossed, flags.num_seeds, config
     )
-    label = f"{config.env}-{flags.recipe}-seed{flags.seed}"
+    label = f"{config.env}-{flags.recipe}-seed{flags.seed}".replace(":", ".")
     path = folder.choose(flags.out, label)
     folder.refuse_if_held(path)
     if flags.resume:
@@ -190,6 +191,12 @@ def _main(arguments: list[str]) -> int:
     return 0
 
 
+def _make_current_folder_importable() -> None:
+    """For package.module:name, as for `python -m`; the installed command's path lacks it."""
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, "")
+
+
 def _spelled_out(arguments: list[str]) -> list[str]:
     """The arguments with `--resume` alone as `--resume newest`, for a flag needs its value."""
     spelled = []
@@ -224,6 +231,7 @@ def _defaults(arguments: list[str]) -> Flags:
     """The flags' defaults: the recipe's, or those of the run to be repeated."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     early.add_argument("--recipe", nargs="?", default=None)
+    early.add_argument("--env", nargs="?", default=None)
     early.add_argument("--config", nargs="?", default=None)
     early.add_argument("--resume", nargs="?", default=None)
     early.add_argument("--out", nargs="?", default=None)
@@ -239,13 +247,21 @@ def _defaults(arguments: list[str]) -> Flags:
             )
         return _read_config(Path(known.config), "--config ", "give a run's config.json")
     name = known.recipe if known.recipe in RECIPES else "fast"  # tyro refuses another name
-    return Flags(**RECIPES[name], recipe=cast(Any, name))
+    return Flags(**row(name, known.env or "CartPole-v1"), recipe=cast(Any, name))
 
 
 def _read_config(path: Path, flag: str, remedy: str) -> Flags:
     try:
         saved = folder.read_json(path)
         fields = {**saved["config"], "hidden_sizes": tuple(saved["config"]["hidden_sizes"])}
+        fields["env_kwargs"] = {
+            name: repr(value) for name, value in fields.get("env_kwargs", {}).items()
+        }
+        for name in OBJECTS:
+            if isinstance(fields.get(name), dict):
+                raise ValueError(
+                    f"{name} was the object {fields[name]['object']}, which only Python can give"
+                )
         fields |= {name: saved[name] for name in _SAVED_FLAGS if name in saved}
         for name in _VARIES:
             fields[name] = settings.as_flags(saved.get(name, {}))
@@ -282,15 +298,29 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def _config(flags: Flags, defaults: Flags) -> Config:
     given = {
-        name: getattr(flags, name)
+        name: _value(flags, name)
         for name in _CONFIG_FIELDS
         if getattr(flags, name) != getattr(defaults, name)
     }
     try:
-        base = Config(**{name: getattr(defaults, name) for name in _CONFIG_FIELDS})
+        base = Config(**{name: _value(defaults, name) for name in _CONFIG_FIELDS})
         return override(base, **given)
     except ValueError as error:
         raise Failure(str(error)) from error
+
+
+def _value(flags: Flags, name: str) -> Any:
+    """A field's value; those of --env-kwargs are Python's numbers and booleans, or else text."""
+    if name != "env_kwargs":
+        return getattr(flags, name)
+    return {key: _literal(text) for key, text in flags.env_kwargs.items()}
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def _check(flags: Flags) -> None:
@@ -328,10 +358,6 @@ def _check(flags: Flags) -> None:
             f"--seed is {flags.seed} and --num-seeds {flags.num_seeds}; seeds go from 0 to"
             f" {_LARGEST_SEED}"
         )
-    if flags.env not in ENVIRONMENTS:
-        near = difflib.get_close_matches(flags.env, ENVIRONMENTS, n=3, cutoff=0.3)
-        hint = f"near it: {', '.join(near)}" if near else f"there are: {', '.join(ENVIRONMENTS)}"
-        raise Failure(f"--env {flags.env!r} is unknown; {hint}", BAD_INPUT)
 
 
 def _refuse_uncountable(config: Config, agents: int) -> None:

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ppo_jax import ppo, recipe
+from ppo_jax import ppo
 from ppo_jax.config import Config
 from ppo_jax.run import folder, loop
 from ppo_jax.run.failure import FILE_SYSTEM, Failure
 from ppo_jax.run.job import Job
-from ppo_jax.run.roster import Roster
+from ppo_jax.run.roster import Roster, saved_numbers
+from ppo_jax.run.saved import read_config
 
 _BROKEN = (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile)
 
@@ -81,8 +82,8 @@ def load(request: Request) -> Agent:
         ):
             params = {name: arrays[name] for name in arrays.files}
         count = len(next(iter(params.values())))
-        # Groups train one after another: a run that was stopped saved the first ones, by number.
-        saved = np.sort(numbers[np.argsort(group, kind="stable")][:count])
+        shape = {"processes": request.processes, "lanes": request.lanes}
+        saved = saved_numbers(everyone, shape, count)
         if request.agent not in saved:
             raise Failure(f"--agent is {request.agent}; {_saved(count, len(numbers))}")
         row = int(np.searchsorted(saved, request.agent))
@@ -111,7 +112,7 @@ def _job(request: Request) -> Job:
     with _reading(request.run):
         return Job(
             recipe=settings["recipe"],
-            config=recipe(settings["recipe"], **settings["config"]),
+            config=read_config(settings),
             seed=settings["seed"],
             num_seeds=settings["num_seeds"],
             path=request.run,

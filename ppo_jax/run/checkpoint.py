@@ -18,7 +18,7 @@ import numpy as np
 from ppo_jax.run import folder
 from ppo_jax.run.failure import BAD_INPUT, FILE_SYSTEM, Failure
 
-FORMAT = 1
+FORMAT = 2
 _ARRAYS, _FACTS = "arrays", "facts"
 
 

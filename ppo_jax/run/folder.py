@@ -28,6 +28,7 @@ EVENTS = "events.out.tfevents.*"
 GROWING = (METRICS, STATISTICS, EVOLUTION, EVENTS)  # the others are written at once
 CHECKPOINTS = "checkpoints"
 _LOCK = ".lock"
+FORMAT = 2  # of config.json; fields that an older one lacks have their defaults
 
 
 def choose(out: str | None, label: str) -> Path:

@@ -14,8 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ppo_jax import __version__, env, ppo
-from ppo_jax.config import Config
+from ppo_jax import __version__, env, objects, population, ppo, rollout
+from ppo_jax.config import OBJECTS, Config
 from ppo_jax.run import devices, folder, hosts, ledger, programs, report, resume, roster, signals
 from ppo_jax.run.checkpoint import Checkpoint
 from ppo_jax.run.evolution import configure
@@ -93,15 +93,23 @@ def prepare(job: Job) -> roster.Roster:
     evaluates = job.drop_solved or job.stop_when_solved is not None
     if evaluates and job.config.env not in env.SOLVED_AT:
         raise Failure(
-            f"{job.config.env} has no return from which it counts as solved; leave out"
+            f"{objects.name(job.config.env)} has no return from which it counts as solved; leave out"
             " --stop-when-solved and --drop-solved"
         )
     try:
+        if not env.is_gymnax_own(job.config):
+            findings = env.check_environment(job.config)
+            if findings:
+                raise ValueError(f"env {objects.name(job.config.env)}: {'; '.join(findings)}")
         environment = env.make(job.config)
-        jax.eval_shape(environment.reset, jax.random.key(0))
+        jax.eval_shape(partial(ppo.init, config=job.config), jax.random.key(0))
         agents = roster.make(
             job.config, job.axes, job.ranges, job.num_samples, job.seed, job.num_seeds
         )
+        together = min(job.group_size or len(agents.seeds), len(agents.seeds))
+        if jax.default_backend() == "cpu":
+            together = min(together, population.CPU_AGENTS_AT_ONCE)
+        rollout.check_resets(job.config, environment, together)
         configure(job, agents, np.arange(1))  # refuses what cannot evolve
         return agents
     except (ValueError, ImportError) as error:
@@ -150,7 +158,7 @@ def _run(
     summary = {
         "finished": not stopped,
         "recipe": job.recipe,
-        "env": job.config.env,
+        "env": objects.name(job.config.env),
         "seed": job.seed,
         "num_seeds": job.num_seeds,
         "num_settings": agents.num_settings,
@@ -289,7 +297,11 @@ def settings(job: Job) -> dict[str, Any]:
     if job.config.total_timesteps is not None:
         fields["num_updates"] = None  # it follows
     fields["env_params"] = dict(job.config.env_params)
+    fields["env_kwargs"] = dict(job.config.env_kwargs)
+    for name in OBJECTS:
+        fields[name] = _said(fields[name])
     return {
+        "format": folder.FORMAT,
         "recipe": job.recipe,
         "seed": job.seed,
         "num_seeds": job.num_seeds,
@@ -308,12 +320,20 @@ def settings(job: Job) -> dict[str, Any]:
     }
 
 
+def _said(given: Any) -> Any:
+    """A field that may hold an object, as JSON: an object by the name of its class."""
+    if given is None or isinstance(given, str):
+        return given
+    kind = given if isinstance(given, type) else type(given)
+    return {"object": f"{kind.__module__}.{kind.__qualname__}"}
+
+
 def introduce(job: Job, agents: roster.Roster, chosen: list[jax.Device], screen: Screen) -> None:
     """Say what is about to be done, and on what."""
     config = job.config
     several = f", {agents.num_settings:,} settings" if agents.num_settings > 1 else ""
     screen.say(
-        f"ppo_jax {__version__}: {job.recipe} on {config.env}, seed {job.seed}"
+        f"ppo_jax {__version__}: {job.recipe} on {objects.name(config.env)}, seed {job.seed}"
         f"{f' to {job.seed + job.num_seeds - 1}' if job.num_seeds > 1 else ''}{several},"
         f" on {devices.describe(chosen)}"
     )
@@ -321,7 +341,7 @@ def introduce(job: Job, agents: roster.Roster, chosen: list[jax.Device], screen:
         steps = (config.num_updates or 0) * config.batch_size
         if steps != config.total_timesteps:
             screen.say(
-                f"{config.total_timesteps:,} steps are no whole number of updates of"
+                f"{config.total_timesteps:,} steps is not a multiple of the batch size,"
                 f" {config.batch_size:,}: {config.num_updates:,} updates, {steps:,} steps will run"
             )
     share, size = agents.share(jax.process_count()), lanes(job, agents, chosen)

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ppo_jax import env, network, population, ppo
+from ppo_jax import env, population, ppo
 from ppo_jax.config import Config
+from ppo_jax.policy import Params
 
 EVAL_EPISODES = 100
 _CHUNK_UPDATES = 64
@@ -70,7 +71,7 @@ def compile_programs(config: Config, lanes: int, devices: Sequence[jax.Device]) 
     def summarize(metrics: ppo.Metrics, counted: jax.Array) -> population.Statistics:
         return population.summarize(metrics, counted, env.SOLVED_AT.get(config.env))
 
-    def evaluate(params: network.Parameters, seeds: jax.Array, config: Config) -> jax.Array:
+    def evaluate(params: Params, seeds: jax.Array, config: Config) -> jax.Array:
         keys = jax.vmap(jax.random.key)(seeds)
         return population.evaluate(params, config, keys, EVAL_EPISODES)
 

@@ -1,5 +1,6 @@
 """What a run goes on from: the newest whole checkpoint in its folder, of the same settings."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from functools import partial
@@ -16,6 +17,11 @@ from ppo_jax.run.roster import Roster
 from ppo_jax.run.screen import Screen
 
 _BUDGET = {"total_timesteps", "num_updates"}
+_NOT_COMPARED = ("config", "versions", "format")
+_DEFAULTS = {  # of fields that an older config.json lacks
+    **{field.name: field.default for field in dataclasses.fields(Config)},
+    **{"env_params": {}, "env_kwargs": {}},
+}
 _FACTS = (
     *("done", "solved", "lanes", "outcomes", "dropped", "next_agent", "seconds", "counts"),
     *("files", "settings", "machine"),
@@ -165,9 +171,10 @@ def _summary(job: Job) -> dict[str, Any] | None:
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    others = {name: value for name, value in settings.items() if name not in ("config", "versions")}
+    others = {name: value for name, value in settings.items() if name not in _NOT_COMPARED}
     config = settings.get("config")
-    return json.loads(json.dumps({**others, **(config if isinstance(config, dict) else {})}))
+    config = {**_DEFAULTS, **(config if isinstance(config, dict) else {})}
+    return json.loads(json.dumps({**others, **config}))
 
 
 def _said(value: Any) -> str:

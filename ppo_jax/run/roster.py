@@ -1,7 +1,7 @@
 """Who is trained: every setting of the hyperparameters with every seed, as agents in a row."""
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -78,6 +78,27 @@ def make(
     return roster
 
 
+def of_settings(config: Config, settings: Mapping[str, Any]) -> Roster:
+    """The agents of a run whose config.json has these settings."""
+    return make(
+        config,
+        {name: tuple(values) for name, values in settings["sweep"].items()},
+        {name: tuple(bounds) for name, bounds in settings["search"].items()},
+        settings["samples"],
+        settings["seed"],
+        settings["num_seeds"],
+    )
+
+
+def saved_numbers(agents: Roster, summary: Mapping[str, Any], count: int) -> np.ndarray:
+    """The numbers of the `count` agents that a run saved, in order: batches train one after
+    another, so a run that was stopped saved those of the first ones."""
+    numbers = np.arange(len(agents.seeds))
+    place = numbers % agents.share(summary.get("processes", 1))  # in its process
+    batch = place // (summary.get("lanes") or len(numbers))
+    return np.sort(numbers[np.argsort(batch, kind="stable")][:count])
+
+
 def _own_first(config: Config, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The settings with the configuration's own one before all others."""
     if not values:
@@ -98,5 +119,6 @@ def _own(config: Config, name: str) -> float:
     if value is None and name == "critic_learning_rate":
         value = config.learning_rate
     if value is None:
-        raise ValueError(f"{name} is none by default, which no number says; give --{name} a number")
+        flag = name.replace("_", "-")
+        raise ValueError(f"{name} has no numeric default; set --{flag}")
     return float(jnp.asarray(value))

@@ -11,36 +11,117 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ppo_jax import network, recipe
-from ppo_jax.config import Config
-from ppo_jax.run import folder
+from ppo_jax import policy, ppo
+from ppo_jax.config import OBJECTS, Config, with_hyperparameters
+from ppo_jax.policy import Params
+from ppo_jax.run import folder, roster
+
+
+class Agent(NamedTuple):
+    """One trained agent, with its own configuration."""
+
+    config: Config
+    params: Params
+    metrics: dict[str, np.ndarray]  # [updates]
+
+    def act(self, observation: Any, key: jax.Array | None = None) -> jax.Array:
+        """The action for each observation [..., *shape of one]: greedy, or sampled with a key."""
+        return ppo.act(self.params, observation, self.config, key)
+
+    def value(self, observation: Any) -> jax.Array:
+        """The critic's value, [...], for each observation [..., *shape of one]."""
+        return ppo.value(self.params, observation, self.config)
 
 
 class Run(NamedTuple):
     """A finished or interrupted run; agents go setting by setting, with the same seeds in each."""
 
     config: Config
-    params: network.Parameters  # every leaf [agents, ...]
+    params: Params  # every leaf [agents, ...]
     metrics: dict[str, np.ndarray]  # [updates, agents], one entry a column of metrics.csv
     summary: dict[str, Any]
+    numbers: np.ndarray  # [agents], of those that were saved: all of them, if the run finished
+    hyperparameters: dict[str, np.ndarray]  # [agents], of those that differ between agents
+
+    def agent(self, number: int) -> Agent:
+        """The agent of that number, with the hyperparameters that it was trained with.
+
+        Raises IndexError for an agent that the run does not have.
+        """
+        row = int(np.searchsorted(self.numbers, number))
+        if row == len(self.numbers) or self.numbers[row] != number:
+            raise IndexError(f"agent {number}: the run saved {describe_numbers(self.numbers)}")
+        own = {name: float(values[row]) for name, values in self.hyperparameters.items()}
+        return Agent(
+            config=with_hyperparameters(self.config, own),
+            params=jax.tree.map(lambda leaf: leaf[row], self.params),
+            metrics={name: values[:, row] for name, values in self.metrics.items()},
+        )
 
 
-def load(path: str | Path) -> Run:
+def load(path: str | Path, *, env: Any = None, network: Any = None, optimizer: Any = None) -> Run:
     """Read the run that `python -m ppo_jax.train --out path` wrote.
+
+    `env`, `network` and `optimizer` stand for those that the run was given as objects, which its
+    files cannot hold.
 
     Raises FileNotFoundError for a missing file, ValueError for one that is not whole.
     """
     path = Path(path)
     try:
         settings = folder.read_json(path / folder.CONFIG)
-        config = recipe(settings["recipe"], **settings["config"])
-        params = to_parameters(_read_arrays(path / folder.PARAMETERS))
+        config = read_config(settings, env=env, network=network, optimizer=optimizer)
+        params = to_parameters(_read_arrays(path / folder.PARAMETERS), config)
         summary = folder.read_json(path / folder.SUMMARY)
-        return Run(config, params, read_metrics(path / folder.METRICS), summary)
+        metrics = read_metrics(path / folder.METRICS)
+        agents = roster.of_settings(config, settings)
+        count = len(jax.tree.leaves(params)[0])
+        numbers = roster.saved_numbers(agents, summary, count)
+        own = _hyperparameters(path, settings, agents, numbers)
+        return Run(config, params, metrics, summary, numbers, own)
     except OSError:
         raise
     except Exception as error:  # whatever a damaged file makes the libraries raise
         raise ValueError(f"{path} holds no whole run: {error or type(error).__name__}") from error
+
+
+def describe_numbers(numbers: np.ndarray) -> str:
+    """The agents' numbers in words."""
+    return f"agents 0 to {numbers[-1]}" if len(numbers) == numbers[-1] + 1 else str(numbers)
+
+
+def read_config(settings: dict[str, Any], **objects: Any) -> Config:
+    """The configuration in a run's config.json; a field that it lacks has the default of `Config`,
+    which computes what was computed before there was that field.
+
+    Raises ValueError for an object that the file can only name, unless it is given.
+    """
+    fields = dict(settings["config"])
+    for name, given in objects.items():
+        if given is not None:
+            fields[name] = given
+    for name in OBJECTS:
+        if isinstance(fields.get(name), dict):
+            raise ValueError(
+                f"{name} was the object {fields[name]['object']}, which a file cannot hold; give it:"
+                f" load(path, {name}=...)"
+            )
+    return Config(**fields).check()
+
+
+def _hyperparameters(
+    path: Path, settings: dict[str, Any], agents: roster.Roster, numbers: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What each of these agents was trained with, of what differs between agents; of those that
+    evolved the last ones."""
+    if not settings.get("evolve"):
+        return {name: own[agents.setting[numbers]] for name, own in agents.values.items()}
+    with open(path / folder.EVOLUTION, newline="") as file:
+        last = {int(row["agent"]): row for row in csv.DictReader(file)}
+    return {
+        name: np.array([float(last[number][name]) for number in numbers.tolist()])
+        for name in settings["evolve"]
+    }
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -58,29 +139,30 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-def to_arrays(params: network.Parameters) -> dict[str, np.ndarray]:
-    """Parameters as named arrays: actor.0.kernel, actor.0.bias, ..., critic.0.kernel, ..."""
-    return {
-        f"{name}.{index}.{part}": np.asarray(leaf)
-        for name, layers in params._asdict().items()
-        for index, layer in enumerate(layers)
-        for part, leaf in layer._asdict().items()
-    }
+def to_arrays(params: Any) -> dict[str, np.ndarray]:
+    """Parameters as named arrays: trainable.network.actor.hidden_0.kernel, ..."""
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    return {_name(path): np.asarray(leaf) for path, leaf in leaves}
 
 
-def to_parameters(arrays: dict[str, np.ndarray]) -> network.Parameters:
-    """The inverse of `to_arrays`."""
+def to_parameters(arrays: dict[str, np.ndarray], config: Config) -> Params:
+    """The inverse of `to_arrays`, for agents of this configuration; leaves may have leading axes.
 
-    def layers(name: str) -> network.MLP:
-        count = sum(key.startswith(f"{name}.") and key.endswith(".kernel") for key in arrays)
-        return tuple(
-            network.Layer(
-                *(jnp.asarray(arrays[f"{name}.{index}.{part}"]) for part in network.Layer._fields)
-            )
-            for index in range(count)
-        )
+    Raises ValueError for arrays of another one's.
+    """
+    like = jax.eval_shape(lambda: policy.make(config).init(jax.random.key(0)))
 
-    return network.Parameters(layers("actor"), layers("critic"))
+    def find(path: Any, leaf: Any) -> jax.Array:
+        array = arrays.get(_name(path))
+        if array is None or array.shape[array.ndim - leaf.ndim :] != leaf.shape:
+            raise ValueError(f"{_name(path)} is not that of such a network")
+        return jnp.asarray(array)
+
+    return jax.tree_util.tree_map_with_path(find, like)
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def to_named(tree: Any) -> dict[str, np.ndarray]:

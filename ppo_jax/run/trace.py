@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ppo_jax import __version__, env, network
+from ppo_jax import __version__, env, policy
 from ppo_jax.config import Config, with_hyperparameters
-from ppo_jax.distributions import Categorical
 from ppo_jax.run import devices, folder
 from ppo_jax.run.agent import Agent, Request, load
 from ppo_jax.run.failure import DEVICE, Failure
@@ -32,52 +31,57 @@ class Trace(NamedTuple):
     `valid` is false after an episode's end.
     """
 
-    observation: jax.Array  # [T, episodes, D], that the agent acted on
-    action: jax.Array
+    observation: Any  # that the agent acted on
+    action: jax.Array  # as the environment received it
     reward: jax.Array
     value: jax.Array  # V(observation)
-    probability: jax.Array  # [T, episodes, A], of every action
+    policy: dict[str, jax.Array]  # what the distribution says of itself, [T, episodes, n] each
     terminated: jax.Array
     truncated: jax.Array
     valid: jax.Array
 
 
 def play(
-    params: network.Parameters, config: Config, key: jax.Array, num_episodes: int, sampled: bool
+    params: policy.Params, config: Config, key: jax.Array, num_episodes: int, sampled: bool
 ) -> Trace:
     """Fresh episodes, greedy or sampled, each to its end or the time limit T; pure and jittable.
 
     With the same key the greedy episodes are those of `evaluate.evaluate`.
     """
-    environment = env.make(config)
+    environment, own_policy = env.make(config), policy.make(config)
+    assert environment.max_episode_steps is not None
     shape = environment.max_episode_steps, num_episodes
     reset_key, step_key = jax.random.split(key)
     env_state, observation = jax.vmap(environment.reset)(jax.random.split(reset_key, num_episodes))
     step_keys = jax.vmap(
         lambda index: jax.random.split(jax.random.fold_in(step_key, index), num_episodes)
     )(jnp.arange(shape[0]))
-    noise = jax.random.gumbel(jax.random.fold_in(key, 2), (*shape, environment.num_actions))
+    noise = own_policy.noise(jax.random.fold_in(key, 2), shape)
 
-    def step(carry: tuple[Any, jax.Array, jax.Array], drawn: tuple[jax.Array, jax.Array]):
-        env_state, observation, active = carry
+    def step(carry: Any, drawn: tuple[jax.Array, jax.Array]) -> Any:
+        env_state, observation, memory, start, active = carry
         keys, noise = drawn
-        policy = Categorical(network.apply(params.actor, observation, config.activation))
-        action = policy.sample(noise) if sampled else policy.mode()
+        distribution, value, memory = own_policy.apply(params, observation, memory, start)
+        action = own_policy.env_action(
+            distribution.sample(noise) if sampled else distribution.mode()
+        )
         env_state, timestep = jax.vmap(environment.step)(keys, env_state, action)
         one = Trace(
             observation=observation,
             action=action,
             reward=timestep.reward,
-            value=network.apply(params.critic, observation, config.activation)[..., 0],
-            probability=jax.nn.softmax(policy.logits),
+            value=value,
+            policy=distribution.describe(),
             terminated=timestep.terminated,
             truncated=timestep.truncated,
             valid=active,
         )
         active = active & ~(timestep.terminated | timestep.truncated)
-        return (env_state, timestep.observation, active), one
+        start = jnp.zeros(num_episodes, bool)
+        return (env_state, timestep.observation, memory, start, active), one
 
-    carry = env_state, observation, jnp.ones(num_episodes, bool)
+    begins = jnp.ones(num_episodes, bool)
+    carry = env_state, observation, own_policy.initial_memory(num_episodes), begins, begins
     return jax.lax.scan(step, carry, (step_keys, noise))[1]
 
 
@@ -106,7 +110,7 @@ def replay(request: Request, screen: Screen) -> dict[str, Any]:
 
 def _play(request: Request, agent: Agent, params: dict[str, np.ndarray]) -> Trace:
     trace = jax.jit(play, static_argnums=(3, 4))(
-        to_parameters(params),
+        to_parameters(params, agent.config),
         with_hyperparameters(agent.config, agent.hyperparameters),
         jax.random.key(request.seed),
         request.episodes,
@@ -184,17 +188,32 @@ def _write_metrics(path: Path, agent: Agent, metrics: dict[str, np.ndarray]) -> 
 
 
 def _write_trace(path: Path, trace: Trace) -> None:
-    names = [f"observation_{index}" for index in range(trace.observation.shape[-1])]
-    odds = [f"probability_{index}" for index in range(trace.probability.shape[-1])]
-    header = ["episode", "step", *names, "action", "reward", "value", *odds]
+    columns = {
+        **_columns("observation", trace.observation, always_numbered=True),
+        **_columns("action", trace.action),
+        "reward": trace.reward,
+        "value": trace.value,
+    }
+    for name, numbers in trace.policy.items():
+        columns |= _columns(name, numbers, always_numbered=True)
+    columns |= {
+        "terminated": trace.terminated.astype(int),
+        "truncated": trace.truncated.astype(int),
+    }
     with folder.file_system(path), open(path, "w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow([*header, "terminated", "truncated"])
+        rows.writerow(["episode", "step", *columns])
         for episode, step in np.argwhere(trace.valid.T):
-            one = jax.tree.map(lambda leaf, at=(step, episode): leaf[at], trace)
-            ends = int(one.terminated), int(one.truncated)
-            chosen = one.action, one.reward, one.value
-            rows.writerow([episode, step, *one.observation, *chosen, *one.probability, *ends])
+            rows.writerow([episode, step, *(values[step, episode] for values in columns.values())])
+
+
+def _columns(name: str, tree: Any, always_numbered: bool = False) -> dict[str, np.ndarray]:
+    """A column [T, episodes] for every number of the arrays [T, episodes, ...]."""
+    flat = [np.reshape(leaf, (*leaf.shape[:2], -1)) for leaf in jax.tree.leaves(tree)]
+    numbers = [one for leaf in flat for one in np.moveaxis(leaf, -1, 0)]
+    if len(numbers) == 1 and not always_numbered:
+        return {name: numbers[0]}
+    return {f"{name}_{index}": one for index, one in enumerate(numbers)}
 
 
 def _summary(
