@@ -13,6 +13,8 @@ from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 
+from ppo_jax import objects
+
 
 class Rule(NamedTuple):
     """What a field's value must be."""
@@ -341,13 +343,7 @@ def _check_field(field: Any, value: Any) -> None:
 
 def _check_objects(config: Config) -> None:
     for name in (*OBJECTS, "env_kwargs"):
-        try:
-            hash(getattr(config, name))
-        except TypeError as error:
-            raise ValueError(
-                f"{name} cannot be hashed ({error}), and compiled programs are kept by it; give its"
-                " fields types that can, such as a tuple for a list"
-            ) from None
+        objects.check_hashable(getattr(config, name), name)
 
 
 def _pairs(kwargs: Any) -> tuple[tuple[str, Any], ...]:

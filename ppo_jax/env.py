@@ -1,8 +1,8 @@
 """An environment as two pure functions; the only file that knows gymnax."""
 
 import difflib
-import functools
 from collections.abc import Callable
+from functools import cache, partial
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -55,24 +55,14 @@ def make(config: Config) -> Environment:
     Raises ValueError, in one line, for an unknown name, a parameter or argument that the
     environment does not have, or one without a time limit; ImportError for gymnax older than 1.0.
     """
-    found = _load(config)
-    if isinstance(found, Environment):
-        if config.env_params:
-            raise ValueError(
-                f"env_params {', '.join(config.env_params)}: only a gymnax environment has"
-                f" parameters, and {objects.name(config.env)} is none; give env_kwargs, or leave them out"
-            )
-        environment = found
-    else:
-        environment = _from_gymnax(*found, config)
-    limit = config.max_episode_steps or environment.max_episode_steps
-    if not limit:
+    raw, counts = _as_written(config)
+    if not raw.max_episode_steps:
         raise ValueError(
             f"{objects.name(config.env)} has no time limit of its own; give max_episode_steps"
         )
-    environment = environment._replace(max_episode_steps=limit)
-    if isinstance(found, Environment) or not _counts(found[1]):
-        environment = _with_clock(environment, limit)
+    environment = _with_stable_types(raw)
+    if not counts:
+        environment = _with_clock(environment, raw.max_episode_steps)
     return _terminating(environment) if config.time_limit == "terminate" else environment
 
 
@@ -97,19 +87,35 @@ def parameter(config: Config, name: str) -> float:
 # Where environments come from ---------------------------------------------------------------------
 
 
+def _as_written(config: Config) -> tuple[Environment, bool]:
+    """The environment with its parameters and time limit as its author's functions are, and whether
+    these count the time limit themselves."""
+    found = _load(config)
+    if not isinstance(found, Environment):
+        gymnax_env, parameters = found
+        return _from_gymnax(gymnax_env, parameters, config), _counts(parameters)
+    if config.env_params:
+        raise ValueError(
+            f"env_params {', '.join(config.env_params)}: only a gymnax environment has parameters,"
+            f" and {objects.name(config.env)} is none; give env_kwargs, or leave them out"
+        )
+    limit = config.max_episode_steps or found.max_episode_steps
+    return found._replace(max_episode_steps=limit), False
+
+
 def _load(config: Config) -> Any:
     """The user's `Environment`, or gymnax's pair of environment and parameters."""
     if isinstance(config.env, str):
         return _load_named(config.env, config.env_kwargs, jnp.result_type(float))
     if config.env_kwargs:
         raise ValueError(
-            f"env_kwargs {dict(config.env_kwargs)}: {objects.name(config.env)} is made already; give them to"
-            " its constructor"
+            f"env_kwargs {dict(config.env_kwargs)}: {objects.name(config.env)} is made already;"
+            " give them to its constructor"
         )
     return _as_environment(config.env, objects.name(config.env))
 
 
-@functools.cache
+@cache
 def _load_named(name: str, kwargs: tuple[tuple[str, Any], ...], _: Any) -> Any:
     """The environment of that name; kept per float type, for some hold arrays of it."""
     if "::" in name:
@@ -120,7 +126,7 @@ def _load_named(name: str, kwargs: tuple[tuple[str, Any], ...], _: Any) -> Any:
     if ":" in name:
         make: Callable[..., Any] = objects.load(name, "env")
     else:
-        make = functools.partial(_find_in_gymnax(name).make, name)
+        make = partial(_find_in_gymnax(name).make, name)
     try:
         with jax.ensure_compile_time_eval():  # kept, so it must hold no tracer of today's trace
             made = make(**dict(kwargs))
@@ -142,11 +148,13 @@ def _as_environment(made: Any, name: str) -> Any:
         )
     if isinstance(made, tuple) and len(made) == 2:  # as gymnax.make gives it
         return made
+    if isinstance(made, type):
+        raise ValueError(f"env {name} is a class; give an instance of it, {name}()")
     if hasattr(made, "step_env") and hasattr(made, "reset_env"):
         return made, made.default_params
     raise ValueError(
-        f"env {name} is a {type(made).__name__}; it must be a gymnax Environment or"
-        " ppo_jax.env.Environment, or a factory of one"
+        f"env {name} is a {type(made).__name__}; it must be a gymnax Environment or a"
+        " ppo_jax.env.Environment, or package.module:factory of one"
     )
 
 
@@ -174,23 +182,14 @@ def _from_gymnax(gymnax_env: Any, parameters: Any, config: Config) -> Environmen
 
     def reset(key: jax.Array) -> tuple[State, Any]:
         observation, state = gymnax_env.reset_env(key, parameters)
-        return jax.tree.map(_strong, (state, observation))
-
-    # Steps keep the types that a reset gives: a loop's carry needs them stable, x64 or not.
-    types = jax.eval_shape(reset, jax.random.key(0))
+        return state, observation
 
     def step(key: jax.Array, state: State, action: jax.Array) -> tuple[State, Step]:
         observation, state, reward, terminated, _ = gymnax_env.step_env(
             key, state, action, parameters
         )
-        truncated = gymnax_env.is_truncated(state, parameters) if _counts(parameters) else False
-        state, observation = jax.tree.map(_of_type, (state, observation), types)
-        return state, Step(
-            observation,
-            jnp.asarray(reward, float).reshape(()),
-            jnp.asarray(terminated, bool).reshape(()),
-            jnp.asarray(truncated, bool).reshape(()),
-        )
+        truncated = _counts(parameters) and gymnax_env.is_truncated(state, parameters)
+        return state, Step(observation, reward, terminated, jnp.asarray(truncated))
 
     return Environment(
         reset,
@@ -229,28 +228,43 @@ def _check_known(parameters: Any, environment: str, name: str) -> None:
         )
 
 
-# Time limits --------------------------------------------------------------------------------------
+# What every environment is made to do -------------------------------------------------------------
+
+
+def _with_stable_types(environment: Environment) -> Environment:
+    """The environment whose steps keep the types that a reset gives, which a loop's carry needs,
+    x64 or not; rewards are floats and flags booleans, all []."""
+
+    def reset(key: jax.Array) -> tuple[State, Any]:
+        return jax.tree.map(_strong, environment.reset(key))
+
+    types = jax.eval_shape(reset, jax.random.key(0))
+
+    def step(key: jax.Array, state: State, action: jax.Array) -> tuple[State, Step]:
+        state, found = environment.step(key, state, action)
+        state, observation = jax.tree.map(_of_type, (state, found.observation), types)
+        return state, Step(
+            observation,
+            jnp.asarray(found.reward, float).reshape(()),
+            jnp.asarray(found.terminated, bool).reshape(()),
+            jnp.asarray(found.truncated, bool).reshape(()),
+        )
+
+    return environment._replace(reset=reset, step=step)
 
 
 def _with_clock(environment: Environment, limit: int) -> Environment:
     """The environment truncated after `limit` steps, which its state then counts."""
 
     def reset(key: jax.Array) -> tuple[State, Any]:
-        state, observation = jax.tree.map(_strong, environment.reset(key))
+        state, observation = environment.reset(key)
         return (state, jnp.zeros((), jnp.int32)), observation
-
-    types = jax.eval_shape(reset, jax.random.key(0))
 
     def step(key: jax.Array, state: State, action: jax.Array) -> tuple[State, Step]:
         state, time = state
         state, found = environment.step(key, state, action)
-        (state, _), observation = jax.tree.map(_of_type, ((state, time), found.observation), types)
-        return (state, time + 1), Step(
-            observation,
-            jnp.asarray(found.reward, float),
-            jnp.asarray(found.terminated, bool),
-            jnp.asarray(found.truncated, bool) | (time + 1 >= limit),
-        )
+        truncated = found.truncated | (time + 1 >= limit)
+        return (state, time + 1), found._replace(truncated=truncated)
 
     return environment._replace(reset=reset, step=step)
 
@@ -284,145 +298,116 @@ def check_environment(environment: Any, num_steps: int = 1000) -> list[str]:
     Its functions are traced, and its first episodes played with random actions, `num_steps` steps.
     environment: whatever `Config.env` takes, or a configuration.
     """
-    config = environment if isinstance(environment, Config) else Config(env=environment)
     try:
-        found = _load(config)
+        config = environment if isinstance(environment, Config) else Config(env=environment)
+        _load(config)
     except (ValueError, ImportError) as error:
         return [str(error)]
-    if not isinstance(found, Environment):
-        try:
-            found = _from_gymnax(*found, config)
-        except Exception as error:  # of the user's environment
-            return [f"it cannot be traced: {first_line(error)}"]
-        findings = []
-    else:
-        findings = _check_types(found)
-    if findings:
-        return findings
     try:
-        limit = config.max_episode_steps or found.max_episode_steps
-        found = found._replace(max_episode_steps=limit)
-        return _check_spaces(found) or _check_play(found, num_steps)
+        found, _ = _as_written(config)
+        return _check_spaces(found) or _check_types(found) or _check_play(found, num_steps)
     except Exception as error:  # of the user's environment
         return [f"it cannot be traced: {first_line(error)}"]
-
-
-def _check_types(environment: Environment) -> list[str]:
-    """What changes between reset and step, and what a step must give."""
-    key = jax.random.key(0)
-    try:
-        state, observation = jax.eval_shape(environment.reset, key)
-        action = jax.eval_shape(lambda: _random_action(key, environment.action_space))
-        later, step = jax.eval_shape(environment.step, key, state, action)
-    except Exception as error:  # of the user's environment
-        return [f"it cannot be traced: {first_line(error)}"]
-    if not isinstance(step, Step):
-        return [f"step gives a {type(step).__name__}; it must give (state, ppo_jax.env.Step(...))"]
-    findings = []
-    for what, before, after in (
-        ("state", state, later),
-        ("observation", observation, step.observation),
-    ):
-        findings += _differences(what, before, after)
-    for field, kind in (("reward", np.number), ("terminated", np.bool_), ("truncated", np.bool_)):
-        value = getattr(step, field)
-        shape = getattr(value, "shape", ())
-        if shape != ():
-            findings.append(f"{field} has shape {shape}; a step's must be a single value, shape ()")
-        elif not np.issubdtype(np.dtype(getattr(value, "dtype", type(value))), kind):
-            wanted = "a number" if field == "reward" else "a boolean"
-            findings.append(f"{field} is {value.dtype}; it must be {wanted}")
-    return findings
-
-
-def _differences(what: str, before: Any, after: Any) -> list[str]:
-    one, other = jax.tree.structure(before), jax.tree.structure(after)
-    if one != other:
-        return [f"the {what} is {one} after reset and {other} after step; give the same structure"]
-    findings = []
-    pairs = zip(
-        jax.tree_util.tree_flatten_with_path(before)[0], jax.tree.leaves(after), strict=True
-    )
-    for (path, first), second in pairs:
-        first_type = f"{first.dtype}{list(first.shape)}"
-        second_type = f"{second.dtype}{list(second.shape)}"
-        if first_type != second_type:
-            findings.append(
-                f"the {what}{jax.tree_util.keystr(path)} is {first_type} after reset and"
-                f" {second_type} after step; give it one type, as with jnp.asarray(x, dtype)"
-            )
-    return findings
 
 
 def _check_spaces(environment: Environment) -> list[str]:
-    observation = jax.eval_shape(environment.reset, jax.random.key(0))[1]
+    """Whether there is a policy for the actions, and observations are what their space says."""
+    _, observation = jax.eval_shape(environment.reset, jax.random.key(0))
     try:
+        network.num_outputs(environment.action_space)
         kinds = spaces.leaves(environment.observation_space, observation)
     except ValueError as error:
         return [str(error)]
-    findings = [
+    return [
         f"an observation has shape {leaf.shape}, and its space {kind.shape}; make them the same"
         for leaf, kind in zip(jax.tree.leaves(observation), kinds, strict=True)
         if leaf.shape != kind.shape
     ]
-    try:
-        network.num_outputs(environment.action_space)
-    except ValueError as error:
-        findings.append(str(error))
-    return findings
+
+
+def _check_types(environment: Environment) -> list[str]:
+    """What changes between reset and step, and whether a step gives what it must."""
+
+    def both(key: jax.Array) -> Any:
+        state, observation = environment.reset(key)
+        action = _random_action(key, environment.action_space)
+        return (state, observation), environment.step(key, state, action)
+
+    (state, observation), (later, step) = jax.eval_shape(both, jax.random.key(0))
+    if not isinstance(step, Step):
+        return [f"step gives a {type(step).__name__}; it must give (state, ppo_jax.env.Step(...))"]
+    return [
+        *_differences("state", state, later),
+        *_differences("observation", observation, step.observation),
+        *_check_value("reward", step.reward, np.number, "a number"),
+        *_check_value("terminated", step.terminated, np.bool_, "a boolean"),
+        *_check_value("truncated", step.truncated, np.bool_, "a boolean"),
+    ]
+
+
+def _check_value(field: str, value: Any, kind: Any, wanted: str) -> list[str]:
+    if value.shape:
+        return [f"{field} has shape {value.shape}; a step's must be a single value, shape ()"]
+    if not np.issubdtype(value.dtype, kind):
+        return [f"{field} is {value.dtype}; it must be {wanted}"]
+    return []
+
+
+def _differences(what: str, before: Any, after: Any) -> list[str]:
+    one, other = str(jax.tree.structure(before)), str(jax.tree.structure(after))
+    if one != other:
+        return [f"the {what} is {one} after reset and {other} after step; give the same structure"]
+    pairs = zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
+    return [
+        f"the {what}{jax.tree_util.keystr(path)} is {first.dtype}{list(first.shape)} after reset"
+        f" and {second.dtype}{list(second.shape)} after step; give it one type and shape"
+        for (path, first), second in pairs
+        if (first.shape, first.dtype) != (second.shape, second.dtype)
+    ]
 
 
 def _check_play(environment: Environment, num_steps: int) -> list[str]:
-    limit = environment.max_episode_steps
+    """Whether numbers stay finite and an episode ends."""
+    played = _with_stable_types(environment)
 
     def step(carry: Any, key: jax.Array) -> Any:
-        state, observation, length = carry
-        action = _random_action(jax.random.fold_in(key, 1), environment.action_space)
-        state, found = environment.step(key, state, action)
-        done = jnp.asarray(found.terminated, bool) | jnp.asarray(found.truncated, bool)
-        fresh = environment.reset(jax.random.fold_in(key, 2))
-        length = jnp.where(done, 0, length + 1)
-        keep = jax.tree.map(
-            lambda new, old: jnp.where(done, new, jnp.asarray(old, jnp.asarray(new).dtype)),
-            fresh,
-            (state, found.observation),
-        )
-        return (*keep, length), (_finite(observation), _finite(found.reward), done)
+        action_key, step_key, reset_key = jax.random.split(key, 3)
+        action = _random_action(action_key, played.action_space)
+        state, found = played.step(step_key, carry, action)
+        done = found.terminated | found.truncated
+        state = jax.tree.map(partial(jnp.where, done), played.reset(reset_key)[0], state)
+        return state, (_all_finite(found.observation), jnp.isfinite(found.reward), done)
 
-    keys = jax.random.split(jax.random.key(0), num_steps)
-    state, observation = jax.tree.map(_strong, environment.reset(jax.random.key(1)))
-    carry = state, observation, jnp.zeros((), jnp.int32)
-    _, (observed, rewarded, done) = jax.jit(lambda carry: jax.lax.scan(step, carry, keys))(carry)
-    findings = []
+    def play(key: jax.Array) -> Any:
+        state, observation = played.reset(key)
+        keys = jax.random.split(jax.random.fold_in(key, 1), num_steps)
+        return _all_finite(observation), jax.lax.scan(step, state, keys)[1]
+
+    first, (observed, rewarded, done) = jax.jit(play)(jax.random.key(0))
+    findings = [] if first else ["an observation is NaN or infinite after reset"]
     for what, finite in (("an observation", observed), ("a reward", rewarded)):
         if not np.all(finite):
-            first = int(np.argmin(finite)) + 1
-            findings.append(f"{what} is NaN or infinite at step {first} of random play")
-    if limit is None and not np.any(done):
+            when = int(np.argmin(finite)) + 1
+            findings.append(f"{what} is NaN or infinite after step {when} of random play")
+    if environment.max_episode_steps is None and not np.any(done):
         findings.append(
             f"no episode ended in {num_steps} steps of random play; give max_episode_steps"
         )
     return findings
 
 
-def _finite(tree: Any) -> jax.Array:
-    floats = [jnp.asarray(leaf, float) for leaf in jax.tree.leaves(tree)]
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in floats]).all()
+def _all_finite(tree: Any) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
-def _random_action(key: jax.Array, space: spaces.Space) -> jax.Array:
+def _random_action(key: jax.Array, space: Any) -> jax.Array:
     match space:
         case spaces.Discrete(n):
             return jax.random.randint(key, (), 0, n)
         case spaces.MultiDiscrete(nvec):
             return jax.random.randint(key, (len(nvec),), 0, jnp.asarray(nvec))
-        case spaces.Box():
-            bounds = [
-                jnp.clip(jnp.asarray(bound, float), -1e3, 1e3) for bound in (space.low, space.high)
-            ]
-            low, high = (jnp.broadcast_to(bound, space.shape) for bound in bounds)
-            return low + (high - low) * jax.random.uniform(key, space.shape)
-    raise ValueError(
-        f"actions in a {type(space).__name__} space have no policy here; there is one for"
-        " Discrete, MultiDiscrete and Box"
+    low, high = (  # infinite bounds are cut
+        jnp.broadcast_to(jnp.clip(jnp.asarray(bound, float), -1e3, 1e3), space.shape)
+        for bound in (space.low, space.high)
     )
+    return jax.random.uniform(key, space.shape, minval=low, maxval=high)

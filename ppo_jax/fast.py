@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 FEW_OUTPUTS = 4  # of a layer that is computed as matrix-vector products
+FEW_SHIFTS = 16  # of an image, which a convolution becomes one product of
 FEW_ROWS = 8  # observations that a small network takes one by one
 FEW_PARAMETERS = 100_000  # of a network that may
 FEW_ACTIONS = 32  # whose sums are written out, a term an action
@@ -35,6 +36,41 @@ def dot_general(inputs: jax.Array, kernel: jax.Array, *_: Any, **options: Any) -
     if len(inputs) == 1:
         return product(inputs[0], kernel)[None]
     return plain_dot_general(inputs, kernel, **options)
+
+
+def plain_convolve(images: jax.Array, kernel: jax.Array, strides: Any, *_: Any, **options: Any):
+    """Convolution without padding: [B, H, W, C], [h, w, C, K] -> [B, H', W', K]."""
+    return jax.lax.conv_general_dilated(
+        images,
+        kernel,
+        strides,
+        "VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=options.get("precision"),
+    )
+
+
+def convolve(images: jax.Array, kernel: jax.Array, strides: Any, *_: Any, **options: Any):
+    """`plain_convolve` as one product of patches: the convolutions of many agents at once, each
+    with its own kernel, are not in any CPU library."""
+    height, width, _, channels = kernel.shape
+    if height * width > FEW_SHIFTS:
+        return plain_convolve(images, kernel, strides, **options)
+    rows = range(images.shape[1])[: images.shape[1] - height + 1 : strides[0]]
+    columns = range(images.shape[2])[: images.shape[2] - width + 1 : strides[1]]
+    shifts = [
+        images[
+            :,
+            row : row + rows[-1] + 1 : strides[0],
+            column : column + columns[-1] + 1 : strides[1],
+        ]
+        for row in range(height)
+        for column in range(width)
+    ]
+    patches = jnp.concatenate(shifts, axis=-1)
+    matrix = kernel.reshape(-1, channels)
+    product = jnp.dot(patches.reshape(-1, len(matrix)), matrix, precision=options.get("precision"))
+    return product.reshape(*patches.shape[:-1], channels)
 
 
 def plain_sum_entries(values: jax.Array) -> jax.Array:

@@ -13,10 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.errors import InvalidRngError
 
 from ppo_jax import fast, spaces
 from ppo_jax.config import BUILT_IN_NETWORKS, Config
-from ppo_jax.objects import first_line, load, name
+from ppo_jax.objects import check_hashable, first_line, load, name
 
 NumOutputs = int | tuple[int, ...]
 
@@ -60,6 +61,7 @@ class Convolutions(nn.Module):
                 stride,
                 padding="VALID",
                 kernel_init=orthogonal(2**0.5),
+                conv_general_dilated=fast.convolve,
                 name=f"convolution_{index}",
             )
             image = _nonlinearity(self.activation)(convolution(image))
@@ -253,9 +255,13 @@ def _resolve(config: Config, outputs: NumOutputs) -> nn.Module:
         given = load(given, "network")
     if isinstance(given, type) and issubclass(given, nn.Module):
         try:
-            return given(num_outputs=outputs)  # type: ignore[call-arg]
+            given = given(num_outputs=outputs)
         except TypeError as error:
-            raise ValueError(f"network {name(config.network)}: {first_line(error)}") from error
+            raise ValueError(
+                f"network {name(config.network)}: {first_line(error)}; a class is made with"
+                " num_outputs, so give it that field, or give an instance of it"
+            ) from error
+        check_hashable(given, "network")
     if isinstance(given, nn.Module):
         return given
     raise ValueError(
@@ -269,44 +275,41 @@ def _check(
     module: nn.Module, types: Any, structure: Any, outputs: NumOutputs, said: str, _: Any
 ) -> None:
     """Raise ValueError unless the module gives what it must; kept, for it traces the module."""
-    rows = 3
     batch = jax.tree.unflatten(
-        structure, [jax.ShapeDtypeStruct((rows, *shape), dtype) for shape, dtype in types]
+        structure, [jax.ShapeDtypeStruct((_ROWS, *shape), dtype) for shape, dtype in types]
     )
     try:
         variables = jax.eval_shape(module.init, jax.random.key(0), batch)
+        if set(variables) != {"params"}:
+            others = ", ".join(sorted(set(variables) - {"params"})) or "none"
+            raise ValueError(f"its variables are in the collections: {others}; {_ONLY_PARAMS}")
         found = jax.eval_shape(module.apply, variables, batch)
+    except InvalidRngError as error:
+        raise ValueError(f"network {said}: {first_line(error)}; {_ONLY_PARAMS}") from error
     except Exception as error:  # of the user's module
         raise ValueError(f"network {said}: {first_line(error)}") from error
-    others = sorted(set(variables) - {"params"})
-    if others:
-        raise ValueError(
-            f"network {said} has variables in {', '.join(others)}; only the collection params is"
-            " served (no batch statistics, no dropout)"
-        )
-    _check_outputs(found, rows, outputs, said)
+    _check_outputs(found, outputs, said)
 
 
-def _check_outputs(found: Any, rows: int, outputs: NumOutputs, said: str) -> None:
+_ROWS = 3  # of the batch that a module is tried with
+_ONLY_PARAMS = "only the collection params is served (no batch statistics, no dropout)"
+
+
+def _check_outputs(found: Any, outputs: NumOutputs, said: str) -> None:
     if not isinstance(found, tuple) or len(found) != 2:
         raise ValueError(f"network {said} gives no pair; it must return (action_output, value)")
-    wanted: Any = (rows, outputs)
-    if not isinstance(outputs, int):
-        wanted = tuple((rows, each) for each in outputs)
-    given = jax.tree.map(lambda leaf: leaf.shape, found[0])
+    given, value = jax.tree.map(_shape_in_words, found)
+    one_head = isinstance(outputs, int)
+    wanted = f"[B, {outputs}]" if one_head else tuple(f"[B, {each}]" for each in outputs)
     if given != wanted:
-        raise ValueError(
-            f"network {said} gives action_output {_batched(given)}; it must be {_batched(wanted)}"
-        )
-    value = getattr(found[1], "shape", None)
-    if value != (rows,):
-        remedy = "; leave the last axis out: value[:, 0]" if value == (rows, 1) else ""
-        raise ValueError(f"network {said} gives value {_batched(value)}; it must be [B]{remedy}")
+        shapes = f"{given}; it must be {wanted}".replace("'", "")
+        raise ValueError(f"network {said} gives action_output {shapes}")
+    if value != "[B]":
+        remedy = "; leave the last axis out: value[:, 0]" if value == "[B, 1]" else ""
+        raise ValueError(f"network {said} gives value {value}; it must be [B]{remedy}")
 
 
-def _batched(shapes: Any) -> str:
-    if isinstance(shapes, tuple) and shapes and isinstance(shapes[0], tuple):
-        return f"({', '.join(_batched(shape) for shape in shapes)})"
-    if not isinstance(shapes, tuple):
-        return str(shapes)
-    return f"[{', '.join('B' if length == 3 and not at else str(length) for at, length in enumerate(shapes))}]"
+def _shape_in_words(leaf: Any) -> str:
+    """A shape as [B, ...], B for the number of rows."""
+    rest = [str(length) for length in leaf.shape[1:]]
+    return f"[{', '.join(['B', *rest])}]" if leaf.shape[:1] == (_ROWS,) else str(list(leaf.shape))

@@ -19,6 +19,31 @@ def load(path: str, field: str) -> Any:
     return found
 
 
+def check_hashable(given: Any, field: str) -> None:
+    """Raise ValueError, in one line, unless the object can be hashed: programs are kept by it."""
+    if _is_hashable(given):
+        return
+    parts = dict(given) if isinstance(given, tuple) else getattr(given, "__dict__", {})
+    found = [
+        f"its {part} is a {type(value).__name__}"
+        for part, value in parts.items()
+        if not part.startswith("_") and not _is_hashable(value)
+    ]
+    said = f"{field} {name(given)}" if field != "env_kwargs" else field
+    raise ValueError(
+        f"{said} cannot be hashed{': ' * bool(found)}{', '.join(found)}; compiled programs are kept"
+        " by it, so give types that can, such as a tuple for a list"
+    )
+
+
+def _is_hashable(given: Any) -> bool:
+    try:
+        hash(given)
+    except TypeError:
+        return False
+    return True
+
+
 def name(given: Any) -> str:
     """An object in words: a name or path as it is, else the name of it or of its class."""
     if isinstance(given, str):
@@ -27,5 +52,6 @@ def name(given: Any) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an error says."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The first line of what an error says, without flax's link to its documentation."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line.partition(" (https://flax")[0]

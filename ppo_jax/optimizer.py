@@ -1,13 +1,14 @@
 """Gradient clipping, Adam and annealing as one `optax.chain`, or the user's own transformation."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ppo_jax import objects, policy
+from ppo_jax import fast, objects, policy
 from ppo_jax.config import Config
 
 
@@ -26,12 +27,14 @@ def init(trainable: Any, config: Config) -> Any:
 def to_optimized(trainable: Any, config: Config) -> tuple[Any, Callable[[Any], Any]]:
     """What the optimizer sees, and the function that makes trainable parameters of such again.
 
-    The built-in one sees one vector a half: a step is then a few long kernels, where leaf by leaf
-    it would be many short ones. A user's own sees the tree itself.
+    The built-in one sees a small network's halves as one vector each: a step is then a few long
+    kernels, where leaf by leaf it would be many short ones; and a large one's as trees, which no
+    step has to copy. A user's own sees the tree itself.
     """
-    if config.optimizer is None:
-        return policy.halves(trainable)
-    return trainable, lambda tree: tree
+    if config.optimizer is not None:
+        return trainable, lambda tree: tree
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(trainable))
+    return (policy.halves if numbers <= fast.FEW_PARAMETERS else policy.split)(trainable)
 
 
 def make(config: Config, scale: jax.Array | float) -> optax.GradientTransformation:
@@ -51,11 +54,11 @@ def make(config: Config, scale: jax.Array | float) -> optax.GradientTransformati
         scale * (config.learning_rate if critic_rate is None else critic_rate),
     )
     adam = optax.scale_by_adam(b1=0.9, b2=0.999, eps=config.adam_epsilon)
-    descend = optax.stateless(lambda updates, _: jax.tree.map(_descent, updates, rates))
+    descend = _on_halves(lambda direction, rate: -rate * direction, lambda _: rates)
     if config.max_grad_norm is None:
         return optax.chain(adam, descend)
-    clip = _clip_together if config.joint_grad_norm else _clip_apart
-    return optax.chain(optax.stateless(lambda updates, _: clip(updates, config)), adam, descend)
+    clip = _on_halves(lambda gradient, factor: gradient * factor, partial(_factors, config))
+    return optax.chain(clip, adam, descend)
 
 
 def norms(gradients: Any, config: Config) -> GradNorms:
@@ -66,8 +69,12 @@ def norms(gradients: Any, config: Config) -> GradNorms:
 
 def _own(optimizer: Any) -> optax.GradientTransformation:
     if isinstance(optimizer, str):
-        made = objects.load(optimizer, "optimizer")
-        optimizer = made if hasattr(made, "update") else made()
+        path, made = optimizer, objects.load(optimizer, "optimizer")
+        try:
+            optimizer = made if hasattr(made, "update") else made()
+        except TypeError as error:
+            said = objects.first_line(error)
+            raise ValueError(f"optimizer {path!r} cannot be made: {said}") from error
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise ValueError(
             f"optimizer is a {type(optimizer).__name__}, not an optax.GradientTransformation; give"
@@ -76,21 +83,24 @@ def _own(optimizer: Any) -> optax.GradientTransformation:
     return optimizer
 
 
-def _clip_together(gradients: policy.Halves, config: Config) -> policy.Halves:
-    each = norms(gradients, config)
-    factor = _factor(jnp.hypot(each.actor, each.critic), config)
-    return jax.tree.map(lambda gradient: gradient * factor, gradients)
-
-
-def _clip_apart(gradients: policy.Halves, config: Config) -> policy.Halves:
-    pairs = zip(gradients, norms(gradients, config), strict=True)
-    return policy.Halves(*(half * _factor(norm, config) for half, norm in pairs))
-
-
-def _factor(norm: jax.Array, config: Config) -> jax.Array:
+def _factors(config: Config, gradients: policy.Halves) -> policy.Halves:
+    """What the gradients are multiplied by, each half's or the same for both."""
+    own = norms(gradients, config)
+    if config.joint_grad_norm:
+        own = GradNorms(*[jnp.hypot(*own)] * 2)
     largest = config.max_grad_norm
-    return jnp.where(norm < largest, 1.0, largest / norm)
+    return policy.Halves(*(jnp.where(norm < largest, 1.0, largest / norm) for norm in own))
 
 
-def _descent(direction: jax.Array, rate: jax.Array | float) -> jax.Array:
-    return (-rate * direction).astype(direction.dtype)
+def _on_halves(
+    function: Callable[..., jax.Array], numbers: Callable[[policy.Halves], policy.Halves]
+) -> optax.GradientTransformation:
+    """The function of every array and of its half's number."""
+
+    def transform(updates: policy.Halves, _: Any) -> policy.Halves:
+        def on_half(half: Any, number: jax.Array | float) -> Any:
+            return jax.tree.map(lambda leaf: function(leaf, number).astype(leaf.dtype), half)
+
+        return policy.Halves(*map(on_half, updates, numbers(updates)))
+
+    return optax.stateless(transform)

@@ -30,10 +30,10 @@ class Params(NamedTuple):
 
 
 class Halves(NamedTuple):
-    """Actor and critic as one vector each; one that has no parameters is empty."""
+    """Actor and critic, as one vector each or as trees; a half without parameters is empty."""
 
-    actor: jax.Array
-    critic: jax.Array
+    actor: Any
+    critic: Any
 
 
 class Policy(NamedTuple):
@@ -74,7 +74,8 @@ def make(config: Config) -> Policy:
 
     def forward(variables: Any, batch: Any) -> Any:
         with jax.default_matmul_precision("highest"):
-            return module.apply({"params": variables}, batch)
+            outputs = module.apply({"params": variables}, batch)
+        return jax.tree.map(_as_float, outputs)  # a module may compute in half precision
 
     def apply(params: Params, observation: Any, memory: Any = (), start: Any = None) -> Any:
         del start
@@ -98,16 +99,25 @@ def make(config: Config) -> Policy:
 def halves(trainable: Any) -> tuple[Halves, Callable[[Halves], Any]]:
     """The trainable parameters (or gradients of their shape) as one vector each of actor and
     critic, and the function that makes the tree of such vectors again."""
-    layers = dict(trainable["network"])
-    critic = {"critic": layers.pop("critic")} if "critic" in layers else {}
-    actor_vector, to_actor = _ravel({**trainable, "network": layers})
-    critic_vector, to_critic = _ravel(critic)
+    trees, join = split(trainable)
+    (actor, to_actor), (critic, to_critic) = _ravel(trees.actor), _ravel(trees.critic)
 
     def unflatten(vectors: Halves) -> Any:
-        tree = to_actor(vectors.actor)
-        return {**tree, "network": {**tree["network"], **to_critic(vectors.critic)}}
+        return join(Halves(to_actor(vectors.actor), to_critic(vectors.critic)))
 
-    return Halves(actor_vector, critic_vector), unflatten
+    return Halves(actor, critic), unflatten
+
+
+def split(trainable: Any) -> tuple[Halves, Callable[[Halves], Any]]:
+    """The trainable parameters as one tree each of actor and critic, and the way back."""
+    layers = dict(trainable["network"])
+    critic = {"critic": layers.pop("critic")} if "critic" in layers else {}
+
+    def join(trees: Halves) -> Any:
+        actor, critic = trees
+        return {**actor, "network": {**actor["network"], **critic}}
+
+    return Halves({**trainable, "network": layers}, critic), join
 
 
 def _ravel(tree: Any) -> tuple[jax.Array, Callable[[jax.Array], Any]]:
