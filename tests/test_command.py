@@ -15,7 +15,7 @@ import pytest
 
 from ppo_jax import __version__, population, ppo, recipe
 from ppo_jax.run import load
-from ppo_jax.train import ENVIRONMENTS, main
+from ppo_jax.train import main
 
 SMALL = ("--num-envs", "4", "--num-steps", "32", "--hidden-sizes", "8", "--total-timesteps", "1300")
 
@@ -42,7 +42,7 @@ def finished(tmp_path_factory):
 def test_a_run_says_what_it_does_and_where_it_wrote(finished):
     out, said = finished
     assert f"ppo_jax {__version__}: fast on CartPole-v1, seed 5 to 6, on cpu" in said
-    assert "1,300 steps are no whole number of updates of 128: 10 updates, 1,280 steps" in said
+    assert "1,300 steps is not a multiple of the batch size, 128: 10 updates, 1,280 steps" in said
     assert "compiling fast for 2 agents" in said
     assert "training 100%: 2,560 steps" in said
     assert "steps/s, mean return" in said
@@ -164,7 +164,7 @@ def test_a_folder_that_holds_a_run_is_refused_and_untouched(finished, capsys):
         ("--seed 4294967296", "seeds go from 0 to 4294967295"),
         ("--seed 4294967295 --num-seeds 2", "seeds go from 0 to 4294967295"),
         ("--num-seeds 0", "--num-seeds is 0"),
-        ("--env Pendulum-v1", "the policy serves Discrete"),
+        ("--env nowhere:make", "does not import"),
         ("--env-params force 5.0", "has no parameter 'force'; there are: gravity"),
         ("--config missing.json", "No such file"),
         ("--config x --recipe fast", "leave out --recipe"),
@@ -232,10 +232,12 @@ def test_help_shows_the_recipes_own_defaults(capsys):
     assert "0.003" in capsys.readouterr().out
 
 
-def test_the_known_environments_are_gymnaxs():
-    import gymnax
-
-    assert set(ENVIRONMENTS) == {name for name in gymnax.registered_envs if "Probe" not in name}
+def test_help_shows_the_row_of_the_environment(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help", "--env", "Pendulum-v1"])
+    said = capsys.readouterr().out
+    assert "Pendulum-v1" in said
+    assert "(default: 0.95)" in said
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -207,13 +207,28 @@ REFUSED = [
     row(
         "minibatch of one",
         "--num-envs 1 --num-steps 4 --num-minibatches 4",
-        "minibatches of 1 transition cannot be normalised",
+        "minibatches of 1 transition cannot be normalized",
         "normalize_advantage=False",
     ),
     row("budget below one update", "--total-timesteps 10", "is 10, less", "give at least 512"),
     row("two budgets", "--total-timesteps 5000 --num-updates 3", "twice; give one of them"),
-    row("unknown environment", "--env CartPol", "'CartPol' is unknown; near it: CartPole-v1"),
-    row("environment like no other", "--env xyz", "'xyz' is unknown; there are: CartPole-v1"),
+    row("empty environment", ["--env", ""], "env is ''", "an environment, or the name of one"),
+    row("unknown network", "--network mpl", "network is 'mpl'", "mlp, cnn, package.module:Class"),
+    row("unknown optimizer", "--optimizer adam", "optimizer is 'adam'", "package.module:factory"),
+    row("KL limit of nothing", "--target-kl 0", "target_kl is 0.0", "positive and finite"),
+    row("initial deviation", "--log-std-init nan", "log_std_init is nan", "finite"),
+    row("pool of nothing", "--reset-pool 0", "reset_pool is 0", "a whole number of at least 1"),
+    row(
+        "a row's own number",
+        "--env Pendulum-v1 --num-envs 3 --num-minibatches 7",
+        "3 environments × 128 steps = 384 transitions, which num_minibatches 7 does not divide",
+    ),
+    row(
+        "own optimizer beside a sweep",
+        "--optimizer optax:sgd --sweep learning_rate=1e-3,1e-2",
+        "learning_rate is the built-in optimizer's",
+        "leave one of them out",
+    ),
     row("seed negative", "--seed -1", "--seed is -1", "seeds go from 0 to 4294967295"),
     row("seed too large", "--seed 4294967296", "is 4294967296", "seeds go from 0 to 4294967295"),
     row("last seed too large", "--seed 4294967295 --num-seeds 2", "seeds go from 0 to 4294967295"),
@@ -244,17 +259,49 @@ REFUSED_BY_THE_PARSER = [
     row("unknown recipe", "--recipe notebok", "'notebok'", "notebook"),
     row("unknown device", "--device abacus", "'abacus'", "cpu"),
     row("unknown activation", "--activation gelu", "'gelu'", "tanh"),
+    row("unknown time limit", "--time-limit never", "'never'", "truncate"),
+    row("statistics", "--normalize-observation maybe", "maybe"),
+    row("argument without a value", "--env-kwargs size", "--env-kwargs"),
     row("resume of what", "--resume oldest --out x", "'oldest'", "newest"),
     row("value missing", "--num-envs", "--num-envs"),
     row("parameter without a value", "--env-params force_mag", "--env-params"),
 ]
 REFUSED_WITH_THE_ENVIRONMENT = [
-    row("actions that the policy cannot take", "--env Pendulum-v1", "Box", "serves Discrete"),
+    row("unknown environment", "--env CartPol", "'CartPol' is unknown", "near it: CartPole-v1"),
+    row("environment like no other", "--env xyz", "'xyz' is unknown", "gymnax.registered_envs"),
+    row("suite without an adapter", "--env nowhere::it", "there is no adapter for nowhere"),
+    row("factory that is absent", "--env nowhere:make", "env 'nowhere:make' does not import"),
+    row("factory of another kind", "--env math:pi", "math:pi", "cannot be made"),
+    row("network that is absent", "--network nowhere:Net", "'nowhere:Net' does not import"),
+    row("network that is none", "--network math:sqrt", "not a flax.linen module"),
+    row("optimizer that is none", "--optimizer math:pi", "'math:pi' cannot be made"),
+    row("image network", "--network cnn", "cnn takes one image [H, W, C]", "(4,)"),
+    row("squashed onto no bounds", "--squash-action --env NoBounds-v0", "finite action bounds"),
+    row("unknown argument", "--env-kwargs size 5", "env_kwargs size 5", "CartPole-v1"),
+    row(
+        "reset states without end",
+        "--env Pong-misc --num-envs 4096 --num-minibatches 1",
+        "more than 2 GiB",
+        "--reset-pool",
+    ),
     row("unknown parameter", "--env-params force 5", "'force'; there are: gravity"),
     row("time limit as a parameter", "--env-params max_steps_in_episode 9", "max_episode_steps"),
     row("swept unknown parameter", "--sweep env_params.force=1", "'force'; there are: gravity"),
     row("no threshold", "--env Catch-bsuite --stop-when-solved 1", "leave out --stop-when-solved"),
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_bounds():
+    """An environment whose actions have no bounds, by a name of its own."""
+
+    class NoBounds(gymnax.environments.Pendulum):
+        def action_space(self, params=None):
+            return gymnax.environments.spaces.Box(-np.inf, np.inf, (1,))
+
+    gymnax.register("NoBounds-v0", NoBounds)
+    yield
+    gymnax.registered_envs.remove("NoBounds-v0")
 
 
 def split(arguments):
@@ -360,7 +407,7 @@ def test_an_observation_that_the_networks_cannot_take(monkeypatch, capsys, empty
     monkeypatch.setattr(kind, "observation_space", lambda *_: table)
     code, _, error = answer(capsys, "--env", "Catch-bsuite")
     assert code == 2
-    one_line(error, "Catch-bsuite observes a Dict space; the networks serve Box and Discrete")
+    one_line(error, "the observation has a part without a name, which its space lacks")
     assert not list(empty.iterdir())
 
 
@@ -1017,7 +1064,7 @@ def test_before_any_episode_has_ended_there_is_no_mean(capsys):
 
 
 def test_the_core_alone_refuses_an_old_gymnax(monkeypatch):
-    env._load.cache_clear()
+    env._load_named.cache_clear()
     monkeypatch.setattr(metadata, "version", lambda _: "0.0.9")
     with pytest.raises(ImportError, match=r"gymnax 0.0.9 .* install gymnax>=1.0.1"):
         env.make(recipe("fast"))

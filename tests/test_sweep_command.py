@@ -127,7 +127,7 @@ def test_agents_frozen_at_the_start_keep_their_paired_initial_parameters(swept):
                     own = saved[name][setting * SEEDS + seed]
                     np.testing.assert_allclose(own, expected, rtol=1e-5, atol=1e-6)
                     np.testing.assert_array_equal(own, saved[name][3 * SEEDS + seed])
-        trained = saved["actor.0.kernel"][: 3 * SEEDS]
+        trained = saved["trainable.network.actor.hidden_0.kernel"][: 3 * SEEDS]
     assert len(np.unique(trained.reshape(len(trained), -1), axis=0)) == len(trained)
 
 
@@ -162,7 +162,7 @@ def test_the_agents_of_parameters_are_those_of_the_summary(swept, compiled):
     """Each agent's greedy return, computed again from its parameters and its own key."""
     out, _, summary = swept
     with np.load(out / "parameters.npz") as arrays:
-        params = to_parameters(dict(arrays))
+        params = to_parameters(dict(arrays), CONFIG)
     keys = population.agent_keys(SEED, SEEDS)[np.array([seed - SEED for _, seed in AGENTS])]
     returns = np.asarray(compiled(params, CONFIG, keys, 100)).mean(axis=1)
     said = summary["eval_return_per_seed"]
@@ -333,7 +333,7 @@ def test_a_run_stops_once_enough_agents_are_solved(tmp_path):
         ("--sweep learning_rate=1e-50", "learning_rate is 1e-50; it must be positive and finite"),
         ("--sweep discount=1 --sweep discount=0.9", "discount varies twice"),
         ("--sweep discount=1 --search discount=log:0.1:1 --samples 2", "discount varies twice"),
-        ("--sweep max_grad_norm=1 --max-grad-norm None", "max_grad_norm is none by default"),
+        ("--sweep max_grad_norm=1 --max-grad-norm None", "max_grad_norm has no numeric default; set --max-grad-norm"),
         (
             "--env Acrobot-v1 --sweep env_params.available_torque=1",
             "available_torque of Acrobot-v1 is an array",

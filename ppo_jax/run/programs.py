@@ -100,11 +100,14 @@ def _build(function: Any, arguments: tuple[Any, ...]) -> _Compiled:
 
 
 def _placed(shapes: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
-    """The shapes as the program that makes them will leave them on the devices."""
-    sharding = NamedSharding(mesh, spec)
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
-    )
+    """The shapes as the program that makes them will leave them on the devices: arrays without
+    elements, such as the moments of a critic without parameters of its own, are on each."""
+
+    def place(leaf: Any) -> jax.ShapeDtypeStruct:
+        sharding = NamedSharding(mesh, spec if leaf.size else population.REPLICATED)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(place, shapes)
 
 
 def _beside(program: _Compiled) -> int:
