@@ -263,8 +263,8 @@ _BUILT_IN_OPTIMIZER = (
 
 
 def with_hyperparameters(config: Config, values: Mapping[str, Any]) -> Config:
-    """The configuration with hyperparameters, numbers or arrays, by name, checked; `env_params.x` is
-    the environment's parameter x.
+    """The configuration with hyperparameters, numbers or arrays, by name, checked; `env_params.x`
+    is the environment's parameter x.
 
     Raises ValueError for a name that is unknown or static, or a value out of range.
     """

@@ -53,7 +53,7 @@ def plain_convolve(images: jax.Array, kernel: jax.Array, strides: Any, *_: Any, 
 def convolve(images: jax.Array, kernel: jax.Array, strides: Any, *_: Any, **options: Any):
     """`plain_convolve` as one product of patches: the convolutions of many agents at once, each
     with its own kernel, are not in any CPU library."""
-    height, width, _, channels = kernel.shape
+    height, width, channels = kernel.shape[0], kernel.shape[1], kernel.shape[3]
     if height * width > FEW_SHIFTS:
         return plain_convolve(images, kernel, strides, **options)
     rows = range(images.shape[1])[: images.shape[1] - height + 1 : strides[0]]

@@ -84,7 +84,7 @@ class _BuiltIn(nn.Module):
     def __call__(self, observation: Any) -> tuple[Any, jax.Array]:
         """(action_output, value [B]) of observations [B, ...]."""
         inputs = self.encode(observation)
-        outputs = self.actor(inputs)
+        outputs: Any = self.actor(inputs)
         if not isinstance(self.num_outputs, int):
             outputs = tuple(jnp.split(outputs, list(accumulate(self.num_outputs))[:-1], axis=-1))
         return outputs, self.critic(inputs)[:, 0]
@@ -299,8 +299,9 @@ def _check_outputs(found: Any, outputs: NumOutputs, said: str) -> None:
     if not isinstance(found, tuple) or len(found) != 2:
         raise ValueError(f"network {said} gives no pair; it must return (action_output, value)")
     given, value = jax.tree.map(_shape_in_words, found)
-    one_head = isinstance(outputs, int)
-    wanted = f"[B, {outputs}]" if one_head else tuple(f"[B, {each}]" for each in outputs)
+    wanted: Any = f"[B, {outputs}]"
+    if not isinstance(outputs, int):
+        wanted = tuple(f"[B, {each}]" for each in outputs)
     if given != wanted:
         shapes = f"{given}; it must be {wanted}".replace("'", "")
         raise ValueError(f"network {said} gives action_output {shapes}")

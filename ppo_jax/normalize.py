@@ -21,14 +21,14 @@ class Statistics(NamedTuple):
     """Of `count` observations, the moments of each part in jax's order; () for a part that passes
     as it is."""
 
-    count: jax.Array  # []
+    count: jax.Array  # type: ignore[assignment]  # []
     parts: tuple[Moments | tuple[()], ...]
 
 
 class RewardStatistics(NamedTuple):
     """Of the discounted return R that every environment carries, R ← γR + r."""
 
-    count: jax.Array  # []
+    count: jax.Array  # type: ignore[assignment]  # []
     mean: jax.Array  # []
     m2: jax.Array  # []
     returns: jax.Array  # [N], R where each environment stands

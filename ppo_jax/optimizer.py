@@ -89,6 +89,7 @@ def _factors(config: Config, gradients: policy.Halves) -> policy.Halves:
     if config.joint_grad_norm:
         own = GradNorms(*[jnp.hypot(*own)] * 2)
     largest = config.max_grad_norm
+    assert largest is not None
     return policy.Halves(*(jnp.where(norm < largest, 1.0, largest / norm) for norm in own))
 
 

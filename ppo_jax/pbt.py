@@ -1,6 +1,6 @@
 """Population-based training: agents that do badly go on from those that do well, with other
-hyperparameters. A generation is one pure function over the agents' axis: exploit is a gather, explore
-a perturbation."""
+hyperparameters. A generation is one pure function over the agents' axis: exploit is a gather,
+explore a perturbation."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -116,8 +116,8 @@ def _explore(
     factors: Sequence[float],
     resample: float,
 ) -> dict[str, jax.Array]:
-    """The hyperparameters [N] after the generation: the agents' own, or for children other ones than
-    their parents'."""
+    """The hyperparameters [N] after the generation: the agents' own, or for children other ones
+    than their parents'."""
     shape, themselves = (len(ranges), len(parents)), jnp.arange(len(parents))
     factor_key, resample_key, draw_key = jax.random.split(key, 3)
     chosen = jax.random.randint(factor_key, shape, 0, len(factors))

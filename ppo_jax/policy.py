@@ -47,7 +47,7 @@ class Policy(NamedTuple):
     noise: Callable[[jax.Array, tuple[int, ...]], jax.Array]
     """(key, leading shape) -> the noise that `Distribution.sample` takes, [*leading, ...]."""
     env_action: Callable[[jax.Array], jax.Array]
-    """A sampled action [..., ] -> what the environment receives, in its space's shape and bounds."""
+    """A sampled action -> what the environment receives, in its space's shape and bounds."""
     entropy_needs_noise: bool  # whether the noise of an action is kept for its entropy
 
 
@@ -67,7 +67,7 @@ def make(config: Config) -> Policy:
         trainable = {"network": _init_network(key, module, encode, example, config)}
         if isinstance(action_space, spaces.Box):
             trainable["log_std"] = jnp.full(action_space.size, config.log_std_init, float)
-        statistics = ()
+        statistics: Any = ()
         if config.normalize_observation:
             statistics = normalize.init(environment.observation_space, example)
         return Params(trainable, statistics)

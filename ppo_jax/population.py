@@ -1,7 +1,8 @@
 """Many agents at once: the update vmapped over agents, and the loop outside the vmap.
 
-An agent is a key and the hyperparameters it runs with. Here every traced leaf of a `Config` is either
-one number for all agents or [agents], each agent's own; `ppo_jax.sweep` makes such configurations.
+An agent is a key and the hyperparameters it runs with. Here every traced leaf of a `Config` is
+either one number for all agents or [agents], each agent's own; `ppo_jax.sweep` makes such
+configurations.
 """
 
 from collections.abc import Callable
@@ -47,8 +48,8 @@ def run(
     `num_updates` may be traced and is at most `capacity`, which is static: one compiled program
     serves chunks of any length. The metrics' rows from `num_updates` on are zeros.
 
-    `agents_at_once` is how many agents one kernel computes (none: all of them); in every update the others
-    follow. On a CPU `CPU_AGENTS_AT_ONCE` keeps what kernels hand on to one another in the caches.
+    `agents_at_once` is how many agents one kernel computes (none: all of them); in every update the
+    others follow. On a CPU `CPU_AGENTS_AT_ONCE` keeps what kernels hand on to one another in the caches.
 
     An agent whose losses, gradients or parameters would become non-finite is frozen: it keeps its
     last finite state, and `num_updates` of that state tells when. Every later update of it would
@@ -132,7 +133,8 @@ def shard_over_agents(
 
     Each device runs the function on its own agents alone, with nothing to wait for. An agent's
     results on other numbers of devices agree up to rounding, for the compiled programs differ.
-    `out_specs` says where the outputs have their agents: `AGENTS`, or `TIME_AGENTS` for [capacity, agents].
+    `out_specs` says where the outputs have their agents: `AGENTS`, or `TIME_AGENTS` for
+    [capacity, agents].
     """
 
     def sharded(*arguments: Any) -> Any:
@@ -155,8 +157,8 @@ AGENTS, TIME_AGENTS, REPLICATED = (
 def _over_agents(
     function: Callable[..., Any], config: Config, agents: int, agents_at_once: int | None = None
 ) -> Callable[..., Any]:
-    """The function of (agents, config) vmapped, over `agents_at_once` agents at a time; one agent goes
-    without: a batch of one pays for loops of unequal length that it does not have."""
+    """The function of (agents, config) vmapped, over `agents_at_once` agents at a time; one
+    agent goes without: a batch of one pays for loops of unequal length that it does not have."""
     if agents == 1:
         return partial(_without_vmap, function)
     mapped = jax.vmap(function, in_axes=(0, _axes(config)))

@@ -165,7 +165,7 @@ def compute_advantages(
     policy: Policy,
     config: Config,
 ) -> loss.Minibatch:
-    """The update's batch [B, ...]: log-probabilities, advantages A by GAE, and returns G = A + V(s).
+    """The update's batch [B, ...]: log-probabilities, advantages A by GAE, returns G = A + V(s).
 
     The policy that the rollout was made with is evaluated once, over all of it. A termination has
     no value after it; a truncation, and the rollout's end, go on with that of the state they

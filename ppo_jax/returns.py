@@ -34,7 +34,7 @@ def gae(
     discount: jax.Array | float,
     gae_lambda: jax.Array | float,
 ) -> jax.Array:
-    """Generalised advantage estimates, A[t] = δ[t] + γ λ (1 - done[t]) A[t+1], A[T] = 0.
+    """Generalized advantage estimates, A[t] = δ[t] + γ λ (1 - done[t]) A[t+1], A[T] = 0.
 
     δ[t] = r[t] + γ (1 - terminated[t]) V(s'[t]) - V(s[t]), where s'[t] is the state that step t
     really led to, also where the environment was reset after it.

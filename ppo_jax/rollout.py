@@ -127,7 +127,7 @@ def collect(
     if slots is not None:
         finals = jax.tree.map(jnp.zeros_like, _repeat(state.observation, slots))
     zeros = jnp.zeros(config.num_envs, jnp.int32)
-    carry = state, finals, zeros, jnp.zeros((), jnp.int32), jnp.zeros((), bool)
+    carry: Any = state, finals, zeros, jnp.zeros((), jnp.int32), jnp.zeros((), bool)
     (state, finals, *_), transitions = jax.lax.scan(step, carry, noise)
     if slots is not None:
         transitions = transitions._replace(final_observation=finals)
@@ -250,7 +250,7 @@ def _draw(
     # All draws are flat: XLA compiles those several times faster than [T, N, ...] ones.
     reset_keys = jax.random.split(reset_key, reset_pool or size)
     pool = jax.vmap(environment.reset)(reset_keys)
-    resets = pool
+    resets: Any = pool
     if reset_pool is not None:
         place_key = jax.random.fold_in(reset_key, 1)
         resets = jax.random.randint(place_key, (size,), 0, reset_pool)

@@ -38,7 +38,7 @@ class MultiDiscrete:
 
 @dataclass(frozen=True, eq=False)
 class Box:
-    """Arrays between two bounds, numbers or arrays that broadcast to `shape`; they may be traced."""
+    """Arrays between two bounds, which broadcast to `shape` and may be traced."""
 
     low: Any
     high: Any

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from ppo_jax.config import Config, with_hyperparameters
 
 Settings = Mapping[str, jax.Array]
-"""Values [settings] of the hyperparameters that vary, by name; `env_params.x` is a parameter x of the
-environment."""
+"""Values [settings] of the hyperparameters that vary, by name; `env_params.x` is a parameter x of
+the environment."""
 
 Bounds = tuple[str, float, float]
 """Where a random search draws from: ("uniform", low, high), or ("log", low, high) for values whose

@@ -19,7 +19,7 @@ from ppo_jax import __version__
 from ppo_jax.config import OBJECTS, Config, override
 from ppo_jax.recipes import RECIPES, row
 from ppo_jax.run import folder, settings, xla
-from ppo_jax.run.failure import BAD_INPUT, Failure, exit_code
+from ppo_jax.run.failure import Failure, exit_code
 from ppo_jax.run.screen import Screen
 
 _LARGEST_SEED = 2**32 - 1
@@ -52,14 +52,15 @@ class Flags(Config):
     num_seeds: int = 1
     """Agents trained at once, each with its own seed."""
     sweep: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Values of a hyperparameter, name=1,2,3; several make a grid, with every seed in each setting."""
+    """Values of a hyperparameter, name=1,2,3; several make a grid, with every seed in each
+    setting."""
     search: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Range of a hyperparameter to search at random, name=log:1e-5:1e-2 or name=uniform:0:1."""
     samples: int = 0
     """Settings that the search draws."""
     evolve: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Range of a hyperparameter that evolves (population-based training), in the search's form: every
-    agent draws its own, and the worst quarter goes on as the best one's children."""
+    """Range of a hyperparameter that evolves (population-based training), in the search's form:
+    every agent draws its own, and the worst quarter goes on as the best one's children."""
     evolve_every: int = 20
     """Updates between generations; in each, most agents should end an episode."""
     curves: bool = True

@@ -93,8 +93,8 @@ def prepare(job: Job) -> roster.Roster:
     evaluates = job.drop_solved or job.stop_when_solved is not None
     if evaluates and job.config.env not in env.SOLVED_AT:
         raise Failure(
-            f"{objects.name(job.config.env)} has no return from which it counts as solved; leave out"
-            " --stop-when-solved and --drop-solved"
+            f"{objects.name(job.config.env)} has no return from which it counts as solved;"
+            " leave out --stop-when-solved and --drop-solved"
         )
     try:
         if not env.is_gymnax_own(job.config):

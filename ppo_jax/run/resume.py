@@ -18,7 +18,7 @@ from ppo_jax.run.screen import Screen
 
 _BUDGET = {"total_timesteps", "num_updates"}
 _NOT_COMPARED = ("config", "versions", "format")
-_DEFAULTS = {  # of fields that an older config.json lacks
+_DEFAULTS: dict[str, Any] = {  # of fields that an older config.json lacks
     **{field.name: field.default for field in dataclasses.fields(Config)},
     **{"env_params": {}, "env_kwargs": {}},
 }

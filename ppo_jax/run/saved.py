@@ -103,8 +103,8 @@ def read_config(settings: dict[str, Any], **objects: Any) -> Config:
     for name in OBJECTS:
         if isinstance(fields.get(name), dict):
             raise ValueError(
-                f"{name} was the object {fields[name]['object']}, which a file cannot hold; give it:"
-                f" load(path, {name}=...)"
+                f"{name} was the object {fields[name]['object']}, which a file cannot hold;"
+                f" give it: load(path, {name}=...)"
             )
     return Config(**fields).check()
 

@@ -188,7 +188,7 @@ def _write_metrics(path: Path, agent: Agent, metrics: dict[str, np.ndarray]) -> 
 
 
 def _write_trace(path: Path, trace: Trace) -> None:
-    columns = {
+    columns: dict[str, Any] = {
         **_columns("observation", trace.observation, always_numbered=True),
         **_columns("action", trace.action),
         "reward": trace.reward,
