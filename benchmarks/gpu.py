@@ -208,8 +208,8 @@ def milliseconds(config: Config, agents: int, updates: int, repeats: int) -> dic
         seconds[title] = statistics.median(turns) / updates
         return outcome
 
-    _, transitions = part("rollout", parts.rollouts, states)
-    batches = part("returns", parts.returns, states, transitions)
+    _, collected = part("rollout", parts.rollouts, states)
+    batches = part("returns", parts.returns, states, collected)
     part("shuffles", parts.shuffles, states, batches)
     part("gradient steps", parts.gradient_steps, states, batches)
     seconds["gradient steps"] -= seconds["shuffles"]  # which are in it

@@ -8,16 +8,18 @@ before it, and the last one's outcome is returned.
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from itertools import pairwise
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh, NamedSharding
 
-from ppo_jax import Config, env, loss, network, optimizer, population, ppo, rollout
+from ppo_jax import Config, env, loss, optimizer, population, ppo, rollout
+from ppo_jax.policy import Policy
 
 Count = jax.Array | int
+Collected = tuple[rollout.RolloutState, rollout.Transition]
 
 
 def compiler_options() -> dict[str, Any] | None:
@@ -36,14 +38,10 @@ def flops_per_step(config: Config) -> int:
     F, a multiplication and an addition for every weight of both networks, is a forward pass: the
     actor's to act, the critic's for the value. An epoch takes a forward pass, and two products of
     its size to go back: for the weights' gradient and for the inputs', which the first layers (F₁)
-    do not need. Biases, nonlinearities, Adam and the environment do not count.
+    do not need. Biases, nonlinearities, Adam and the environment do not count. For `mlp` alone.
     """
-    environment = env.make(config)
-    hidden = (environment.observation_size, *config.hidden_sizes)
-    networks = [
-        [2 * inputs * outputs for inputs, outputs in pairwise((*hidden, last))]
-        for last in (environment.num_actions, 1)
-    ]
+    shapes = jax.eval_shape(ppo.policy(config).init, jax.random.key(0)).trainable["network"]
+    networks = [[2 * layer["kernel"].size for layer in half.values()] for half in shapes.values()]
     forward = sum(sum(layers) for layers in networks)
     first = sum(layers[0] for layers in networks)
     return forward + config.num_epochs * (3 * forward - first)
@@ -60,67 +58,63 @@ def environment_only(
 ) -> tuple[jax.Array, rollout.RolloutState]:
     """Steps taken by rollouts without networks, [agents], and where the environments then stand:
     every action is as likely as another, and no transition is kept."""
-    environment = env.make(config)
-    bare = config.replace(hidden_sizes=())
-    sizes = environment.observation_size, environment.num_actions
-    nobody = jax.tree.map(
-        jnp.zeros_like, network.init(jax.random.key(0), bare, *sizes).actor
-    )  # the smallest actor: one matrix, of zeros
+    own_policy = ppo.policy(config)
 
-    def one(state: ppo.TrainState) -> tuple[jax.Array, rollout.RolloutState]:
-        def step(index: jax.Array, carry: tuple[jax.Array, rollout.RolloutState]):
-            key = jax.random.fold_in(state.key, index)
-            rollout_state, transitions = rollout.collect(key, nobody, carry[1], environment, config)
-            return carry[0] + jnp.sum(transitions.valid, dtype=jnp.int32), rollout_state
+    def apply(*arguments: Any) -> Any:
+        distribution, value, memory = own_policy.apply(*arguments)
+        return _zeros(distribution), value, memory  # so nobody reads the network's outputs
 
-        return jax.lax.fori_loop(0, updates, step, (jnp.int32(0), state.rollout))
-
-    return _over_agents(one)(states)
+    steps, (rollout_state, _) = _rollouts(states, config, own_policy._replace(apply=apply), updates)
+    return steps, rollout_state
 
 
-def rollouts(
-    states: ppo.TrainState, config: Config, updates: Count
-) -> tuple[jax.Array, rollout.Transition]:
-    """Steps taken by rollouts with the policy, [agents], and the last rollout's transitions."""
+def rollouts(states: ppo.TrainState, config: Config, updates: Count) -> tuple[jax.Array, Collected]:
+    """Steps taken by rollouts with the policy, [agents], and what the last one collected."""
+    return _rollouts(states, config, ppo.policy(config), updates)
+
+
+def _rollouts(
+    states: ppo.TrainState, config: Config, policy: Policy, updates: Count
+) -> tuple[jax.Array, Collected]:
     environment = env.make(config)
 
-    def one(state: ppo.TrainState) -> tuple[jax.Array, rollout.Transition]:
-        def collect(index: jax.Array, rollout_state: rollout.RolloutState):
+    def one(state: ppo.TrainState) -> tuple[jax.Array, Collected]:
+        def collect(index: jax.Array | int, rollout_state: rollout.RolloutState) -> Collected:
             key = jax.random.fold_in(state.key, index)
-            return rollout.collect(key, state.params.actor, rollout_state, environment, config)
+            return rollout.collect(key, state.params, rollout_state, environment, policy, config)
 
-        def step(index: jax.Array, carry: tuple[rollout.RolloutState, jax.Array, Any]):
-            rollout_state, transitions = collect(index, carry[0])
-            return (
-                rollout_state,
-                carry[1] + jnp.sum(transitions.valid, dtype=jnp.int32),
-                transitions,
-            )
+        def step(index: jax.Array, carry: tuple[jax.Array, Collected]) -> Any:
+            steps, (rollout_state, _) = carry
+            collected = collect(index, rollout_state)
+            return steps + jnp.sum(collected[1].valid, dtype=jnp.int32), collected
 
         empty = _zeros(jax.eval_shape(collect, 0, state.rollout)[1])
-        carry = state.rollout, jnp.int32(0), empty
-        return jax.lax.fori_loop(0, updates, step, carry)[1:]
+        return jax.lax.fori_loop(0, updates, step, (jnp.int32(0), (state.rollout, empty)))
 
     return _over_agents(one)(states)
 
 
 def returns(
-    states: ppo.TrainState,
-    transitions: rollout.Transition,
-    config: Config,
-    updates: Count,
+    states: ppo.TrainState, collected: Collected, config: Config, updates: Count
 ) -> loss.Minibatch:
     """The update's batches that values and advantages of the transitions make."""
+    own_policy = ppo.policy(config)
 
-    def one(state: ppo.TrainState, transitions: rollout.Transition) -> loss.Minibatch:
+    def one(state: ppo.TrainState, collected: Collected) -> loss.Minibatch:
+        rollout_state, transitions = collected
+
+        def advantages(params: Any) -> loss.Minibatch:
+            return ppo.compute_advantages(params, transitions, rollout_state, own_policy, config)
+
         def step(_: jax.Array, batch: loss.Minibatch) -> loss.Minibatch:
-            nearly = jax.tree.map(lambda leaf: leaf + 1e-30 * batch.value[0], state.params.critic)
-            return ppo.compute_advantages(nearly, transitions, config)
+            return advantages(
+                jax.tree.map(lambda leaf: leaf + 1e-30 * batch.value[0], state.params)
+            )
 
-        empty = jax.eval_shape(ppo.compute_advantages, state.params.critic, transitions, config)
-        return jax.lax.fori_loop(0, updates, step, _zeros(empty))
+        empty = _zeros(jax.eval_shape(advantages, state.params))
+        return jax.lax.fori_loop(0, updates, step, empty)
 
-    return _over_agents(one)(states, transitions)
+    return _over_agents(one)(states, collected)
 
 
 def shuffles(
@@ -129,13 +123,12 @@ def shuffles(
     """The orders of the epochs' transitions, [agents, epochs, transitions]."""
 
     def one(state: ppo.TrainState, batch: loss.Minibatch) -> jax.Array:
-        size = batch.action.shape[0]
+        size = batch.value.shape[0]
         capacity = size + -size % config.transitions_per_minibatch
-        valid = size if batch.valid is None else jnp.sum(batch.valid, dtype=jnp.int32)
 
         def step(index: jax.Array, _: jax.Array) -> jax.Array:
             key = jax.random.fold_in(state.key, index)
-            return ppo.epoch_orders(key, capacity, valid, config.num_epochs)
+            return ppo.epoch_orders(key, capacity, _num_valid(batch), config.num_epochs)
 
         empty = jnp.zeros((config.num_epochs, capacity), jnp.int32)
         return jax.lax.fori_loop(0, updates, step, empty)
@@ -145,41 +138,42 @@ def shuffles(
 
 def gradient_steps(
     states: ppo.TrainState, batches: loss.Minibatch, config: Config, updates: Count
-) -> network.Parameters:
+) -> Any:
     """The parameters after updates from the same batches; the shuffles are in it."""
+    own_policy = ppo.policy(config)
 
-    def one(state: ppo.TrainState, batch: loss.Minibatch) -> network.Parameters:
+    def one(state: ppo.TrainState, batch: loss.Minibatch) -> Any:
         def step(index: jax.Array, carry: Any) -> Any:
             key = jax.random.fold_in(state.key, index)
-            params, adam = carry
-            return ppo.optimize(key, params, adam, batch, 1.0, config)[:2]
+            trainable, adam = carry
+            params = state.params._replace(trainable=trainable)
+            return ppo.optimize(key, params, adam, batch, 1.0, own_policy, config)[:2]
 
-        return jax.lax.fori_loop(0, updates, step, (state.params, state.optimizer_state))[0]
+        carry = state.params.trainable, state.optimizer_state
+        return jax.lax.fori_loop(0, updates, step, carry)[0]
 
     return _over_agents(one)(states, batches)
 
 
 def optimizer_steps(
     states: ppo.TrainState, batches: loss.Minibatch, config: Config, updates: Count
-) -> network.Parameters:
-    """The parameters after updates' steps of the optimiser alone, along one gradient."""
+) -> Any:
+    """The parameters after updates' steps of the optimizer alone, along one gradient."""
 
-    def one(state: ppo.TrainState, batch: loss.Minibatch) -> network.Parameters:
-        size = batch.action.shape[0]
-        valid = size if batch.valid is None else jnp.sum(batch.valid, dtype=jnp.int32)
-        minibatches = -(-valid // config.transitions_per_minibatch)
-        vectors, to_params = network.flatten(state.params)
-        adam = optimizer.map_moments(
-            lambda moment: network.flatten(moment)[0], state.optimizer_state
-        )
+    def one(state: ppo.TrainState, batch: loss.Minibatch) -> Any:
+        optimized, to_trainable = optimizer.to_optimized(state.params.trainable, config)
+        transformation = optimizer.make(config, 1.0)
 
         def step(_: jax.Array, carry: Any) -> Any:
-            vectors, adam = carry
-            gradient = jax.tree.map(lambda leaf: 1e-3 * leaf, vectors)
-            return optimizer.step(vectors, gradient, adam, 1.0, config)[:2]
+            optimized, own_state = carry
+            gradient = jax.tree.map(lambda leaf: 1e-3 * leaf, optimized)
+            changes, own_state = transformation.update(gradient, own_state, optimized)
+            return optax.apply_updates(optimized, changes), own_state
 
+        minibatches = -(-_num_valid(batch) // config.transitions_per_minibatch)
         steps = updates * config.num_epochs * minibatches
-        return to_params(jax.lax.fori_loop(0, steps, step, (vectors, adam))[0])
+        carry = optimized, state.optimizer_state
+        return to_trainable(jax.lax.fori_loop(0, steps, step, carry)[0])
 
     return _over_agents(one)(states, batches)
 
@@ -217,6 +211,12 @@ def _over_agents(function: Callable[..., Any]) -> Callable[..., Any]:
         return jax.tree.map(lambda leaf: leaf[None], outcome)
 
     return batched
+
+
+def _num_valid(batch: loss.Minibatch) -> Count:
+    if batch.valid is None:
+        return batch.value.shape[0]
+    return jnp.sum(batch.valid, dtype=jnp.int32)
 
 
 def _zeros(shapes: Any) -> Any:

@@ -25,14 +25,14 @@ from rich.table import Table
 from benchmarks import machine, parts
 from ppo_jax import Config, population, ppo, recipe
 
-UPDATE, DESCENT, SHUFFLES, OPTIMIZER = "whole update", "gradient steps", "shuffles", "optimiser"
+UPDATE, DESCENT, SHUFFLES, OPTIMIZER = "whole update", "gradient steps", "shuffles", "optimizer"
 # Not kernels: they move no data.
 _FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "while")
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Measure the time of rollout, returns, shuffles, gradient and optimiser in an update."""
+    """Measure the time of rollout, returns, shuffles, gradient and optimizer in an update."""
 
     recipes: tuple[str, ...] = ("notebook", "standard", "fast")
     """Recipes to measure."""
@@ -71,7 +71,7 @@ class Program:
 
 
 def kernels_of_loops(program: str) -> list[int]:
-    """How many kernels the body of each loop of an optimised program (HLO text) starts."""
+    """How many kernels the body of each loop of an optimized program (HLO text) starts."""
     bodies = set(re.findall(r"\bbody=(%[\w.\-]+)", program))
     found = {}
     for name, block in re.findall(r"^(%[\w.\-]+) \(.*?\{\n(.*?)^\}", program, re.M | re.S):
@@ -96,8 +96,8 @@ def programs_of(config: Config, mesh: Mesh, agents: int, updates: int) -> dict[s
         return lambda *arguments: part(*arguments, updates)
 
     rollouts = Program(mesh, repeated(parts.rollouts), states, config)
-    transitions = rollouts.run()[1]
-    returns = Program(mesh, repeated(parts.returns), states, transitions, config)
+    collected = rollouts.run()[1]
+    returns = Program(mesh, repeated(parts.returns), states, collected, config)
     batches = returns.run()
     others = {
         SHUFFLES: parts.shuffles,

@@ -1,7 +1,11 @@
 """Config and the recipes: what they say, what they refuse, and what can be traced."""
 
+import ast
 import dataclasses
+import inspect
+import itertools
 import json
+import textwrap
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +13,7 @@ import numpy as np
 import pytest
 
 from ppo_jax import Config, recipe
-from ppo_jax.config import RECIPES
+from ppo_jax.recipes import FAST, RECIPES
 
 
 def test_the_recipes_are_those_of_the_specification():
@@ -29,12 +33,47 @@ def test_the_recipes_are_those_of_the_specification():
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_field_has_a_docstring_default_and_place_in_the_pytree(name):
+def test_every_number_that_sizes_no_array_has_its_place_in_the_pytree(name):
     config = recipe(name)
-    static = {f.name for f in dataclasses.fields(Config) if f.metadata.get("static")}
+    static = {f.name for f in dataclasses.fields(Config) if f.metadata["static"]}
     leaves = {path[0].name for path, _ in jax.tree_util.tree_leaves_with_path(config)}
     traced = {f.name for f in dataclasses.fields(Config)} - static - {"env_params"}
-    assert leaves == traced - ({"critic_learning_rate"} if name != "notebook" else set())
+    none = {"target_kl"} | ({"critic_learning_rate"} if name != "notebook" else set())
+    assert leaves == traced - none
+
+
+def test_every_field_has_a_docstring_and_a_default_that_its_rule_allows():
+    body = ast.parse(textwrap.dedent(inspect.getsource(Config))).body[0].body
+    documented = {
+        field.target.id
+        for field, after in itertools.pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(after, ast.Expr)
+    }
+    fields = dataclasses.fields(Config)
+    assert documented == {field.name for field in fields}
+    for field in fields:
+        value, rule = getattr(Config(), field.name), field.metadata["rule"]
+        if value is None:
+            assert field.metadata["optional"], field.name
+        else:
+            assert rule.holds(dict(value) if field.name == "env_kwargs" else value), field.name
+
+
+def test_fast_is_a_row_for_an_environments_name_and_a_general_one_for_all_else():
+    general = recipe("fast", env="Acrobot-v1")
+    assert {"CartPole-v1", "Pendulum-v1", "Breakout-MinAtar"} <= set(FAST)
+    for name, row in FAST.items():
+        config = recipe("fast", env=name)
+        assert config == Config(env=name, **row)
+        assert config != general.replace(env=name)
+    assert general.normalize_observation
+    own = object()
+    assert recipe("fast", env=own) == general.replace(env=own)
+    assert recipe("fast", env="module:factory") == general.replace(env="module:factory")
+    assert recipe("fast").replace(env="Pendulum-v1").num_envs == recipe("fast").num_envs
+    assert recipe("fast", env="Pendulum-v1", num_envs=2).num_envs == 2
+    standard = recipe("standard", env="Pendulum-v1")
+    assert standard == recipe("standard").replace(env="Pendulum-v1")
 
 
 def test_of_two_fields_that_say_the_same_the_newer_wins():
@@ -75,7 +114,21 @@ def test_a_list_of_sizes_and_whole_numbers_for_hyperparameters_are_taken():
         ({"max_grad_norm": 0.0}, "max_grad_norm is 0.0"),
         ({"adam_epsilon": 0.0}, "adam_epsilon is 0.0"),
         ({"env_params": {"force_mag": float("inf")}}, "env_params force_mag is inf"),
-        ({"env_params": [5.0]}, "must map names to numbers"),
+        ({"env_params": [5.0]}, r"env_params is \[5.0\]; it must be a mapping of names to numbers"),
+        ({"env_kwargs": 3}, "env_kwargs is 3; it must map names to values"),
+        ({"env_kwargs": {"size": [1]}}, "env_kwargs cannot be hashed: its size is a list"),
+        ({"log_std_init": float("inf")}, "log_std_init is inf; it must be finite"),
+        ({"target_kl": 0.0}, "target_kl is 0.0; it must be positive and finite"),
+        ({"target_kl": "0.1"}, "target_kl is '0.1'; it must be a number"),
+        ({"log_std_init": None}, "log_std_init is None; it must be finite"),
+        ({"reset_pool": 0}, "reset_pool is 0; it must be a whole number of at least 1"),
+        ({"reset_pool": 1.5}, "reset_pool is 1.5"),
+        ({"time_limit": "cut"}, "time_limit is 'cut'; it must be truncate or terminate"),
+        ({"normalize_observation": 1}, "normalize_observation is 1; it must be True or False"),
+        ({"normalize_reward": None}, "normalize_reward is None"),
+        ({"squash_action": "yes"}, "squash_action is 'yes'; it must be True or False"),
+        ({"network": "resnet"}, "network is 'resnet'; it must be mlp, cnn, package.module:Class"),
+        ({"optimizer": "adam"}, "optimizer is 'adam'; it must be package.module:factory"),
         ({"num_envs": 0}, "num_envs is 0; it must be a whole number of at least 1"),
         ({"num_envs": 2.5}, "num_envs is 2.5"),
         ({"num_envs": True}, "num_envs is True"),
@@ -85,10 +138,10 @@ def test_a_list_of_sizes_and_whole_numbers_for_hyperparameters_are_taken():
         ({"activation": "gelu"}, "activation is 'gelu'; it must be tanh or relu"),
         ({"initialization": "zeros"}, "initialization is 'zeros'"),
         ({"clip_value": 1}, "clip_value is 1; it must be True or False"),
-        ({"env": 3}, "env is 3"),
+        ({"env": ""}, "env is ''; it must be an environment, or the name of one"),
         ({"num_envs": 3, "num_steps": 7, "num_minibatches": 4}, "3 environments × 7 steps = 21"),
         ({"num_envs": 3, "num_steps": 7, "num_minibatches": 4}, "the nearest that does is 3"),
-        ({"num_envs": 1, "num_steps": 4, "num_minibatches": 4}, "cannot be normalised"),
+        ({"num_envs": 1, "num_steps": 4, "num_minibatches": 4}, "cannot be normalized"),
         ({"num_minibatches": 4, "minibatch_size": 4}, "say the same thing twice"),
         ({"num_updates": 4, "total_timesteps": 4096}, "say the same thing twice"),
         ({"total_timesteps": 100}, "less than one update: .* give at least"),
@@ -165,6 +218,8 @@ def test_a_hyperparameter_changes_no_static_part_and_a_size_does():
 
 
 def test_a_configuration_survives_json():
-    config = recipe("standard", env_params={"force_mag": 5.0}, num_envs=8)
+    kwargs = {"size": 20, "map": "4x4"}
+    config = recipe("standard", env_params={"force_mag": 5.0}, num_envs=8, env_kwargs=kwargs)
+    assert config.env_kwargs == (("map", "4x4"), ("size", 20))
     fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     assert Config(**json.loads(json.dumps(fields))) == config

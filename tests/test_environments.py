@@ -1,4 +1,5 @@
-"""Every environment of gymnax: made, or refused in one line; and what the core may import."""
+"""gymnax's environments by name: their parameters, limits and observations, and what is refused;
+and what the core may import."""
 
 import ast
 import json
@@ -13,50 +14,9 @@ import numpy as np
 import pytest
 
 import ppo_jax
-from ppo_jax import env, network, ppo, recipe
+from ppo_jax import env, ppo, recipe
 
 SMALL = recipe("fast", num_envs=2, num_steps=4, num_minibatches=2, num_updates=2, hidden_sizes=(8,))
-
-BUILTIN = [name for name in gymnax.registered_envs if not name.startswith("Probe-")]
-CONTINUOUS = [
-    "MountainCarContinuous-v0",
-    "Pendulum-v1",
-    "PointRobot-misc",
-    "Reacher-misc",
-    "Swimmer-misc",
-]
-NEEDS_DATA = ["MNISTBandit-bsuite"]
-DISCRETE = [name for name in BUILTIN if name not in CONTINUOUS + NEEDS_DATA]
-# The code of gymnax 1.0.1 itself mixes 32 and 64 bits in these.
-BROKEN_IN_X64 = [
-    "DiscountingChain-bsuite",
-    "Freeway-MinAtar",
-    "GaussianBandit-misc",
-    "MetaMaze-misc",
-]
-# Of every kind one; the others, which take longer together, are marked slow.
-REPRESENTATIVE = [
-    "BernoulliBandit-misc",
-    "CartPole-v1",
-    "Catch-bsuite",
-    "DeepSea-bsuite",
-    "FourRooms-misc",
-    "FrozenLake-misc",
-    "MetaMaze-misc",
-    "UmbrellaChain-bsuite",
-]
-
-
-def marked(broken=()):
-    """All environments with discrete actions as test parameters."""
-    fails = pytest.mark.xfail(raises=TypeError, reason="gymnax", strict=False)
-    return [
-        pytest.param(
-            name,
-            marks=[pytest.mark.slow] * (name not in REPRESENTATIVE) + [fails] * (name in broken),
-        )
-        for name in DISCRETE
-    ]
 
 
 def refusal(*fragments, **overrides):
@@ -87,20 +47,6 @@ def test_an_unknown_parameter_names_those_that_there_are():
 
 def test_the_time_limit_is_no_traced_parameter():
     refusal("max_episode_steps", env_params={"max_steps_in_episode": 100})
-
-
-@pytest.mark.parametrize("name", CONTINUOUS)
-def test_continuous_actions_are_refused(name):
-    refusal(name, "Box", "Discrete", env=name)
-
-
-@pytest.mark.parametrize("reason", ["no route to host", "no route to host\nand more\nof it"])
-def test_an_environment_whose_data_are_absent_is_refused(monkeypatch, reason):
-    def unreachable(*_):
-        raise OSError(reason)
-
-    monkeypatch.setattr("gymnax.utils.load_mnist._download", unreachable)
-    refusal("MNISTBandit-bsuite", "no route to host", env="MNISTBandit-bsuite")
 
 
 def test_a_gymnax_that_knows_no_truncation_is_refused(monkeypatch):
@@ -142,38 +88,46 @@ def test_the_time_limit_is_the_environments_own_unless_given():
     assert env.make(SMALL.replace(env="MountainCar-v0")).max_episode_steps == 200
 
 
-def test_image_observations_are_flattened_in_order():
-    environment = env.make(SMALL.replace(env="Breakout-MinAtar"))
-    breakout, parameters = gymnax.make("Breakout-MinAtar")
-    image, _ = breakout.reset_env(jax.random.key(0), parameters)
-    _, observation = environment.reset(jax.random.key(0))
-    assert image.shape == (10, 10, 4)
-    assert environment.observation_size == 400
-    np.testing.assert_array_equal(observation, np.asarray(image, np.float32).ravel())
-    batch = jnp.stack([image, jnp.zeros_like(image), image])
-    np.testing.assert_array_equal(
-        environment.flatten(batch), np.asarray(batch, np.float32).reshape(3, 400)
-    )
+@pytest.mark.parametrize(
+    ("name", "shape", "dtype"),
+    [
+        ("Breakout-MinAtar", (10, 10, 4), jnp.float32),
+        ("FourRooms-misc", (4,), jnp.int32),
+        ("FrozenLake-misc", (), jnp.int32),
+        ("Catch-bsuite", (10, 5), jnp.float32),
+    ],
+)
+def test_observations_stay_as_gymnax_gives_them(name, shape, dtype):
+    environment = env.make(SMALL.replace(env=name))
+    gymnax_env, parameters = gymnax.make(name)
+    expected, expected_state = gymnax_env.reset_env(jax.random.key(0), parameters)
+    state, observation = environment.reset(jax.random.key(0))
+    later, _, reward, _, _ = gymnax_env.step_env(jax.random.key(1), expected_state, 1, parameters)
+    _, step = environment.step(jax.random.key(1), state, jnp.int32(1))
+    for found in (observation, step.observation):
+        assert (found.shape, found.dtype) == (shape, dtype)
+    np.testing.assert_array_equal(observation, expected)
+    np.testing.assert_array_equal(step.observation, later)
+    np.testing.assert_allclose(step.reward, reward)
 
 
-def test_discrete_observations_are_one_hot():
-    environment = env.make(SMALL.replace(env="FrozenLake-misc"))
-    assert environment.observation_size == 16
-    np.testing.assert_array_equal(environment.flatten(jnp.arange(16)), np.eye(16))
-    _, observation = environment.reset(jax.random.key(0))
-    np.testing.assert_array_equal(observation, np.eye(16)[0])
+def test_built_in_networks_see_discrete_observations_one_hot():
+    config = SMALL.replace(env="FrozenLake-misc", initialization="uniform")
+    params = ppo.policy(config).init(jax.random.key(0))
+    values = ppo.value(params, jnp.arange(16), config)
+    layers = jax.tree.map(lambda leaf: np.asarray(leaf, float), params.trainable["network"])
+    hidden, output = layers["critic"]["hidden_0"], layers["critic"]["output"]
+    expected = np.tanh(np.eye(16) @ hidden["kernel"] + hidden["bias"]) @ output["kernel"]
+    np.testing.assert_allclose(values, (expected + output["bias"])[:, 0], atol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("name", "shape"),
     [("CartPole-v1", (4,)), ("Breakout-MinAtar", (10, 10, 4)), ("FrozenLake-misc", ())],
 )
-def test_acting_and_valuing_take_raw_observations_of_any_leading_shape(name, shape):
+def test_acting_and_valuing_take_observations_of_any_leading_shape(name, shape):
     config = SMALL.replace(env=name, initialization="uniform")
-    environment = env.make(config)
-    params = network.init(
-        jax.random.key(0), config, environment.observation_size, environment.num_actions
-    )
+    params = ppo.policy(config).init(jax.random.key(0))
     observations = np.random.default_rng(0).integers(16, size=(2, 3, *shape))
 
     @jax.jit
@@ -192,60 +146,13 @@ def test_acting_and_valuing_take_raw_observations_of_any_leading_shape(name, sha
     assert action[1, 2] == one_action
 
 
-# Every environment, x64 or not: the types of a run never change
-
-
-def types(tree):
-    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), tree)
-
-
-def assert_update_keeps_types(name):
-    """By tracing alone: init and update have stable carries."""
-    env._load.cache_clear()  # some of gymnax's environments hold arrays, of when they were made
-    config = SMALL.replace(env=name)
-    state = jax.eval_shape(ppo.init, jax.random.key(0), config)
-    after, metrics = jax.eval_shape(ppo.update, state, config)
-    assert types(after) == types(state)
-    assert not any(leaf.weak_type for leaf in jax.tree.leaves(state))
-    assert state.rollout.observation.shape[:1] == (*metrics.env_steps.shape, 2)
-    width = jnp.zeros(()).dtype
-    floats = state.params, state.optimizer_state[1:], state.rollout.observation, metrics.value_loss
-    assert {leaf.dtype for leaf in jax.tree.leaves(floats)} <= {width}
-
-
-def test_every_environment_is_accounted_for():
-    assert set(CONTINUOUS + NEEDS_DATA + BROKEN_IN_X64) < set(BUILTIN)
-    assert len(DISCRETE) >= 20
-
-
-@pytest.mark.parametrize("name", marked())
-def test_types_are_stable_in_float32(name):
-    assert_update_keeps_types(name)
-
-
-@pytest.mark.filterwarnings("ignore:scatter inputs have incompatible types:FutureWarning")
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", marked(BROKEN_IN_X64))
-def test_types_are_stable_in_float64(name):
-    assert_update_keeps_types(name)
-
-
 @pytest.mark.parametrize("name", ["DeepSea-bsuite", "FourRooms-misc", "MetaMaze-misc"])
 def test_an_environment_with_arrays_of_its_own_may_first_be_made_inside_a_trace(name):
     """And again inside another: nothing of the first trace is kept."""
-    env._load.cache_clear()
+    env._load_named.cache_clear()
     for _ in range(2):
         jax.eval_shape(lambda: env.make(SMALL.replace(env=name)).reset(jax.random.key(0)))
     env.make(SMALL.replace(env=name)).reset(jax.random.key(0))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", DISCRETE)
-def test_every_environment_runs(name):
-    config = SMALL.replace(env=name)
-    state, metrics = jax.jit(ppo.train)(jax.random.key(0), config)
-    assert metrics.env_steps.tolist() == [8, 8]
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
 # What the core may import
@@ -311,7 +218,8 @@ def python(code):
 
 def test_the_configuration_is_made_without_jax_or_gymnax():
     heavy = python(
-        "import sys, json, ppo_jax, ppo_jax.config as c; c.recipe('standard', num_envs=8);"
+        "import sys, json, ppo_jax; from ppo_jax.recipes import recipe;"
+        "recipe('standard', num_envs=8);"
         "print(json.dumps([m for m in ('jax', 'gymnax', 'optax', 'flax') if m in sys.modules]))"
     )
     assert heavy == []

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ppo_jax import env, network, ppo, recipe, rollout
+from ppo_jax import env, policy, ppo, recipe, rollout, spaces
+from ppo_jax.env import Environment, Step
 
 FIXED = recipe(
     "fast",
@@ -35,17 +36,35 @@ class Recorded(NamedTuple):
     after: ppo.TrainState
     metrics: ppo.Metrics
     transitions: rollout.Transition
+    noise: np.ndarray  # [U, T, N, ...], that the actions were drawn with
 
 
-def record(config):
+def make_truncating_early(config):
+    """The environment, of which every step's final observation is kept."""
+    return MAKE(config)._replace(truncates_early=True)
+
+
+MAKE, MAKE_POLICY, COLLECT = env.make, policy.make, rollout.collect
+
+
+def record(config, make=make_truncating_early):
     """`config`'s run, with the transitions that its updates really collected."""
-    collected = []
-    collect = rollout.collect
+    collected, drawn = [], []
 
     def recording_collect(*arguments):
-        rollout_state, transitions = collect(*arguments)
+        rollout_state, transitions = COLLECT(*arguments)
         jax.debug.callback(collected.append, transitions, ordered=True)
         return rollout_state, transitions
+
+    def recording_policy(config):
+        own = MAKE_POLICY(config)
+
+        def noise(*arguments):
+            numbers = own.noise(*arguments)
+            jax.debug.callback(drawn.append, numbers, ordered=True)
+            return numbers
+
+        return own._replace(noise=noise)
 
     def run(key):
         def step(state, _):
@@ -55,7 +74,9 @@ def record(config):
         return jax.lax.scan(step, ppo.init(key, config), length=config.num_updates)[1]
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(env, "make", make)
         patch.setattr(rollout, "collect", recording_collect)
+        patch.setattr(ppo, "policy", recording_policy)
         before, after, metrics = jax.jit(run)(jax.random.key(0))
         jax.effects_barrier()
     transitions = jax.tree.map(lambda *steps: np.stack(steps), *collected)
@@ -63,7 +84,7 @@ def record(config):
         jax.tree.map(np.asarray, tree._replace(key=jax.random.key_data(tree.key)))
         for tree in (before, after)
     ]
-    return Recorded(*as_numpy, jax.tree.map(np.asarray, metrics), transitions)
+    return Recorded(*as_numpy, jax.tree.map(np.asarray, metrics), transitions, np.stack(drawn))
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +107,21 @@ def at(tree, index):
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
-def critic_value(critic, observation, nonlinearity):
-    """The critic's output in NumPy float64."""
-    layers = jax.tree.map(np.float64, critic)
-    for kernel, bias in layers[:-1]:
+def hidden_layers(half):
+    """The kernels and biases of a perceptron before its last layer."""
+    count = sum(name.startswith("hidden") for name in half)
+    return [(half[f"hidden_{i}"]["kernel"], half[f"hidden_{i}"]["bias"]) for i in range(count)]
+
+
+def perceptron(half, observation, nonlinearity):
+    """A perceptron's output in NumPy float64."""
+    half = jax.tree.map(np.float64, half)
+    for kernel, bias in hidden_layers(half):
         observation = nonlinearity(observation @ kernel + bias)
-    return (observation @ layers[-1].kernel + layers[-1].bias)[..., 0]
+    return observation @ half["output"]["kernel"] + half["output"]["bias"]
+
+
+NONLINEARITIES = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0)}
 
 
 # Fixed-length rollouts
@@ -99,15 +129,15 @@ def critic_value(critic, observation, nonlinearity):
 
 def test_a_rollout_is_time_major(fixed):
     updates, time, envs = FIXED.num_updates, FIXED.num_steps, FIXED.num_envs
-    shapes = {name: leaf.shape[3:] for name, leaf in fixed.transitions._asdict().items()}
-    assert all(leaf.shape[:3] == (updates, time, envs) for leaf in fixed.transitions)
+    arrays = fixed.transitions._asdict()
+    assert arrays.pop("noise") == ()
+    shapes = {name: leaf.shape[3:] for name, leaf in arrays.items()}
+    assert all(leaf.shape[:3] == (updates, time, envs) for leaf in arrays.values())
     assert {name for name, shape in shapes.items() if shape} == {
         "observation",
-        "logits",
         "final_observation",
     }
     assert (shapes["observation"], shapes["final_observation"]) == ((4,), (4,))
-    assert shapes["logits"] == (2,)
     assert fixed.transitions.valid.all()
 
 
@@ -183,38 +213,45 @@ def test_episode_return_and_length_restart_after_each_end_and_cross_rollouts(fix
 
 @pytest.mark.parametrize(("name", "config"), [("fixed", FIXED), ("episodes", EPISODES)])
 def test_the_policy_that_acts_is_the_current_one(name, config, request):
+    """Every action is the largest of noise and logits, those of the update's first parameters."""
     run = request.getfixturevalue(name)
-    last = at(run, -1)
-    hidden, head = last.before.params.actor
-    nonlinearity = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0)}[config.activation]
-    logits = nonlinearity(last.transitions.observation @ hidden.kernel + hidden.bias)
-    logits = logits @ head.kernel + head.bias
-    np.testing.assert_allclose(last.transitions.logits, logits, rtol=1e-4, atol=1e-5)
+    nonlinearity = NONLINEARITIES[config.activation]
+    for update in range(config.num_updates):
+        one = at(run, update)
+        actor = one.before.params.trainable["network"]["actor"]
+        scores = perceptron(actor, one.transitions.observation, nonlinearity) + one.noise
+        certain = np.abs(np.diff(scores)[..., 0]) > 1e-4
+        assert certain.mean() > 0.99
+        np.testing.assert_array_equal(
+            one.transitions.action[certain], scores.argmax(axis=-1)[certain]
+        )
     assert set(np.unique(run.transitions.action)) == {0, 1}
+    first = at(run.before.params.trainable["network"]["actor"], 0)
+    later = perceptron(first, run.transitions.observation, nonlinearity) + run.noise
+    assert (later.argmax(axis=-1) != run.transitions.action).mean() > 0.01  # they do change
 
 
 PLAUSIBLE = 1e-4
 
 
-def blind(*probabilities):
-    """A policy that looks at none of 4 numbers."""
-    bias = jnp.log(jnp.array(probabilities))
-    return (network.Layer(jnp.zeros((4, len(probabilities))), bias),)
-
-
-def collect_with(actor, config):
-    environment = env.make(config)
+def collect_with(probabilities, config):
+    """A rollout by a policy with these probabilities of actions, which looks at nothing."""
+    environment, own_policy = env.make(config), policy.make(config)
     start_key, key = jax.random.split(jax.random.key(0))
-    rollout_state = rollout.start(start_key, environment, config.num_envs)
+    params = own_policy.init(start_key)
+    output = params.trainable["network"]["actor"]["output"]
+    output["kernel"] = jnp.zeros_like(output["kernel"])
+    output["bias"] = jnp.log(jnp.array(probabilities))
+    rollout_state = rollout.start(start_key, environment, own_policy, config.num_envs)
     collect = jax.jit(
-        lambda key: rollout.collect(key, actor, rollout_state, environment, config)[1]
+        lambda key: rollout.collect(key, params, rollout_state, environment, own_policy, config)[1]
     )
     return jax.tree.map(np.asarray, collect(key))
 
 
 def test_actions_are_drawn_from_the_policy_each_by_itself():
     config = FIXED.replace(num_envs=64, num_steps=64)
-    action = collect_with(blind(0.3, 0.7), config).action
+    action = collect_with((0.3, 0.7), config).action
     assert stats.binomtest(int(action.sum()), action.size, 0.7).pvalue > PLAUSIBLE
     over_time, beside = (action[:-1], action[1:]), (action[:, :-1], action[:, 1:])
     for one, other in (over_time, beside):
@@ -226,7 +263,7 @@ def test_a_random_world_draws_for_every_step_by_itself():
     """A bandit whose second arm pays a standard normal reward."""
     normal = {"mean_mu": 0.0, "sigma_p": 0.0, "sigma_l": 1.0}
     config = FIXED.replace(env="GaussianBandit-misc", env_params=normal, num_envs=32, num_steps=32)
-    reward = collect_with(blind(0.0, 1.0), config).reward
+    reward = collect_with((0.0, 1.0), config).reward
     assert stats.kstest(reward.ravel(), "norm").pvalue > PLAUSIBLE
     assert len(np.unique(reward)) > 0.99 * reward.size
 
@@ -285,10 +322,18 @@ def test_the_time_limit_cuts_whole_episodes(episodes):
 @pytest.fixture(scope="module")
 def targets(episodes):
     """The value targets [U, B] that the updates make of such transitions."""
-    target_of = jax.jit(
-        jax.vmap(lambda critic, steps: ppo.compute_advantages(critic, steps, EPISODES).target)
+    own_policy = policy.make(EPISODES)
+
+    @jax.jit
+    @jax.vmap
+    def target_of(params, transitions, rollout_state):
+        return ppo.compute_advantages(
+            params, transitions, rollout_state, own_policy, EPISODES
+        ).target
+
+    return lambda transitions: np.asarray(
+        target_of(episodes.before.params, transitions, episodes.after.rollout)
     )
-    return lambda transitions: np.asarray(target_of(episodes.before.params.critic, transitions))
 
 
 def test_targets_bootstrap_at_a_truncation_and_not_at_a_termination(episodes, targets):
@@ -298,9 +343,8 @@ def test_targets_bootstrap_at_a_truncation_and_not_at_a_termination(episodes, ta
     for update in range(EPISODES.num_updates):
         one = at(episodes, update)
         steps = at(one.transitions, (slice(None), 0))
-        final_value = critic_value(
-            one.before.params.critic, steps.final_observation, lambda x: np.maximum(x, 0)
-        )
+        critic = one.before.params.trainable["network"]["critic"]
+        final_value = perceptron(critic, steps.final_observation, NONLINEARITIES["relu"])[:, 0]
         for t in reversed(range(steps.valid.sum())):
             if steps.terminated[t]:
                 expected = steps.reward[t]
@@ -391,34 +435,212 @@ def test_gradient_steps_are_those_of_the_minibatches(fixed, episodes):
 
 @pytest.mark.parametrize("num_envs", [4, 16])
 def test_a_rollout_can_be_differentiated_and_is_given_data(num_envs):
-    """Few environments act one by one, many together."""
-    config = FIXED.replace(num_envs=num_envs)
-    environment = env.make(config)
+    """Few environments act one by one, many together; Pendulum's actions are smooth in log σ."""
+    config = FIXED.replace(env="Pendulum-v1", num_envs=num_envs)
+    environment, own_policy = env.make(config), policy.make(config)
     state = ppo.init(jax.random.key(0), config)
 
-    def total(actor):
-        transitions = rollout.collect(state.key, actor, state.rollout, environment, config)[1]
-        return transitions.logits.sum() + transitions.reward.sum()
+    def total(params):
+        transitions = rollout.collect(
+            state.key, params, state.rollout, environment, own_policy, config
+        )[1]
+        return transitions.action.sum() + transitions.reward.sum()
 
-    value, gradient = jax.jit(jax.value_and_grad(total))(state.params.actor)
-    assert value > 0
+    value, gradient = jax.jit(jax.value_and_grad(total))(state.params)
+    assert np.isfinite(value)
+    assert value != 0
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
-
-
-def test_logits_of_a_rollout_are_the_networks(fixed):
-    """One environment at a time in the loop, all at once here."""
-    actor = fixed.before.params.actor
-    expected = jax.vmap(lambda *both: network.apply(*both, FIXED.activation))(
-        actor, fixed.transitions.observation
-    )
-    np.testing.assert_allclose(fixed.transitions.logits, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("num_envs", "few"), [(1, True), (8, True), (9, False), (64, False)])
 def test_few_environments_act_one_by_one_and_many_together(num_envs, few):
     """The results are the same and the speed is not (benchmarks/NOTES.md)."""
-    actor = network.init(jax.random.key(0), FIXED, 4, 2).actor
-    trace = jax.make_jaxpr(lambda seen: rollout._logits(actor, seen, "tanh"))
+    own_policy = policy.make(FIXED)
+    params = own_policy.init(jax.random.key(0))
+    trace = jax.make_jaxpr(lambda seen: own_policy.apply(params, seen)[0].logits)
     program = str(trace(jnp.zeros((num_envs, 4))))
     assert ("custom_vmap_call" in program) == few
     assert f"f32[{num_envs},8] = dot_general" in program  # the product that others make
+
+
+# Final observations of truncations alone
+
+
+def truncated_observations(transitions, slots):
+    """[slots, N, ...]: an environment's final observations of truncations, in their order."""
+    kept = np.zeros((slots, *transitions.final_observation.shape[1:]), np.float32)
+    for environment in range(kept.shape[1]):
+        here = (transitions.truncated & transitions.valid)[:, environment]
+        found = transitions.final_observation[here, environment]
+        kept[: len(found), environment] = found
+    return kept
+
+
+@pytest.fixture(scope="module")
+def slotted():
+    """The runs by environments that only their time limit truncates, as CartPole really is."""
+    return {"fixed": record(FIXED, MAKE), "episodes": record(EPISODES, MAKE)}
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "slots"), [("fixed", FIXED, 1), ("episodes", EPISODES, 2)]
+)
+def test_only_truncations_keep_their_final_observations(name, config, slots, slotted, request):
+    every, few = request.getfixturevalue(name), slotted[name]
+    assert rollout.truncation_slots(config, env.make(config)) == slots
+    assert few.transitions.final_observation.shape[1:] == (slots, config.num_envs, 4)
+    truncations = (every.transitions.truncated & every.transitions.valid).sum(axis=1)
+    assert truncations.max() == 1
+    assert truncations.sum() > 10
+    # Up to rounding, for these are two programs; the first update's actions are the same.
+    first = [at(run.transitions, 0) for run in (every, few)]
+    np.testing.assert_array_equal(first[0].action, first[1].action)
+    for update in range(config.num_updates):
+        one, other = at(every.transitions, update), at(few.transitions, update)
+        if not np.array_equal(one.action, other.action):
+            break
+        np.testing.assert_allclose(
+            other.final_observation, truncated_observations(one, slots), rtol=1e-4, atol=1e-5
+        )
+    assert update > 20
+
+
+@pytest.mark.parametrize(("config", "slots"), [(FIXED, 1), (EPISODES, 2)])
+def test_values_after_truncations_are_those_of_their_final_observations(config, slots, request):
+    """As by evaluating the final observation of every step."""
+    run = request.getfixturevalue("fixed" if config is FIXED else "episodes")
+    own_policy = policy.make(config)
+
+    @jax.jit
+    @jax.vmap
+    def next_values(params, transitions, rollout_state):
+        values = own_policy.apply(params, transitions.observation)[1]
+        return rollout.next_values(params, transitions, values, rollout_state, own_policy)
+
+    few = run.transitions._replace(
+        final_observation=np.stack(
+            [
+                truncated_observations(at(run.transitions, update), slots)
+                for update in range(config.num_updates)
+            ]
+        )
+    )
+    rest = run.before.params, run.after.rollout
+    expected = np.asarray(next_values(rest[0], run.transitions, rest[1]))
+    actual = np.asarray(next_values(rest[0], few, rest[1]))
+    # After a termination the number has no meaning, and past the end of whole episodes neither.
+    meant = run.transitions.valid & ~run.transitions.terminated
+    assert (meant & run.transitions.truncated).sum() > 10
+    np.testing.assert_allclose(actual[meant], expected[meant], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "limit", "early", "slots"),
+    [
+        *((4, 4, False, 1), (16, 4, False, 4), (17, 4, False, None), (128, 500, False, 1)),
+        *(
+            (3, 500, False, None),
+            (16, 3, False, None),
+            (16, 4, True, None),
+            (16, None, False, None),
+        ),
+    ],
+)
+def test_slots_hold_all_truncations_or_every_step_is_kept(num_steps, limit, early, slots):
+    """T steps hold ⌈T / limit⌉ truncations at most; kept apart if that is a quarter or less."""
+    environment = lottery()._replace(max_episode_steps=limit, truncates_early=early)
+    assert rollout.truncation_slots(FIXED.replace(num_steps=num_steps), environment) == slots
+
+
+# Reset states
+
+
+def lottery():
+    """An environment that draws a ticket at every reset, and ends after every step."""
+    space = spaces.Box(0, 1, (1,))
+
+    def reset(key):
+        ticket = jax.random.uniform(key, (1,))
+        return ticket, ticket
+
+    def step(key, ticket, action):
+        return ticket, Step(ticket, ticket[0], True, False)
+
+    return Environment(reset, step, space, spaces.Discrete(2), 4)
+
+
+def tickets(reset_pool, keys, num_envs=4, num_steps=16):
+    """The tickets [agents, updates, T, N] of agents' first two rollouts; the very first ones are
+    those that the agent began with."""
+    config = FIXED.replace(
+        env=LOTTERY, num_envs=num_envs, num_steps=num_steps, reset_pool=reset_pool
+    )
+    environment, own_policy = env.make(config), policy.make(config)
+
+    def one(key):
+        state = ppo.init(key, config)
+        carried, seen = state.rollout, []
+        for update in range(2):
+            carried, transitions = rollout.collect(
+                *(jax.random.fold_in(state.key, update), state.params, carried),
+                *(environment, own_policy, config),
+            )
+            seen.append(transitions.observation[..., 0])
+        return jnp.stack(seen), carried.observation
+
+    return [np.asarray(leaf) for leaf in jax.jit(jax.vmap(one))(keys)]
+
+
+LOTTERY = lottery()
+
+
+def test_a_pool_holds_so_many_reset_states_of_an_agent_and_rollout():
+    keys = jax.vmap(jax.random.key)(jnp.arange(3))
+    seen, last = tickets(5, keys)
+    pools = []
+    for agent in range(3):
+        for update in range(2):
+            drawn = seen[agent, update, 1:]  # the first are of the rollout before
+            pool = np.unique(drawn)
+            assert len(pool) == 5
+            for environment in range(4):
+                assert len(np.unique(drawn[:, environment])) > 1
+            for one in range(3):  # environments share it, and draw by themselves
+                assert set(drawn[:, one]) & set(drawn[:, one + 1])
+                assert (drawn[:, one] != drawn[:, one + 1]).any()
+            pools.append(pool)
+        assert set(seen[agent, 1, 0]) <= set(pools[-2])
+        assert set(last[agent, :, 0]) <= set(pools[-1])
+    assert len(np.unique(pools)) == 5 * len(pools)
+    alone = tickets(5, keys[1:2])[0][0]
+    np.testing.assert_array_equal(alone, seen[1])
+
+
+def test_places_in_a_pool_are_drawn_uniformly():
+    drawn = tickets(4, jax.vmap(jax.random.key)(jnp.arange(1)), 64, 64)[0][0, :, 1:]
+    for rollout_drawn in drawn:
+        counts = np.unique(rollout_drawn, return_counts=True)[1]
+        assert len(counts) == 4
+        assert stats.chisquare(counts).pvalue > PLAUSIBLE
+
+
+def test_without_a_pool_every_reset_is_fresh():
+    seen, _ = tickets(None, jax.vmap(jax.random.key)(jnp.arange(2)))
+    assert len(np.unique(seen)) == seen.size
+
+
+def test_reset_states_that_take_too_much_are_refused_with_the_remedy():
+    """A ticket's state and observation are 4 bytes each."""
+    config = FIXED.replace(env=LOTTERY, num_envs=4, num_steps=16)
+    environment = env.make(config)
+    clock = 4  # bytes; the library counts the time limit
+    assert rollout.reset_bytes(config, environment) == 4 * 16 * (8 + clock)
+    assert rollout.reset_bytes(config.replace(reset_pool=5), environment) == 5 * (8 + clock)
+    agents = 2**31 // (4 * 16 * (8 + clock))
+    rollout.check_resets(config, environment, agents)
+    with pytest.raises(
+        ValueError, match=r"takes 2.0 GiB for \d+ agents at once.*reset_pool"
+    ) as refusal:
+        rollout.check_resets(config, environment, agents + 1)
+    assert "\n" not in str(refusal.value)
+    rollout.check_resets(config.replace(reset_pool=5), environment, agents + 1)

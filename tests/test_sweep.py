@@ -283,7 +283,7 @@ def test_processes_share_the_agents_out_in_as_many_groups_each(processes, size):
         (
             recipe("fast", max_grad_norm=None),
             "max_grad_norm",
-            "max_grad_norm is none by default, which no number says; give --max_grad_norm a number",
+            "max_grad_norm has no numeric default; set --max-grad-norm",
         ),
         (
             recipe("fast", env="Acrobot-v1"),

@@ -51,7 +51,7 @@ def start(options: Options) -> Peer:
 
 
 def _one_matrix_at_a_time(scale: float = 1.0) -> Any:
-    """Its initialisation without batched LAPACK calls, which on a machine of few cores wait for
+    """Its initialization without batched LAPACK calls, which on a machine of few cores wait for
     their own threads, in most starts forever."""
     initialize = _orthogonal(scale)
 
