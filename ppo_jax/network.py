@@ -139,10 +139,15 @@ def orthogonal(gain: float) -> Callable[..., jax.Array]:
     """
 
     def initialize(key: jax.Array, shape: tuple[int, ...], dtype: Any = float) -> jax.Array:
-        gaussian = jax.random.normal(key, shape, dtype).reshape(-1, shape[-1])
-        return (gain * fast.orthonormal(gaussian)).reshape(shape)
+        return gain * _draw_orthonormal(key, tuple(shape), jnp.result_type(dtype))
 
     return _Named(initialize, ("orthogonal", gain))
+
+
+@partial(jax.jit, static_argnums=(1, 2))  # flax traces initializers whenever it applies a module
+def _draw_orthonormal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    gaussian = jax.random.normal(key, shape, dtype).reshape(-1, shape[-1])
+    return fast.orthonormal(gaussian).reshape(shape)
 
 
 class _Named:

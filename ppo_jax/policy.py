@@ -4,6 +4,7 @@ Everything else carries `Params` whole, and of it sees only the two fields.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -72,6 +73,7 @@ def make(config: Config) -> Policy:
             statistics = normalize.init(environment.observation_space, example)
         return Params(trainable, statistics)
 
+    @partial(jax.jit, inline=True)  # traced once for all that calls it, and part of its program
     def forward(variables: Any, batch: Any) -> Any:
         with jax.default_matmul_precision("highest"):
             outputs = module.apply({"params": variables}, batch)

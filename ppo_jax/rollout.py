@@ -150,10 +150,14 @@ def next_values(
 
     values: [T, N], of the transitions' observations; state: where the rollout ended.
     """
-    final = policy.apply(params, transitions.final_observation)[1]
-    if len(final) == len(values):
-        return final
-    after = policy.apply(params, state.observation, state.memory, state.start)[1]
+    if len(jax.tree.leaves(transitions.final_observation)[0]) == len(values):
+        return policy.apply(params, transitions.final_observation)[1]
+    few = jax.tree.map(
+        lambda final, last: jnp.concatenate([final, last[None]]),
+        transitions.final_observation,
+        state.observation,
+    )
+    *final, after = policy.apply(params, few)[1]
     following = jnp.concatenate([values[1:], after[None]])
     truncated = transitions.truncated & transitions.valid
     slot = jnp.cumsum(truncated, axis=0, dtype=jnp.int32) - 1
