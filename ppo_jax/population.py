@@ -20,9 +20,16 @@ from ppo_jax.config import Config
 # For `jax.jit(..., compiler_options=COMPILER_OPTIONS)`: XLA's CPU runtime otherwise spreads these
 # small kernels over threads, and waits for them longer than they take (benchmarks/NOTES.md).
 COMPILER_OPTIONS: dict[str, Any] = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
-CPU_AGENTS_AT_ONCE = (
-    16  # agents a kernel, for `run`: more leave a core's caches (benchmarks/NOTES.md)
-)
+# Agents a kernel of a small network, for `run`: more leave a core's caches (benchmarks/NOTES.md).
+CPU_AGENTS_AT_ONCE = 16
+
+
+def cpu_agents_at_once(config: Config) -> int:
+    """How many agents one kernel should compute on a CPU: of a large network, whose products fill
+    a core by themselves, one."""
+    trainable = jax.eval_shape(ppo.policy(config).init, jax.random.key(0)).trainable
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(trainable))
+    return CPU_AGENTS_AT_ONCE if numbers <= fast.FEW_PARAMETERS else 1
 
 
 def agent_keys(seed: jax.Array | int, num_seeds: int) -> jax.Array:
@@ -49,12 +56,13 @@ def run(
     serves chunks of any length. The metrics' rows from `num_updates` on are zeros.
 
     `agents_at_once` is how many agents one kernel computes (none: all of them); in every update the
-    others follow. On a CPU `CPU_AGENTS_AT_ONCE` keeps what kernels hand on to one another in the caches.
+    others follow. On a CPU `cpu_agents_at_once(config)` keeps what kernels hand on to one another
+    in the caches.
 
-    An agent whose losses, gradients or parameters would become non-finite is frozen: it keeps its
-    last finite state, and `num_updates` of that state tells when. Every later update of it would
-    draw the same and fail the same, so it stays frozen without a flag. Its metrics are then NaN,
-    its counts 0.
+    An agent whose losses, gradients, parameters or statistics would become non-finite is frozen: it
+    keeps its last finite state, and `num_updates` of that state tells when. Every later update of
+    it would draw the same and fail the same, so it stays frozen without a flag. Its metrics are
+    then NaN, its counts 0.
     """
     update = _over_agents(ppo.update, config, len(states.num_updates), agents_at_once)
 
@@ -164,6 +172,8 @@ def _over_agents(
     mapped = jax.vmap(function, in_axes=(0, _axes(config)))
     if agents_at_once is None or agents <= agents_at_once:
         return mapped
+    if agents_at_once == 1:
+        mapped = partial(_without_vmap, function)
     return partial(_in_batches, mapped, agents_at_once)
 
 
@@ -200,6 +210,7 @@ def _all_finite(states: ppo.TrainState, row: ppo.Metrics) -> jax.Array:
         row.actor_grad_norm,
         row.critic_grad_norm,
         states.params,
+        states.reward_statistics,
     )
 
     def finite(leaf: jax.Array) -> jax.Array:

@@ -108,7 +108,7 @@ def prepare(job: Job) -> roster.Roster:
         )
         together = min(job.group_size or len(agents.seeds), len(agents.seeds))
         if jax.default_backend() == "cpu":
-            together = min(together, population.CPU_AGENTS_AT_ONCE)
+            together = min(together, population.cpu_agents_at_once(job.config))
         rollout.check_resets(job.config, environment, together)
         configure(job, agents, np.arange(1))  # refuses what cannot evolve
         return agents

@@ -60,7 +60,7 @@ def compile_programs(config: Config, lanes: int, devices: Sequence[jax.Device]) 
     mesh = Mesh(np.array(devices), ("agents",))
     agents, rows = population.AGENTS, population.TIME_AGENTS
     seeds = jax.ShapeDtypeStruct((lanes,), jnp.uint32)
-    agents_at_once = population.CPU_AGENTS_AT_ONCE if devices[0].platform == "cpu" else None
+    agents_at_once = population.cpu_agents_at_once(config) if devices[0].platform == "cpu" else None
 
     def init(seeds: jax.Array, config: Config) -> ppo.TrainState:
         return population.init(jax.vmap(jax.random.key)(seeds), config)
