@@ -60,8 +60,10 @@ def worker(case: str) -> None:
     init = jax.jit(shard(lambda keys: population.init(keys, config), mesh, population.AGENTS))
     states = init(population.agent_keys(0, number))
 
+    at_once = getattr(population, "cpu_agents_at_once", lambda _: 16)(config)
+
     def train(states: Any, updates: Any) -> Any:
-        return population.run(states, config, updates, 256, 16)
+        return population.run(states, config, updates, 256, at_once)
 
     chunk = jax.jit(shard(train, mesh, specs), donate_argnums=0)
     compiled = chunk.lower(states, 1).compile(compiler_options=options)
@@ -133,7 +135,8 @@ def compare(case: str, options: Options) -> dict[str, Any]:
     speeds = np.array(
         [[tree.turn(updates)[1] for tree in (before, now)] for _ in range(options.pairs)]
     )
-    before.close(), now.close()
+    before.close()
+    now.close()
     ratios = speeds[:, 1] / speeds[:, 0]
     draws = np.random.default_rng(0).choice(ratios, (10_000, len(ratios)))
     low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
