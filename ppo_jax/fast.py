@@ -89,7 +89,7 @@ def sum_entries(values: jax.Array) -> jax.Array:
 def plain_log_softmax_at(logits: jax.Array, action: jax.Array) -> jax.Array:
     """log softmax(logits)[action]: [..., A], [...] -> [...]."""
     # A sum over a mask, not an index: the gradient stays free of scatters.
-    chosen = jnp.arange(logits.shape[-1]) == action[..., None]
+    chosen = jax.nn.one_hot(action, logits.shape[-1], dtype=bool)
     return jnp.sum(jnp.where(chosen, jax.nn.log_softmax(logits), 0), axis=-1)
 
 
@@ -218,7 +218,7 @@ def plain_gather(batch: Any) -> Callable[[jax.Array], Any]:
 def gather(batch: Any) -> Callable[[jax.Array], Any]:
     """`plain_gather` from one table, a row a transition: one kernel instead of one a leaf."""
     leaves = jax.tree.leaves(batch)
-    if sum(leaf[0].size for leaf in leaves) > FEW_NUMBERS:
+    if sum(leaf.size // len(leaf) for leaf in leaves) > FEW_NUMBERS:
         return plain_gather(batch)
     to_transition = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], batch))[1]
     table = jax.vmap(lambda transition: ravel_pytree(transition)[0])(batch)

@@ -11,6 +11,7 @@ from ppo_jax.env import Environment
 from ppo_jax.policy import Params, Policy
 
 LARGEST_RESETS = 2**31  # bytes of reset states that one batch of agents may hold
+_LARGE = 1024  # bytes of an observation of which only truncations' final ones are ever stored
 
 
 class Transition(NamedTuple):
@@ -104,35 +105,72 @@ def collect(
     shape = length(config, environment), config.num_envs
     noise, pool = _draw(key, environment, policy, shape, config.reset_pool)
     slots = truncation_slots(config, environment)
+    is_large = sum(leaf.nbytes for leaf in jax.tree.leaves(state.observation)) > _LARGE * shape[1]
     params = jax.lax.stop_gradient(params)  # what was seen is given
     minimum = config.min_transitions
 
     def step(carry: Any, noise: _Noise) -> Any:
-        state, finals, num_truncated, num_collected, done = carry
+        state, finals, num_collected, done = carry
         next_state, transition = _step(params, state, ~done, noise, pool, environment, policy)
-        if slots is not None:
-            here = (transition.truncated & transition.valid)[None] & (
-                jnp.arange(slots)[:, None] == num_truncated[None]
-            )
-            finals = _where(here, _repeat(transition.final_observation, slots), finals)
-            num_truncated = num_truncated + (transition.truncated & transition.valid)
-            transition = transition._replace(final_observation=())
-        if minimum is not None:
+        if slots is not None and is_large:
+            finals, transition = _keep_truncated(finals, transition)
+        if minimum is None:
+            transition = transition._replace(valid=())
+        else:
             next_state = _where(done, state, next_state)
             num_collected = num_collected + ~done
             done = done | (transition.done[0] & (num_collected >= minimum))
-        return (next_state, finals, num_truncated, num_collected, done), transition
+        return (next_state, finals, num_collected, done), transition
 
-    finals: Any = ()
-    if slots is not None:
-        finals = jax.tree.map(jnp.zeros_like, _repeat(state.observation, slots))
-    zeros = jnp.zeros(config.num_envs, jnp.int32)
-    carry: Any = state, finals, zeros, jnp.zeros((), jnp.int32), jnp.zeros((), bool)
+    finals = _no_finals(state.observation, slots) if slots is not None and is_large else ()
+    carry: Any = state, finals, jnp.zeros((), jnp.int32), jnp.zeros((), bool)
     (state, finals, *_), transitions = jax.lax.scan(step, carry, noise)
+    if minimum is None:
+        transitions = transitions._replace(valid=jnp.ones(shape, bool))
     if slots is not None:
-        transitions = transitions._replace(final_observation=finals)
+        kept = finals.observation if is_large else _truncated_rows(transitions, slots)
+        transitions = transitions._replace(final_observation=kept)
     keeps_noise = policy.entropy_needs_noise
     return state, transitions._replace(noise=noise.action if keeps_noise else ())
+
+
+class _Finals(NamedTuple):
+    """The final observations of truncations so far, and their number in each environment."""
+
+    observation: Any  # [K, N, ...]
+    count: jax.Array  # [N]
+
+
+def _no_finals(observation: Any, slots: int) -> _Finals:
+    leaves = jax.tree.map(lambda leaf: jnp.zeros((slots, *leaf.shape), leaf.dtype), observation)
+    return _Finals(leaves, jnp.zeros(len(jax.tree.leaves(observation)[0]), jnp.int32))
+
+
+def _keep_truncated(finals: _Finals, transition: Transition) -> tuple[_Finals, Transition]:
+    """The final observation put in its place where it was a truncation's, and not stored else."""
+    slots = len(jax.tree.leaves(finals.observation)[0])
+    truncated = transition.truncated & transition.valid
+    here = truncated[None] & (jnp.arange(slots)[:, None] == finals.count[None])
+    repeated = jax.tree.map(
+        lambda leaf: jnp.broadcast_to(leaf[None], (slots, *leaf.shape)),
+        transition.final_observation,
+    )
+    kept = _Finals(_where(here, repeated, finals.observation), finals.count + truncated)
+    return kept, transition._replace(final_observation=())
+
+
+def _truncated_rows(transitions: Transition, slots: int) -> Any:
+    """The final observations [K, N, ...] of truncations, from those of every step [T, N, ...];
+    zeros where there are fewer."""
+    number = jnp.cumsum(transitions.truncated & transitions.valid, axis=0, dtype=jnp.int32)
+    wanted = jnp.arange(1, slots + 1)[:, None, None]
+    steps = jnp.argmax(number[None] == wanted, axis=1)  # the first with so many truncations
+
+    def rows(leaf: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(leaf, steps.reshape(*steps.shape, *(1,) * (leaf.ndim - 2)), 0)
+
+    kept = jax.tree.map(rows, transitions.final_observation)
+    return _where(number[-1:] >= wanted[..., 0], kept, jax.tree.map(jnp.zeros_like, kept))
 
 
 def next_values(
@@ -264,10 +302,6 @@ def _draw(
         reset=jax.tree.map(unflatten, resets),
     )
     return noise, None if reset_pool is None else pool
-
-
-def _repeat(tree: Any, times: int) -> Any:
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (times, *leaf.shape)), tree)
 
 
 def _where(condition: jax.Array, yes: Any, no: Any) -> Any:
