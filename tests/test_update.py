@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from ppo_jax import Config, env, loss, network, ppo, recipe, rollout
+from ppo_jax import Config, env, loss, policy, ppo, recipe, rollout, spaces
 from tests import oracle
 
 FLOAT64 = {"rtol": 1e-10, "atol": 1e-12}
@@ -109,13 +109,28 @@ CASES = {
 RECIPE_CASES = ("notebook", "standard", "fast")
 
 
+@functools.cache
+def world(num_actions, observation_size=4):
+    """An environment of these sizes, for policies; nothing is ever played in it."""
+
+    def reset(_):
+        return (), jnp.zeros(observation_size)
+
+    def step(_, state, action):
+        return state, env.Step(jnp.zeros(observation_size), jnp.zeros(()), False, False)
+
+    box = spaces.Box(-1, 1, (observation_size,))
+    return env.Environment(reset, step, box, spaces.Discrete(num_actions), 25)
+
+
 class Problem(NamedTuple):
     """An update to compute, as the library takes it and as the oracle does."""
 
     config: Config
-    params: network.Parameters
-    adam: optax.ScaleByAdamState
+    params: policy.Params
+    adam: tuple  # the optimizer's state
     transitions: rollout.Transition
+    log_prob: jax.Array  # [T, N], of the policy that acted
     scale: float
     settings: oracle.Settings
     judged: tuple  # the oracle's params, adam and rollout
@@ -126,7 +141,7 @@ def make_problem(case, seed):
     """A random problem: seed 0 has the recipe's own hyperparameters, the others random ones."""
     name, num_actions, overrides = CASES[case]
     rng = np.random.default_rng([seed, list(CASES).index(case)])
-    config = recipe(name, **SMALL[name] | overrides)
+    config = recipe(name, env=world(num_actions), **SMALL[name] | overrides)
     if seed > 0:
         config = config.replace(**random_hyperparameters(rng, config, seed)).check()
     # Storage for 37 transitions of whole episodes, of which some are held.
@@ -147,9 +162,9 @@ def make_problem(case, seed):
     scale = 1.0 if seed == 0 else rng.uniform(0.1, 0.9)
     return Problem(
         config,
-        parameters(params),
-        adam_state(adam),
-        as_transitions(rng, held, num_actions, capacity),
+        policy.Params(trainable(params), ()),
+        adam_state(adam, config),
+        *as_transitions(rng, held, num_actions, capacity),
         scale,
         settings_of(config),
         (params, adam, held),
@@ -190,42 +205,54 @@ def settings_of(config):
     )
 
 
-def parameters(tree):
+def trainable(tree):
     """The oracle's parameters (or moments, or gradients) as the library's."""
-    return network.Parameters(
-        *(
-            tuple(network.Layer(jnp.asarray(k), jnp.asarray(b)) for k, b in tree[name])
-            for name in oracle.NETWORKS
-        )
-    )
+
+    def network(layers):
+        names = [f"hidden_{index}" for index in range(len(layers) - 1)]
+        return {
+            name: {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}
+            for name, (kernel, bias) in zip([*names, "output"], layers, strict=True)
+        }
+
+    return {"network": {name: network(tree[name]) for name in oracle.NETWORKS}}
 
 
-def adam_state(adam):
-    return optax.ScaleByAdamState(
+def adam_state(adam, config):
+    """The oracle's moments as the state of the built-in optimizer."""
+    moments = optax.ScaleByAdamState(
         jnp.asarray(adam["count"], jnp.int32),
-        parameters(adam["mean"]),
-        parameters(adam["square"]),
+        policy.halves(trainable(adam["mean"]))[0],
+        policy.halves(trainable(adam["square"]))[0],
     )
+    clip = (optax.EmptyState(),) if config.max_grad_norm is not None else ()
+    return (*clip, moments, optax.EmptyState())
 
 
-def oracle_tree(params):
-    """The library's parameters as the oracle's."""
+def moments_of(state):
+    """Adam's count and moments in the optimizer's state."""
+    return next(part for part in state if isinstance(part, optax.ScaleByAdamState))
+
+
+def oracle_tree(tree):
+    """The library's trainable parameters as the oracle's."""
     return {
-        name: [(np.asarray(layer.kernel), np.asarray(layer.bias)) for layer in layers]
-        for name, layers in params._asdict().items()
+        name: [
+            (np.asarray(layer["kernel"]), np.asarray(layer["bias"])) for layer in layers.values()
+        ]
+        for name, layers in tree["network"].items()
     }
 
 
+def from_halves(vectors, like):
+    """Vectors of both halves as the oracle's tree."""
+    return oracle_tree(policy.halves(like)[1](vectors))
+
+
 def as_transitions(rng, held, num_actions, capacity):
-    """The oracle's rollout [T, N, ...] in capacity of so many steps, the rest invalid and absurd."""
+    """The oracle's rollout [T, N, ...] and its log-probabilities in capacity of so many steps, the
+    rest invalid and absurd."""
     shape = held["action"].shape
-    # Logits that give the action its log-probability; the others share what it leaves.
-    others = rng.dirichlet(np.ones(num_actions - 1), shape) * -np.expm1(held["log_prob"])[..., None]
-    chosen = np.eye(num_actions, dtype=bool)[held["action"]]
-    probabilities = np.empty((*shape, num_actions))
-    probabilities[chosen] = np.exp(held["log_prob"]).ravel()
-    probabilities[~chosen] = others.ravel()
-    logits = np.log(probabilities) + rng.normal(size=(*shape, 1))
 
     def store(array):
         tail = (capacity - shape[0], *array.shape[1:])
@@ -237,13 +264,14 @@ def as_transitions(rng, held, num_actions, capacity):
         return jnp.asarray(np.concatenate([array, rubbish]))
 
     stored = {name: store(array) for name, array in held.items() if name != "log_prob"}
-    return rollout.Transition(
+    transitions = rollout.Transition(
         **stored,
-        logits=store(logits),
+        noise=(),
         episode_return=store(np.zeros(shape)),
         episode_length=store(np.zeros(shape, np.int32)),
         valid=jnp.broadcast_to(jnp.arange(capacity)[:, None] < shape[0], (capacity, shape[1])),
     )
+    return transitions, store(held["log_prob"])
 
 
 def orders_of(key, transitions, config):
@@ -254,11 +282,15 @@ def orders_of(key, transitions, config):
 
 
 @quick_jit
-def learn(key, params, adam, transitions, scale, config):
-    """The learning part of `ppo.update`: what it ends with, its batch, and its orders."""
-    batch = ppo.compute_advantages(params.critic, transitions, config)
+def learn(key, params, adam, transitions, log_prob, scale, config):
+    """The learning part of `ppo.update`: what it ends with, its batch, and its orders; of a policy
+    that acted with other log-probabilities, so that ratios lie on both sides of the edges."""
+    own_policy = ppo.policy(config)
+    batch = ppo.compute_advantages(params, transitions, None, own_policy, config)
+    acted = batch._replace(log_prob=log_prob.reshape(-1))
     orders = orders_of(key, transitions, config)
-    return ppo.optimize(key, params, adam, batch, scale, config), batch, orders
+    learned = ppo.optimize(key, params, adam, acted, scale, own_policy, config)
+    return learned, batch, orders
 
 
 def learn_both_ways(problem):
@@ -268,6 +300,7 @@ def learn_both_ways(problem):
         problem.params,
         problem.adam,
         problem.transitions,
+        problem.log_prob,
         problem.scale,
         problem.config,
     )
@@ -278,8 +311,10 @@ def learn_both_ways(problem):
 
 
 def assert_parameters(actual, expected, rtol, atol):
-    """The library's parameter-shaped tree against the oracle's."""
-    pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(parameters(expected)), strict=True)
+    """The library's trainable tree, or vectors of its halves, against the oracle's tree."""
+    if isinstance(actual, policy.Halves):
+        actual = policy.halves(trainable(expected))[1](actual)
+    pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(trainable(expected)), strict=True)
     for number, wanted in pairs:
         np.testing.assert_allclose(number, wanted, rtol=rtol, atol=atol)
 
@@ -305,9 +340,13 @@ def metrics_of(learned):
 @pytest.mark.parametrize("case", CASES)
 def test_update_is_the_oracles_in_float64(case, seed):
     problem = make_problem(case, seed)
-    (params, adam, learned), batch, expected = learn_both_ways(problem)
+    (params, state, learned), batch, expected = learn_both_ways(problem)
 
-    size = problem.judged[2]["action"].size
+    adam, size = moments_of(state), problem.judged[2]["action"].size
+    held, actor = problem.judged[2], problem.judged[0]["actor"]
+    logits = oracle.forward(actor, held["observation"], problem.config.activation)
+    chosen = np.take_along_axis(oracle.log_softmax(logits), held["action"][..., None], -1)
+    np.testing.assert_allclose(batch.log_prob[:size], chosen.ravel(), **FLOAT64)
     for name in ("advantage", "target", "value"):
         wanted = getattr(expected, f"{name}s").ravel()
         np.testing.assert_allclose(getattr(batch, name)[:size], wanted, **FLOAT64)
@@ -317,18 +356,19 @@ def test_update_is_the_oracles_in_float64(case, seed):
     assert_parameters(adam.mu, expected.adam["mean"], **FLOAT64)
     assert_parameters(adam.nu, expected.adam["square"], **FLOAT64)
     assert_parameters(params, expected.params, **FLOAT64)
-    assert params.actor[0].kernel.dtype == adam.mu.actor[0].kernel.dtype == jnp.float64
+    assert all(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves((params, adam.mu)))
 
 
 @pytest.mark.parametrize("case", RECIPE_CASES)
 def test_update_is_the_oracles_in_float32(case):
     for seed in range(3):
-        (params, adam, learned), _, expected = learn_both_ways(make_problem(case, seed))
+        (params, state, learned), _, expected = learn_both_ways(make_problem(case, seed))
+        adam = moments_of(state)
         assert_metrics(metrics_of(learned), expected.metrics, rtol=1e-4, atol=1e-5)
         assert_parameters(adam.mu, expected.adam["mean"], rtol=1e-4, atol=1e-5)
         assert_parameters(adam.nu, expected.adam["square"], rtol=1e-4, atol=1e-5)
         assert_parameters(params, expected.params, rtol=0, atol=1e-5)
-        assert params.actor[0].kernel.dtype == jnp.float32
+        assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
 
 
 @pytest.mark.usefixtures("x64")
@@ -336,13 +376,15 @@ def test_without_a_limit_no_gradient_is_clipped():
     problem = make_problem("standard", 1)
     limit = problem.config.max_grad_norm
     assert limit < 0.1
+    config = problem.config.replace(max_grad_norm=None)
     unclipped = problem._replace(
-        config=problem.config.replace(max_grad_norm=None),
+        config=config,
+        adam=adam_state(problem.judged[1], config),
         settings=dataclasses.replace(problem.settings, max_grad_norm=np.inf),
     )
-    (params, adam, learned), _, expected = learn_both_ways(unclipped)
+    (params, state, learned), _, expected = learn_both_ways(unclipped)
     assert learned.norms.actor > limit
-    assert_parameters(adam.mu, expected.adam["mean"], **FLOAT64)
+    assert_parameters(moments_of(state).mu, expected.adam["mean"], **FLOAT64)
     assert_parameters(params, expected.params, **FLOAT64)
 
 
@@ -352,12 +394,9 @@ def test_nothing_of_an_update_depends_on_the_storage_past_its_episodes():
     held, num_actions = problem.judged[2], 2
     results = []
     for seed in (5, 6):
-        other = as_transitions(np.random.default_rng(seed), held, num_actions, capacity=37)
-        logits = problem.transitions.logits.at[16:].set(other.logits[16:])
+        other, log_prob = as_transitions(np.random.default_rng(seed), held, num_actions, 37)
         assert not jnp.array_equal(other.observation, problem.transitions.observation)
-        learned, _ = learn_both_ways(problem._replace(transitions=other._replace(logits=logits)))[
-            :2
-        ]
+        learned = learn_both_ways(problem._replace(transitions=other, log_prob=log_prob))[0]
         results.append(jax.tree.map(np.asarray, learned))
     jax.tree.map(np.testing.assert_array_equal, *results)
 
@@ -366,8 +405,10 @@ def test_nothing_of_an_update_depends_on_the_storage_past_its_episodes():
 def update_and_its_parts(state, config):
     """`ppo.update`, and the rollout_state, transitions and orders that it must have had."""
     rollout_key, shuffle_key = jax.random.split(jax.random.fold_in(state.key, state.num_updates))
+    environment, own_policy = env.make(config), ppo.policy(config)
+    environment = environment._replace(truncates_early=True)  # keeps every final observation
     rollout_state, transitions = rollout.collect(
-        rollout_key, state.params.actor, state.rollout, env.make(config), config
+        rollout_key, state.params, state.rollout, environment, own_policy, config
     )
     parts = rollout_state, transitions, orders_of(shuffle_key, transitions, config)
     return ppo.update(state, config), parts
@@ -394,16 +435,16 @@ def test_an_agents_first_updates_are_the_oracles(name):
                 "truncated",
             )
         }
-        params = oracle_tree(state.params)
+        params = oracle_tree(state.params.trainable)
         logits = oracle.forward(params["actor"], held["observation"], config.activation)
         held["log_prob"] = np.take_along_axis(
             oracle.log_softmax(logits), held["action"][..., None], axis=-1
         )[..., 0]
-        adam = state.optimizer_state
+        adam = moments_of(state.optimizer_state)
         adam = {
             "count": adam.count,
-            "mean": oracle_tree(adam.mu),
-            "square": oracle_tree(adam.nu),
+            "mean": from_halves(adam.mu, state.params.trainable),
+            "square": from_halves(adam.nu, state.params.trainable),
         }
         expected = oracle.update(
             settings_of(config),
@@ -415,9 +456,10 @@ def test_an_agents_first_updates_are_the_oracles(name):
         )
         state = new_state
         assert_metrics(metrics._asdict(), expected.metrics, **FLOAT64)
-        assert_parameters(state.params, expected.params, **FLOAT64)
-        assert_parameters(state.optimizer_state.mu, expected.adam["mean"], **FLOAT64)
-        assert_parameters(state.optimizer_state.nu, expected.adam["square"], **FLOAT64)
+        adam = moments_of(state.optimizer_state)
+        assert_parameters(state.params.trainable, expected.params, **FLOAT64)
+        assert_parameters(adam.mu, expected.adam["mean"], **FLOAT64)
+        assert_parameters(adam.nu, expected.adam["square"], **FLOAT64)
         jax.tree.map(
             functools.partial(np.testing.assert_allclose, **FLOAT64), state.rollout, rollout_state
         )
@@ -433,21 +475,25 @@ def test_an_agents_first_updates_are_the_oracles(name):
 # One minibatch ------------------------------------------------------------------------------------
 
 
-@quick_jit
-def gradient(params, batch, config):
-    return jax.grad(loss.loss, has_aux=True)(params, batch, config)
+def loss_of(trainable, batch, config):
+    return loss.loss(policy.Params(trainable, ()), batch, ppo.policy(config), config)
 
 
 @quick_jit
-def gradients_one_by_one(params, batch, config):
+def gradient(trainable, batch, config):
+    return jax.grad(loss_of, has_aux=True)(trainable, batch, config)
+
+
+@quick_jit
+def gradients_one_by_one(trainable, batch, config):
     """The gradient of each transition's own loss with respect to the networks' last biases."""
 
     def of_one(one):
         alone = jax.tree.map(lambda leaf: leaf[None], one)
-        return jax.grad(loss.loss, has_aux=True)(params, alone, config)[0]
+        return jax.grad(loss_of, has_aux=True)(trainable, alone, config)[0]
 
-    gradients = jax.vmap(of_one)(batch)
-    return network.Parameters(gradients.actor[-1].bias, gradients.critic[-1].bias)
+    gradients = jax.vmap(of_one)(batch)["network"]
+    return policy.Halves(*(gradients[name]["output"]["bias"] for name in oracle.NETWORKS))
 
 
 def random_minibatch(rng, params, activation, size):
@@ -471,8 +517,9 @@ def gradient_both_ways(case, seed):
     params = problem.judged[0]
     rng = np.random.default_rng(seed)
     minibatch = random_minibatch(rng, params, problem.config.activation, size=24)
-    batch = loss.Minibatch(**{name: jnp.asarray(array) for name, array in minibatch.items()})
-    gradients, diagnostics = gradient(problem.params, batch, problem.config)
+    arrays = {name: jnp.asarray(array) for name, array in minibatch.items()}
+    batch = loss.Minibatch(**arrays, noise=())
+    gradients, diagnostics = gradient(problem.params.trainable, batch, problem.config)
     scalars, expected = oracle.losses_and_gradients(problem.settings, params, minibatch)
     scalars = {name: scalars[name] for name in diagnostics._asdict()}
     return gradients, diagnostics, expected, scalars
@@ -505,9 +552,16 @@ def zero_networks():
 
 
 def plain(**hyperparameters):
-    """Only the losses as they are: nothing normalised, no entropy bonus."""
+    """Only the losses as they are: nothing normalized, no entropy bonus, no hidden layer."""
     return recipe(
-        "fast", normalize_advantage=False, num_updates=4, value_coefficient=1.0, **hyperparameters
+        "standard",
+        env=world(2, observation_size=1),
+        hidden_sizes=(),
+        normalize_advantage=False,
+        entropy_coefficient=0.0,
+        num_updates=4,
+        value_coefficient=1.0,
+        **{"clip_value": False, **hyperparameters},
     )
 
 
@@ -519,12 +573,13 @@ def test_policy_gradient_stops_only_past_the_edge_that_the_advantage_pushes_to()
     batch = loss.Minibatch(
         observation=jnp.ones((8, 1)),
         action=jnp.ones(8, jnp.int32),
+        noise=(),
         log_prob=jnp.log(0.5 / ratio),
         value=jnp.zeros(8),
         advantage=jnp.asarray(advantage),
         target=jnp.zeros(8),
     )
-    slopes = gradients_one_by_one(parameters(zero_networks()), batch, plain()).actor
+    slopes = gradients_one_by_one(trainable(zero_networks()), batch, plain()).actor
     # -∂(ρ A)/∂logit of the action taken is -ρ A (1 - ½).
     moves = np.array([True, True, True, False, False, True, True, True])
     expected = np.where(moves, -ratio * advantage / 2, 0)
@@ -534,9 +589,9 @@ def test_policy_gradient_stops_only_past_the_edge_that_the_advantage_pushes_to()
 @pytest.mark.usefixtures("x64")
 def test_a_ratio_at_the_edge_is_not_clipped():
     """The policy that acted has ratios of 1, the edge of a range of 0."""
-    params = parameters(zero_networks())
+    params = trainable(zero_networks())
     zeros, action = jnp.zeros(8), jnp.zeros(8, jnp.int32)
-    batch = loss.Minibatch(jnp.ones((8, 1)), action, zeros - np.log(2), zeros, zeros, zeros)
+    batch = loss.Minibatch(jnp.ones((8, 1)), action, (), zeros - np.log(2), zeros, zeros, zeros)
     diagnostics = gradient(params, batch, plain().replace(clip_range=0.0))[1]
     assert diagnostics.approx_kl == 0
     assert diagnostics.clip_fraction == 0
@@ -549,12 +604,13 @@ def test_value_gradient_stops_only_where_the_clipped_square_is_larger():
     batch = loss.Minibatch(
         observation=jnp.ones((8, 1)),
         action=jnp.ones(8, jnp.int32),
+        noise=(),
         log_prob=jnp.full(8, np.log(0.5)),
         value=jnp.asarray(-moved),  # V is 0
         advantage=jnp.zeros(8),
         target=jnp.asarray(target),
     )
-    params = parameters(zero_networks())
+    params = trainable(zero_networks())
     slopes = gradients_one_by_one(params, batch, plain(clip_value=True)).critic[:, 0]
     # Past an edge the square of the clipped value counts where V moved towards the target.
     moves = np.array([True, True, True, False, False, True, True, True])
