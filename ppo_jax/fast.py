@@ -203,7 +203,7 @@ def rows(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def applied(params: Any, batch: Any) -> Any:
         numbers = sum(leaf.size for leaf in jax.tree.leaves(params))
-        if len(jax.tree.leaves(batch)[0]) > FEW_ROWS or numbers > FEW_PARAMETERS:
+        if not 0 < len(jax.tree.leaves(batch)[0]) <= FEW_ROWS or numbers > FEW_PARAMETERS:
             return function(params, batch)
         return jax.lax.platform_dependent(params, batch, cpu=on_cpu, default=function)
 

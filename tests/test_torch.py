@@ -8,7 +8,17 @@ import jax
 import numpy as np
 import pytest
 
-from tests.test_update import CASES, FLOAT64, learn, make_problem, metrics_of
+from ppo_jax import policy
+from tests import oracle
+from tests.test_update import (
+    CASES,
+    FLOAT64,
+    learn,
+    make_problem,
+    metrics_of,
+    moments_of,
+    oracle_tree,
+)
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -145,16 +155,24 @@ def learn_and_orders(problem):
         problem.params,
         problem.adam,
         problem.transitions,
+        problem.log_prob,
         problem.scale,
         problem.config,
     )
     size = problem.judged[2]["action"].size
+    batch = batch._replace(log_prob=problem.log_prob.reshape(-1))  # of the policy that acted
     return learned, jax.tree.map(lambda leaf: leaf[:size], batch), np.array(orders)[:, :size]
 
 
 def assert_same(tree, expected, tolerance=FLOAT64):
-    """A parameter-shaped tree of the library's against PyTorch's list."""
-    for number, wanted in zip(jax.tree.leaves(tree), expected, strict=True):
+    """The library's trainable parameters against PyTorch's list."""
+    arrays = [
+        array
+        for network in oracle.NETWORKS
+        for layer in oracle_tree(tree)[network]
+        for array in layer
+    ]
+    for number, wanted in zip(arrays, expected, strict=True):
         np.testing.assert_allclose(number, wanted.detach().numpy().T, **tolerance)
 
 
@@ -162,11 +180,12 @@ def assert_same(tree, expected, tolerance=FLOAT64):
 @pytest.mark.parametrize("case", CASES)
 def test_update_is_pytorchs(case, seed):
     problem = make_problem(case, seed)
-    (params, adam, learned), _, orders = learn_and_orders(problem)
-    expected, state, means = torch_update(problem, orders)
+    (params, state, learned), _, orders = learn_and_orders(problem)
+    expected, torchs, means = torch_update(problem, orders)
+    adam, (_, to_tree) = moments_of(state), policy.halves(params)
     assert_same(params, expected)
-    assert_same(adam.mu, [state[parameter]["exp_avg"] for parameter in expected])
-    assert_same(adam.nu, [state[parameter]["exp_avg_sq"] for parameter in expected])
+    assert_same(to_tree(adam.mu), [torchs[parameter]["exp_avg"] for parameter in expected])
+    assert_same(to_tree(adam.nu), [torchs[parameter]["exp_avg_sq"] for parameter in expected])
     for name, mean in means.items():
         np.testing.assert_allclose(metrics_of(learned)[name], mean, **FLOAT64)
 
@@ -208,7 +227,7 @@ def test_the_benchmarks_opponent_takes_the_same_steps(name, style):
 
     (params, _, learned), batch, orders = learn_and_orders(problem)
     data = batch._replace(valid=batch.action)._asdict()
-    data = {name: torch.tensor(np.array(array)) for name, array in data.items()}
+    data = {name: torch.tensor(np.array(data[name])) for name in data if name != "noise"}
     history = [
         style.update_minibatch(
             actor, critic, optimizers, {k: v[chosen] for k, v in data.items()}, settings, name
