@@ -220,9 +220,29 @@ def gather(batch: Any) -> Callable[[jax.Array], Any]:
     leaves = jax.tree.leaves(batch)
     if sum(leaf.size // len(leaf) for leaf in leaves) > FEW_NUMBERS:
         return plain_gather(batch)
-    to_transition = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], batch))[1]
-    table = jax.vmap(lambda transition: ravel_pytree(transition)[0])(batch)
-    return lambda chosen: jax.vmap(to_transition)(table[chosen])
+    coded = jax.tree.map(_as_float, batch)
+    to_transition = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], coded))[1]
+    table = jax.vmap(lambda transition: ravel_pytree(transition)[0])(coded)
+
+    def rows_at(chosen: jax.Array) -> Any:
+        transitions = jax.vmap(to_transition)(table[chosen])
+        return jax.tree.map(_as_it_was, transitions, batch)
+
+    return rows_at
+
+
+def _as_float(leaf: jax.Array) -> jax.Array:
+    """An integer as wide as a float by its bits, for not all are a float's value."""
+    wide = jnp.issubdtype(leaf.dtype, jnp.integer) and leaf.itemsize == _float().itemsize
+    return jax.lax.bitcast_convert_type(leaf, _float()) if wide else leaf
+
+
+def _as_it_was(leaf: jax.Array, like: jax.Array) -> jax.Array:
+    return jax.lax.bitcast_convert_type(leaf, like.dtype) if leaf.dtype != like.dtype else leaf
+
+
+def _float() -> Any:
+    return jnp.zeros(()).dtype
 
 
 def plain_in_batches(function: Callable[..., Any], size: int, agents: Any, own: Any) -> Any:

@@ -107,7 +107,7 @@ class MLP(_BuiltIn):
 
     def encode(self, observation: Any) -> jax.Array:
         """All numbers of the observation, [B, D]."""
-        flat = [leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(observation)]
+        flat = [jax.lax.collapse(leaf[..., None], 1) for leaf in jax.tree.leaves(observation)]
         return flat[0] if len(flat) == 1 else jnp.concatenate(flat, axis=1)
 
 

@@ -45,10 +45,14 @@ def test_a_thousand_agents_train_to_the_end_with_finite_values():
 
 def test_a_value_that_is_not_finite_stays_in_its_agent():
     calm = population.init(population.agent_keys(0, AGENTS), CONFIG)
-    kernel = calm.params.actor[0].kernel.at[VICTIM, 0, 0].set(jnp.nan)
-    first, *others = calm.params.actor
-    actor = (first._replace(kernel=kernel), *others)
-    poisoned = calm._replace(params=calm.params._replace(actor=actor))
+
+    def poison(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        first = name.endswith("actor/hidden_0/kernel")
+        return leaf.at[VICTIM, 0, 0].set(jnp.nan) if first else leaf
+
+    poisoned = calm._replace(params=jax.tree_util.tree_map_with_path(poison, calm.params))
+    assert sum(np.isnan(array).sum() for array in arrays(poisoned)) == 1
     (calm, _), (poisoned, _) = run(calm, 3), run(poisoned, 3)
     assert poisoned.num_updates[VICTIM] == 0
     for ours, expected in zip(arrays(poisoned), arrays(calm), strict=True):

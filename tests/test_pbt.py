@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ppo_jax import pbt, population, ppo, recipe, sweep
+from ppo_jax import normalize, pbt, policy, population, ppo, recipe, sweep
 from ppo_jax.run import load
 from ppo_jax.train import main
+from tests.quick import quick_jit
 
 RATES = ("log", 1e-6, 1e-1)
 RANGES = {"learning_rate": RATES, "env_params.force_mag": ("uniform", 5.0, 15.0)}
@@ -23,10 +24,20 @@ def some_states(seed, agents, num_updates):
     random = np.random.default_rng(seed)
     matrices = random.standard_normal((3, agents, 2, 3)).astype(np.float32)
     matrices[:, random.random(agents) < 0.2] = np.nan
+    moments = random.standard_normal((3, agents)).astype(np.float32)
+    returns = random.standard_normal((agents, 4)).astype(np.float32)
     return ppo.TrainState(
-        params={"kernel": jnp.asarray(matrices[0])},
+        params=policy.Params(
+            {"network": {"kernel": jnp.asarray(matrices[0])}},
+            normalize.Statistics(
+                jnp.asarray(moments[0]), ((), normalize.Moments(*jnp.asarray(matrices[:2, :, 0])))
+            ),
+        ),
         optimizer_state=(jnp.asarray(random.integers(0, 99, agents)), jnp.asarray(matrices[1])),
         rollout={"observation": jnp.asarray(matrices[2])},
+        reward_statistics=normalize.RewardStatistics(
+            *map(jnp.asarray, moments), jnp.asarray(returns)
+        ),
         key=population.agent_keys(100 * seed, agents),
         num_updates=jnp.asarray(num_updates, jnp.int32),
     )
@@ -90,6 +101,13 @@ def test_a_generation_keeps_its_rules(agents, fraction, number):
             np.testing.assert_array_equal(new, old[parents])
         for name in ("rollout", "key"):
             np.testing.assert_array_equal(bits(getattr(after, name)), bits(getattr(states, name)))
+        for name in ("count", "mean", "m2"):
+            old, new = (getattr(one.reward_statistics, name) for one in (states, after))
+            np.testing.assert_array_equal(new, np.asarray(old)[parents])
+        # The returns under way are those of the child's own environments.
+        np.testing.assert_array_equal(
+            after.reward_statistics.returns, states.reward_statistics.returns
+        )
         before = {
             "learning_rate": config.learning_rate,
             "env_params.force_mag": jnp.full(agents, 10.0),
@@ -256,8 +274,8 @@ def test_a_frozen_agent_recovers_as_its_parents_child(cartpole):
 
 
 def test_siblings_draw_differently_and_the_others_go_on_as_without_evolution(cartpole):
-    """Siblings are given equal hyperparameters and even equal environments: what makes them differ is
-    that each goes on with its own key."""
+    """Siblings are given equal hyperparameters and even equal environments: what makes them differ
+    is that each goes on with its own key."""
     states, config = cartpole.start(1)
     config = config.replace(learning_rate=jnp.full(AGENTS, 1e-3, float))
     before, _ = cartpole.run(states, config)
@@ -274,6 +292,63 @@ def test_siblings_draw_differently_and_the_others_go_on_as_without_evolution(car
     assert len(np.unique(outcome, axis=0)) == AGENTS
     went_on = bits(cartpole.run(after, config)[0])
     np.testing.assert_array_equal(went_on[4:], bits(cartpole.run(before, config)[0])[4:])
+
+
+# With statistics of observations and of rewards.
+
+SCALED = recipe(
+    "standard",
+    env="Pendulum-v1",
+    num_envs=2,
+    num_steps=8,
+    num_minibatches=2,
+    num_updates=4,
+    num_epochs=1,
+    hidden_sizes=(8,),
+    max_episode_steps=5,
+    normalize_observation=True,
+    normalize_reward=True,
+)
+
+
+def test_a_child_takes_its_parents_statistics_and_goes_on_in_its_own_worlds():
+    """Of real agents: the child acts and judges as its parent does, and its next update adds what
+    its own environments give to its parent's statistics."""
+    agents = 4
+    run = quick_jit(lambda states: population.run(states, SCALED, 1, 1)[0])
+    init = quick_jit(lambda keys: population.init(keys, SCALED))
+    before = run(init(population.agent_keys(5, agents)))
+    ranges = {"learning_rate": ("log", 1e-4, 1e-2)}
+    evolve = quick_jit(lambda *arrays: pbt.evolve(*arrays[:2], SCALED, arrays[2], ranges))
+    after, _, parents = evolve(jax.random.key(0), before, jnp.arange(agents, dtype=float))
+    assert parents.tolist() == [3, 1, 2, 3]
+    child, parent, itself = (at(*pair) for pair in ((after, 0), (before, 3), (before, 0)))
+    observation = 3 * jax.random.normal(jax.random.key(1), (5, 3))
+    for function in (ppo.act, ppo.value):
+        one, other, own = (
+            function(state.params, observation, SCALED) for state in (child, parent, itself)
+        )
+        np.testing.assert_array_equal(one, other)
+        assert (one != own).any()
+    for name in ("count", "mean", "m2"):
+        one, other = (getattr(state.reward_statistics, name) for state in (child, parent))
+        np.testing.assert_array_equal(one, other)
+    assert child.reward_statistics.mean != itself.reward_statistics.mean
+    np.testing.assert_array_equal(child.reward_statistics.returns, itself.reward_statistics.returns)
+    assert (child.reward_statistics.returns != parent.reward_statistics.returns).any()
+    np.testing.assert_array_equal(bits(after.rollout), bits(before.rollout))
+
+    later = run(after)  # by the learning rate of `SCALED`, which no statistic depends on
+    assert (later.params.statistics.count == 32).all()
+    grown = later.params.statistics.parts[0].m2
+    assert (grown[0] > parent.params.statistics.parts[0].m2).all()
+    assert (grown[0] != grown[3]).any()  # siblings' worlds differ
+    went_on = run(before)
+    np.testing.assert_array_equal(bits(later)[1:], bits(went_on)[1:])
+
+
+def at(tree, index):
+    return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
 # The command.

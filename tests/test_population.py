@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ppo_jax import evaluate, population, ppo, recipe, statistics
+from ppo_jax import evaluate, population, ppo, recipe, rollout, statistics
 from ppo_jax.run.log import STATISTICS, Log
 from ppo_jax.run.roster import Roster
 from tests.test_statistics import integrated_iqm
@@ -40,15 +40,59 @@ CONFIGS = {
 }
 # Of the notebook's hyperparameters only these are [agents]; the others are one number for all.
 SOME = ("base", "critic_learning_rate", "discount", "env_params")
+# Continuous actions within swept bounds, with statistics of observations and of rewards.
+CONFIGS["pendulum"] = recipe(
+    "standard",
+    **FIXED,
+    **{**SHORT, "env_params": {"max_torque": 2.0}},
+    env="Pendulum-v1",
+    max_episode_steps=30,
+    squash_action=True,
+    normalize_observation=True,
+    normalize_reward=True,
+    target_kl=1.0,
+)
+OF_PENDULUM = {
+    "env_params": {"max_torque": 0.5},
+    "target_kl": 1e-6,
+    "log_std_init": -1.0,
+    "discount": 0.5,
+}
 TOLERANCE = {"rtol": 1e-3, "atol": 2e-5}  # as in test_transforms
 
 compiled = functools.partial(jax.jit, compiler_options=population.COMPILER_OPTIONS)
 
 
+def own_config(config, setting):
+    if config.env == "Pendulum-v1" and setting != "base":
+        return config.replace(**{setting: OF_PENDULUM[setting]})
+    return configured(config, setting)
+
+
 def varied(config, settings):
     """The configuration with what any of the settings changes as [agents]."""
-    own = stack([configured(config, setting) for setting in settings])
+    own = stack([own_config(config, setting) for setting in settings])
     return config.replace(**{name: getattr(own, name) for name in settings if name != "base"})
+
+
+def update_alone(state, config):
+    """One update by the core's own function, its metrics [1], and the transitions it collected."""
+    collect, seen = rollout.collect, []
+
+    def recording_collect(*arguments):
+        after, transitions = collect(*arguments)
+        seen.append(transitions)
+        return after, transitions
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rollout, "collect", recording_collect)
+        state, row = ppo.update(state, config)
+    return state, jax.tree.map(lambda leaf: leaf[None], row), seen[0]
+
+
+def per_agent(function, configs):
+    """The configuration with the function of all hyperparameters that are [agents]."""
+    return jax.tree.map(lambda leaf: function(leaf) if jnp.ndim(leaf) else leaf, configs)
 
 
 class Batch:
@@ -60,7 +104,10 @@ class Batch:
         self.configs = varied(self.config, settings)
         self.states = compiled(population.init)(self.keys, self.configs)
         self._run = compiled(population.run, static_argnums=3)
-        self.run_alone = jax.jit(lambda state, config: ppo.run(state, config, 1))
+        self.update_alone = jax.jit(update_alone)
+
+    def run_alone(self, state, config):
+        return self.update_alone(state, config)[:2]
 
     def run(self, states, configs, num_updates):
         return self._run(states, configs, int(num_updates), STORAGE)
@@ -74,9 +121,17 @@ def standard():
     return batch_of("standard", SETTINGS)
 
 
-@pytest.fixture(params=["standard", pytest.param("notebook", marks=pytest.mark.slow)])
+SETTINGS_OF = {"standard": SETTINGS, "notebook": SOME, "pendulum": ("base", *OF_PENDULUM)}
+
+
+@pytest.fixture
+def pendulum():
+    return batch_of("pendulum", SETTINGS_OF["pendulum"])
+
+
+@pytest.fixture(params=["standard", "pendulum", pytest.param("notebook", marks=pytest.mark.slow)])
 def batch(request):
-    return batch_of(request.param, SETTINGS if request.param == "standard" else SOME)
+    return batch_of(request.param, SETTINGS_OF[request.param])
 
 
 def host(tree):
@@ -125,7 +180,7 @@ def test_agents_with_their_own_hyperparameters_are_the_agents_alone(batch):
     states, metrics = host(batch.run(batch.states, batch.configs, 2))
     init = jax.jit(ppo.init)
     for agent, setting in enumerate(batch.settings):
-        config = configured(batch.config, setting)
+        config = own_config(batch.config, setting)
         state, rows = init(jax.random.key(SEED + agent), config), []
         for many, one in zip(numbers(lane(start, agent)), numbers(state), strict=True):
             np.testing.assert_allclose(many, one, rtol=1e-5, atol=1e-6)
@@ -136,6 +191,37 @@ def test_agents_with_their_own_hyperparameters_are_the_agents_alone(batch):
         pairs = zip(numbers(together), numbers((state, joined(*rows))), strict=True)
         for many, one in pairs:
             np.testing.assert_allclose(many, one, **TOLERANCE, err_msg=setting)
+
+
+def test_statistics_are_each_agents_own(pendulum):
+    """As NumPy makes them of what the agent itself observed and was paid: nobody else's is in."""
+    states = host(pendulum.run(pendulum.states, pendulum.configs, 2)[0])
+    count, (moments,) = states.params.statistics
+    np.testing.assert_array_equal(count, 32)
+    np.testing.assert_array_equal(states.reward_statistics.count, 32)
+    assert len(np.unique(moments.mean, axis=0)) == len(pendulum.settings)
+    assert len(np.unique(states.reward_statistics.m2)) == len(pendulum.settings)
+    for agent, setting in enumerate(pendulum.settings):
+        config = own_config(pendulum.config, setting)
+        state, seen = lane(pendulum.states, agent), []
+        for _ in range(2):
+            state, _, transitions = pendulum.update_alone(state, config)
+            seen.append((transitions.observation, transitions.reward))
+        observed, rewards = (
+            np.concatenate(leaves).astype(float) for leaves in zip(*seen, strict=True)
+        )
+        observed = observed.reshape(-1, 3)
+        np.testing.assert_allclose(moments.mean[agent], observed.mean(0), rtol=1e-3, atol=1e-4)
+        expected = observed.var(0) * len(observed)
+        np.testing.assert_allclose(moments.m2[agent], expected, rtol=1e-3)
+        returns, carried = [], np.zeros(config.num_envs)
+        for reward in rewards:  # no episode of 30 steps ends here
+            carried = config.discount * carried + reward
+            returns.append(carried)
+        own = lane(states.reward_statistics, agent)
+        np.testing.assert_allclose(own.mean, np.mean(returns), rtol=1e-3)
+        np.testing.assert_allclose(own.m2, np.var(returns) * np.size(returns), rtol=1e-3)
+        np.testing.assert_allclose(own.returns, carried, rtol=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -232,9 +318,22 @@ def poison(batch, injection):
         return states._replace(optimizer_state=spoil(states.optimizer_state)), configs
     if injection == "NaN worlds":
         return states._replace(rollout=spoil(states.rollout)), configs
-    bias = states.params.critic[0].bias.at[VICTIM, 0].set(jnp.inf)
-    critic = (states.params.critic[0]._replace(bias=bias), *states.params.critic[1:])
-    return states._replace(params=states.params._replace(critic=critic)), configs
+    if injection == "NaN statistics":
+        statistics = spoil(states.params.statistics)
+        return states._replace(params=states.params._replace(statistics=statistics)), configs
+    if injection == "NaN reward statistics":
+        return states._replace(reward_statistics=spoil(states.reward_statistics)), configs
+    if injection == "infinite reward statistics":  # by which rewards become 0, which is finite
+        m2 = states.reward_statistics.m2.at[VICTIM].set(jnp.inf)
+        reward_statistics = states.reward_statistics._replace(m2=m2)
+        return states._replace(reward_statistics=reward_statistics), configs
+
+    def infinite(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        first = name.endswith("critic/hidden_0/bias")
+        return leaf.at[VICTIM, 0].set(jnp.inf) if first else leaf
+
+    return jax.tree_util.tree_map_with_path(infinite, states), configs
 
 
 INJECTIONS = (
@@ -246,11 +345,23 @@ INJECTIONS = (
 @pytest.mark.parametrize("injection", INJECTIONS)
 def test_an_agent_that_cannot_go_on_keeps_its_state_and_the_others_theirs(standard, injection):
     """All to the bit."""
-    calm, calm_metrics = standard.run(standard.states, standard.configs, 2)
+    assert_frozen_alone(standard, injection)
+
+
+OF_STATISTICS = ("NaN statistics", "NaN reward statistics", "infinite reward statistics")
+
+
+@pytest.mark.parametrize("injection", [*OF_STATISTICS, "NaN params", "NaN worlds"])
+def test_an_agent_with_statistics_that_cannot_go_on_keeps_them(pendulum, injection):
+    assert_frozen_alone(pendulum, injection)
+
+
+def assert_frozen_alone(batch, injection):
+    calm, calm_metrics = batch.run(batch.states, batch.configs, 2)
     assert (calm.num_updates == 2).all()
     assert np.isfinite(calm_metrics.policy_loss).all()
-    states, configs = poison(standard, injection)
-    frozen, metrics = standard.run(states, configs, 2)
+    states, configs = poison(batch, injection)
+    frozen, metrics = batch.run(states, configs, 2)
     kept = lane(host(states), VICTIM)
     assert same_bits(lane(host(frozen), VICTIM), kept)
     assert kept.num_updates == 0
@@ -258,7 +369,7 @@ def test_an_agent_that_cannot_go_on_keeps_its_state_and_the_others_theirs(standa
     assert not any(np.any(leaf[2:]) for leaf in host(metrics))
     assert same_bits(without(frozen, VICTIM), without(calm, VICTIM))
     assert same_bits(without(metrics, VICTIM, 1), without(calm_metrics, VICTIM, 1))
-    again, metrics = standard.run(frozen, configs, 2)
+    again, metrics = batch.run(frozen, configs, 2)
     assert same_bits(lane(host(again), VICTIM), kept)
     assert_nothing(lane(host(metrics), np.s_[:2, VICTIM]))
 
@@ -270,7 +381,7 @@ LATE = np.arange(SETTINGS.index("discount"), AGENTS)
 def late():
     """A run in which the agents LATE diverge one after another: configuration, states, metrics."""
     batch = batch_of("standard", SETTINGS)
-    configs = jax.tree.map(lambda leaf: leaf.at[LATE].set(leaf[0]), batch.configs)
+    configs = per_agent(lambda leaf: leaf.at[LATE].set(leaf[0]), batch.configs)
     rates = configs.critic_learning_rate.at[LATE].set(np.logspace(17, 18, len(LATE)))
     configs = configs.replace(critic_learning_rate=rates)
     return configs, *batch.run(batch.states, configs, STORAGE)
@@ -301,7 +412,9 @@ def test_an_agent_that_diverges_late_keeps_the_state_before(standard, late):
 def test_the_update_that_was_not_taken_was_not_finite(standard, late):
     """By the core's own update, which freezes nothing."""
     configs, states, _ = late
-    pick = jax.jit(lane)
+    pick = jax.jit(
+        lambda both, agent: (lane(both[0], agent), per_agent(lambda leaf: leaf[agent], both[1]))
+    )
     for agent in (0, *LATE):
         state, row = standard.run_alone(*pick((states, configs), agent))
         learned = state.params, row.policy_loss, row.value_loss, row.critic_grad_norm
@@ -333,7 +446,7 @@ def share_out(path):
     count = AGENTS_ON[len(devices)]
     keys = population.agent_keys(SEED, count)
     configs = with_huge_rate(varied(CONFIGS["standard"], SETTINGS))
-    configs = jax.tree.map(lambda leaf: leaf[:count], configs)
+    configs = per_agent(lambda leaf: leaf[:count], configs)
 
     init = population.shard_over_agents(population.init, mesh, agents)
     states = compiled(init)(keys, configs)

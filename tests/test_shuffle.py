@@ -11,7 +11,7 @@ from scipy import stats
 
 from ppo_jax import ppo, shuffle
 from tests import oracle
-from tests.test_update import quick_jit
+from tests.quick import quick_jit
 
 LONGEST = 2000
 permute = quick_jit(shuffle.permute)

@@ -400,11 +400,13 @@ ENDS = "LOW must be below HIGH, and above 0 for log"
         ("num-envs=1,2", "'num-envs=1,2': num_envs is static: it sizes arrays or chooses a"),
         (
             "rate=1",
-            "'rate=1': 'rate' is not a sweepable hyperparameter; there are env_params.NAME, learning_rate",
+            "'rate=1': 'rate' is not a sweepable hyperparameter; "
+            "there are env_params.NAME, learning_rate",
         ),
         (
             "env_params=1",
-            "'env_params=1': 'env_params' is not a sweepable hyperparameter; did you mean env_params",
+            "'env_params=1': 'env_params' is not a sweepable hyperparameter; "
+            "did you mean env_params",
         ),
     ],
 )
@@ -440,7 +442,8 @@ def test_a_bad_sweep_is_refused_in_one_line_that_has_it(text, message):
         ("num_steps=log:1:2", "'num_steps=log:1:2': num_steps is static"),
         (
             "discont=log:1:2",
-            "'discont=log:1:2': 'discont' is not a sweepable hyperparameter; did you mean discount?",
+            "'discont=log:1:2': 'discont' is not a sweepable hyperparameter; "
+            "did you mean discount?",
         ),
     ],
 )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ppo_jax import evaluate, network, ppo, recipe
+from ppo_jax import evaluate, policy, ppo, recipe
 
 # Adam's large ε keeps rounding errors small where the gradient is: agents alone and in a batch
 # differ by little more than float32 does.
@@ -186,7 +186,8 @@ def test_an_agent_does_not_feel_its_neighbours(batch, victim, neighbours):
     assert same_bits(lane(result, victim), lane(batch.result, victim))
     for index in (victim - 1, victim + 1):
         assert not same_bits(lane(result, index), lane(batch.result, index))
-        broken = np.isnan(result[0].params.actor[0].kernel[index]).any()
+        actor = result[0].params.trainable["network"]["actor"]
+        broken = np.isnan(actor["hidden_0"]["kernel"][index]).any()
         assert broken == (neighbours != "other seeds")
 
 
@@ -285,17 +286,24 @@ JUDGED = recipe(
 )
 
 
-def policy(seed):
-    return network.init(jax.random.key(seed), JUDGED, 4, 2)
+def judged(seed):
+    """The parameters of a policy that nobody has trained."""
+    return policy.make(JUDGED).init(jax.random.key(seed))
 
 
 def regulator():
     """A policy that balances the pole: right where a linear function of the state is positive."""
-    actor = (
-        network.Layer(jnp.zeros((4, 8)).at[:, 0].set(jnp.array([1, 1.6, 18.7, 3.5])), jnp.zeros(8)),
-        network.Layer(jnp.zeros((8, 2)).at[0].set(jnp.array([-1.0, 1.0])), jnp.zeros(2)),
-    )
-    return policy(2)._replace(actor=actor)
+    params = judged(2)
+    gains = jnp.array([1, 1.6, 18.7, 3.5])
+    actor = {
+        "hidden_0": {"kernel": jnp.zeros((4, 8)).at[:, 0].set(gains), "bias": jnp.zeros(8)},
+        "output": {
+            "kernel": jnp.zeros((8, 2)).at[0].set(jnp.array([-1.0, 1.0])),
+            "bias": jnp.zeros(2),
+        },
+    }
+    network = {**params.trainable["network"], "actor": actor}
+    return params._replace(trainable={**params.trainable, "network": network})
 
 
 @pytest.fixture(scope="module")
@@ -306,7 +314,7 @@ def judge():
 
 @pytest.fixture(scope="module")
 def params():
-    return stack([policy(2), policy(3), regulator()])
+    return stack([judged(2), judged(3), regulator()])
 
 
 def test_evaluation_gives_each_episodes_return(judge, params):
@@ -324,7 +332,7 @@ def test_evaluation_is_a_greedy_loop_over_gymnax(judge, params):
     step = jax.jit(cartpole.step_env)
     for index in range(3):
         agent = lane(params, index)
-        judged = judge(agent, jax.random.key(0))
+        returns = judge(agent, jax.random.key(0))
         reset_keys = jax.random.split(jax.random.split(jax.random.key(0))[0], 6)
         for episode in range(6):
             observation, state = cartpole.reset_env(reset_keys[episode], parameters)
@@ -334,7 +342,7 @@ def test_evaluation_is_a_greedy_loop_over_gymnax(judge, params):
                     jax.random.key(0), state, act(agent, observation), parameters
                 )
                 total, steps = total + float(reward), steps + 1
-            assert judged[episode] == total
+            assert returns[episode] == total
 
 
 def test_evaluation_maps_over_agents(judge, params):
