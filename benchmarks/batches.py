@@ -45,7 +45,7 @@ def training(config: Config, agents: int, env_steps: int) -> tuple[Program, int]
     updates = max(1, round(env_steps / agents / config.batch_size))
 
     def train(states: ppo.TrainState, config: Config) -> ppo.TrainState:
-        return population.run(states, config, updates, updates, parts.agents_at_once())[0]
+        return population.run(states, config, updates, updates, parts.agents_at_once(config))[0]
 
     states = Program(mesh, population.init, population.agent_keys(0, agents), config).run()
     return Program(mesh, train, states, config), updates * agents * config.batch_size

@@ -27,9 +27,9 @@ def compiler_options() -> dict[str, Any] | None:
     return population.COMPILER_OPTIONS if jax.default_backend() == "cpu" else None
 
 
-def agents_at_once() -> int | None:
+def agents_at_once(config: Config) -> int | None:
     """How many agents a kernel computes where programs run, as the command has it."""
-    return population.CPU_AGENTS_AT_ONCE if jax.default_backend() == "cpu" else None
+    return population.cpu_agents_at_once(config) if jax.default_backend() == "cpu" else None
 
 
 def flops_per_step(config: Config) -> int:

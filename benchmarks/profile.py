@@ -86,7 +86,9 @@ def programs_of(config: Config, mesh: Mesh, agents: int, updates: int) -> dict[s
     keys = population.agent_keys(0, agents)
 
     def train(states: ppo.TrainState, config: Config) -> tuple[ppo.TrainState, jax.Array]:
-        states, metrics = population.run(states, config, updates, updates, parts.agents_at_once())
+        states, metrics = population.run(
+            states, config, updates, updates, parts.agents_at_once(config)
+        )
         return states, metrics.env_steps.sum(axis=0)
 
     states = Program(mesh, population.init, keys, config).run()

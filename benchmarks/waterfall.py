@@ -46,7 +46,7 @@ class Options:
 
 def steps_of_training(states: ppo.TrainState, config: Config, updates: int):
     """The agents after some updates, and the steps that each took."""
-    states, metrics = population.run(states, config, updates, updates, parts.agents_at_once())
+    states, metrics = population.run(states, config, updates, updates, parts.agents_at_once(config))
     return states, metrics.env_steps.sum(axis=0)
 
 

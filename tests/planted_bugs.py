@@ -77,7 +77,8 @@ BY_HAND = "test_returns.py::test_advantages_on_numbers_by_hand"
 EVERY_PATTERN = "test_returns.py::test_every_pattern_of_ends_agrees_with_the_definition"
 GRADIENTS = "test_update.py::test_losses_and_gradients_are_the_oracles_in_float64"
 UPDATE = "test_update.py::test_update_is_the_oracles_in_float64"
-UPDATES = "test_update.py::test_an_agents_first_updates_are_the_oracles[standard]"
+PLAYED = "test_update.py::test_an_agents_first_updates_are_the_oracles"
+UPDATES = f"{PLAYED}[standard]"
 EPOCHS = "test_shuffle.py::test_every_epoch_visits_every_valid_transition_once[19]"
 RESETS = "test_rollout.py::test_no_two_resets_are_the_same"
 ACTIONS = "test_rollout.py::test_actions_are_drawn_from_the_policy_each_by_itself"
@@ -85,6 +86,18 @@ RUNNING = (
     "test_rollout.py::test_episode_return_and_length_restart_after_each_end_and_cross_rollouts"
 )
 ORTHOGONAL = "test_network.py::test_orthogonal_kernels_are_orthonormal_times_their_gain[sizes0]"
+FIRST_RATIO = (
+    "test_first_ratio.py::test_every_first_ratio_is_one[standard-mlp-clipped-True-float32]"
+)
+STATISTICS = f"{PLAYED}[observation statistics]"
+REWARDS = f"{PLAYED}[reward statistics]"
+RECEIVED = (
+    "test_own_parts.py::test_an_environment_receives_actions_within_its_bounds_and_in_their_shape"
+)
+TARGET_KL = "test_update.py::test_the_first_minibatch_that_went_too_far_ends_the_update[standard]"
+TIME_LIMIT = (
+    "test_own_parts.py::test_the_library_counts_for_environments_that_do_not[True-terminate-None]"
+)
 
 RETURNS = (
     Bug(
@@ -142,44 +155,46 @@ ROLLOUTS = (
         "time-limit-as-termination",
         "An episode that the time limit cuts off is reported as terminated.",
         "env.py",
-        "jnp.asarray(terminated, bool)",
-        "jnp.asarray(terminated | truncated, bool)",
+        "Step(observation, reward, terminated, jnp.asarray(truncated))",
+        "Step(observation, reward, terminated | truncated, jnp.asarray(truncated))",
         "test_rollout.py::test_termination_and_truncation_at_once_are_both_flagged",
     ),
     Bug(
         "bootstrap-from-the-reset",
         "The observation after an episode's last step is that of the reset, and so is its value.",
         "rollout.py",
-        "final_observation=outcome.observation",
-        "final_observation=_where(\n"
-        "            outcome.terminated | outcome.truncated,\n"
-        "            noise.reset_observation,\n"
-        "            outcome.observation,\n"
-        "        )",
+        "final_observation=timestep.observation",
+        (
+            "final_observation=_where(\n"
+            "            timestep.terminated | timestep.truncated,\n"
+            "            noise.reset[1],\n"
+            "            timestep.observation,\n"
+            "        )"
+        ),
         "test_rollout.py::test_steps_are_those_of_gymnax",
     ),
     Bug(
         "steps-share-their-noise",
         "The noise of actions is drawn once a rollout, with one key for all its steps.",
         "rollout.py",
-        "jax.random.gumbel(action_key, (steps * num_envs * num_actions,)).reshape(shape)",
-        "jnp.broadcast_to(jax.random.gumbel(action_key, shape[1:]), shape)",
+        "action=policy.noise(action_key, shape)",
+        "action=jnp.stack([policy.noise(action_key, shape[1:])] * shape[0])",
         ACTIONS,
     ),
     Bug(
         "steps-share-a-key",
         "A random environment gets the same key in every step of a rollout.",
         "rollout.py",
-        "unflatten(jax.random.split(step_key, steps * num_envs))",
-        "jnp.broadcast_to(jax.random.split(step_key, num_envs), (steps, num_envs))",
+        "unflatten(jax.random.split(step_key, size))",
+        "jnp.broadcast_to(jax.random.split(step_key, shape[1]), shape)",
         "test_rollout.py::test_a_random_world_draws_for_every_step_by_itself",
     ),
     Bug(
         "resets-share-a-key",
         "All resets of a rollout have one key, and lead to one state.",
         "rollout.py",
-        "jax.random.split(reset_key, steps * num_envs)",
-        "jnp.broadcast_to(reset_key, (steps * num_envs,))",
+        "jax.random.split(reset_key, reset_pool or size)",
+        "jnp.broadcast_to(reset_key, (reset_pool or size,))",
         RESETS,
     ),
     Bug(
@@ -201,25 +216,25 @@ ROLLOUTS = (
     Bug(
         "log-prob-of-another-action",
         "The old log-probability is that of the most probable action, not of the one taken.",
-        "rollout.py",
-        "log_prob(self.action)",
-        "log_prob(Categorical(self.logits).mode())",
+        "ppo.py",
+        "log_prob=distribution.log_prob(transitions.action)",
+        "log_prob=distribution.log_prob(distribution.mode())",
         f"{UPDATE}[standard-1]",
     ),
     Bug(
         "return-counts-a-reward-twice",
         "A new episode's return starts with the last reward of the one before.",
         "rollout.py",
-        "jnp.zeros_like(going_on.episode_return)",
-        "outcome.reward",
+        "jnp.where(done, 0, transition.episode_return)",
+        "jnp.where(done, timestep.reward, transition.episode_return)",
         RUNNING,
     ),
     Bug(
         "length-off-by-one",
         "The length of every episode but the first counts the reset as a step.",
         "rollout.py",
-        "jnp.zeros_like(going_on.episode_length)",
-        "jnp.ones_like(going_on.episode_length)",
+        "jnp.where(done, 0, transition.episode_length)",
+        "jnp.where(done, 1, transition.episode_length)",
         RUNNING,
     ),
 )
@@ -227,7 +242,7 @@ ROLLOUTS = (
 LOSSES = (
     Bug(
         "deviation-of-a-sample",
-        "Advantages are normalised by the sample's deviation (ddof 1), as torch.std has it.",
+        "Advantages are normalized by the sample's deviation (ddof 1), as torch.std has it.",
         "loss.py",
         "jnp.std(advantage, where=batch.valid)",
         "jnp.std(advantage, where=batch.valid, ddof=1)",
@@ -235,31 +250,33 @@ LOSSES = (
     ),
     Bug(
         "normalized-over-the-batch",
-        "Advantages are normalised once over the batch instead of in each minibatch.",
+        "Advantages are normalized once over the batch instead of in each minibatch.",
         "ppo.py",
-        "    storage, size = batch.action.shape[0], config.transitions_per_minibatch\n",
-        "    storage, size = batch.action.shape[0], config.transitions_per_minibatch\n"
-        "    if config.normalize_advantage:\n"
-        "        centred = batch.advantage - jnp.mean(batch.advantage, where=batch.valid)\n"
-        "        deviation = jnp.std(batch.advantage, where=batch.valid)\n"
-        "        batch = batch._replace(advantage=centred / (deviation + 1e-8))\n"
-        "        config = config.replace(normalize_advantage=False)\n",
+        ("    capacity, size = batch.log_prob.shape[0], config.transitions_per_minibatch\n"),
+        (
+            "    capacity, size = batch.log_prob.shape[0], config.transitions_per_minibatch\n"
+            "    if config.normalize_advantage:\n"
+            "        centered = batch.advantage - jnp.mean(batch.advantage, where=batch.valid)\n"
+            "        deviation = jnp.std(batch.advantage, where=batch.valid)\n"
+            "        batch = batch._replace(advantage=centered / (deviation + 1e-8))\n"
+            "        config = config.replace(normalize_advantage=False)\n"
+        ),
         f"{UPDATE}[standard-1]",
     ),
     Bug(
         "ratio-always-1",
-        "The old log-probability is recomputed with the new parameters: nothing is ever clipped.",
+        "The old log-probability is that of the new parameters: nothing is ever clipped.",
         "loss.py",
-        "policy.log_prob(batch.action) - batch.log_prob",
-        "policy.log_prob(batch.action) - jax.lax.stop_gradient(policy.log_prob(batch.action))",
+        "distribution.log_prob(batch.action) - batch.log_prob",
+        "(now := distribution.log_prob(batch.action)) - jax.lax.stop_gradient(now)",
         f"{GRADIENTS}[standard]",
     ),
     Bug(
         "ratio-inverted",
         "The ratio is that of the old probability to the new one.",
         "loss.py",
-        "policy.log_prob(batch.action) - batch.log_prob",
-        "batch.log_prob - policy.log_prob(batch.action)",
+        "distribution.log_prob(batch.action) - batch.log_prob",
+        "batch.log_prob - distribution.log_prob(batch.action)",
         f"{GRADIENTS}[standard]",
     ),
     Bug(
@@ -344,13 +361,13 @@ LOSSES = (
     ),
 )
 
-EPOCHS_AND_OPTIMISERS = (
+EPOCHS_AND_OPTIMIZERS = (
     Bug(
         "shuffle-with-replacement",
         "An epoch draws transitions with replacement: some come twice, a third never.",
         "ppo.py",
         "shuffle.permute(key, positions, num_valid)",
-        "jax.random.randint(key, (storage,), 0, num_valid)",
+        "jax.random.randint(key, (capacity,), 0, num_valid)",
         EPOCHS,
     ),
     Bug(
@@ -365,8 +382,8 @@ EPOCHS_AND_OPTIMISERS = (
         "updates-share-their-orders",
         "The orders come from the agent's root key: every update shuffles alike.",
         "ppo.py",
-        "shuffle_key, state.params",
-        "state.key, state.params",
+        "shuffle_key, params, state.optimizer_state",
+        "state.key, params, state.optimizer_state",
         UPDATES,
     ),
     Bug(
@@ -382,7 +399,7 @@ EPOCHS_AND_OPTIMISERS = (
         "Annealing counts gradient steps where the run's length is in updates.",
         "ppo.py",
         "learning_rate_scale(state.num_updates, config)",
-        "learning_rate_scale(state.optimizer_state.count, config)",
+        'learning_rate_scale(optax.tree.get(state.optimizer_state, "count"), config)',
         UPDATES,
     ),
     Bug(
@@ -397,16 +414,16 @@ EPOCHS_AND_OPTIMISERS = (
         "norms-clipped-apart",
         "Each network's gradient is clipped by itself where the joint norm was asked for.",
         "optimizer.py",
-        "norms = GradNorms(norm, norm)",
-        "norms = GradNorms(norms.actor, norms.critic)",
+        "own = GradNorms(*[jnp.hypot(*own)] * 2)",
+        "own = GradNorms(*own)",
         f"{UPDATE}[standard-1]",
     ),
     Bug(
         "clipped-entry-by-entry",
-        "The actor's gradient is clipped entry by entry, which bends its direction.",
+        "Gradients are clipped entry by entry, which bends their direction.",
         "optimizer.py",
-        "lambda gradient: gradient * factors.actor",
-        "lambda gradient: jnp.clip(gradient, -largest, largest)",
+        "lambda gradient, factor: gradient * factor",
+        "lambda gradient, factor: jnp.clip(gradient, -config.max_grad_norm, config.max_grad_norm)",
         f"{UPDATE}[standard-1]",
     ),
     Bug(
@@ -429,13 +446,19 @@ EPOCHS_AND_OPTIMISERS = (
         "no-bias-correction",
         "Adam uses its moments as they are: the first steps are too large.",
         "optimizer.py",
-        "directions, state = _adam(config).update(clipped, state)",
-        "_, state = _adam(config).update(clipped, state)\n"
-        "    directions = jax.tree.map(\n"
-        "        lambda mean, square: mean / (jnp.sqrt(square) + config.adam_epsilon),\n"
-        "        state.mu,\n"
-        "        state.nu,\n"
-        "    )",
+        "    descend = _on_halves(",
+        (
+            "    corrected = adam.update\n"
+            "\n"
+            "    def update(gradients, state, params=None):\n"
+            "        state = corrected(gradients, state)[1]\n"
+            "        roots = jax.tree.map(jnp.sqrt, state.nu)\n"
+            "        divide = lambda mean, root: mean / (root + config.adam_epsilon)\n"
+            "        return jax.tree.map(divide, state.mu, roots), state\n"
+            "\n"
+            "    adam = adam._replace(update=update)\n"
+            "    descend = _on_halves("
+        ),
         f"{UPDATE}[standard-1]",
     ),
 )
@@ -445,24 +468,24 @@ AGENTS = (
         "gain-of-the-policy-head",
         "The policy head starts with gain 1 instead of 0.01: far from uniform.",
         "network.py",
-        "(*hidden, num_actions), 0.01)",
-        "(*hidden, num_actions), 1.0)",
+        "jax.random.split(key), (0.01, 1.0)",
+        "jax.random.split(key), (1.0, 1.0)",
         ORTHOGONAL,
     ),
     Bug(
         "biases-not-zero",
-        "Orthogonal initialisation leaves the biases at a constant.",
+        "Orthogonal initialization leaves the biases at a constant.",
         "network.py",
-        "jnp.zeros(gaussian.shape[1])",
-        "jnp.full(gaussian.shape[1], 0.1)",
+        "jnp.zeros(bias.shape)",
+        "jnp.full(bias.shape, 0.1)",
         ORTHOGONAL,
     ),
     Bug(
         "networks-share-a-key",
-        "Actor and critic are initialised from one key, with the same hidden layers.",
+        "Actor and critic are initialized from one key, with the same hidden layers.",
         "network.py",
-        "init_mlp(critic_key",
-        "init_mlp(actor_key",
+        "jax.random.split(key), (0.01, 1.0)",
+        "(key, key), (0.01, 1.0)",
         "test_network.py::test_no_two_initial_numbers_are_correlated[orthogonal]",
     ),
     Bug(
@@ -477,7 +500,7 @@ AGENTS = (
         "frozen-agent-goes-on",
         "An agent that diverged takes the update that made it NaN.",
         "population.py",
-        "states = _select(sound, attempted, states)",
+        "states = _select(all_finite, attempted, states)",
         "states = attempted",
         "test_population.py::"
         "test_an_agent_that_cannot_go_on_keeps_its_state_and_the_others_theirs[rate of 1e38]",
@@ -494,15 +517,118 @@ AGENTS = (
         "evaluation-samples",
         "Greedy evaluation samples its actions.",
         "evaluate.py",
-        "Categorical(logits).mode()",
-        "Categorical(logits).sample(\n"
-        "            jax.random.gumbel(jax.random.fold_in(key, index), logits.shape)\n"
-        "        )",
+        "action = distribution.mode()",
+        "action = distribution.sample(own_policy.noise(own_key, (num_episodes,)))",
         "test_transforms.py::test_evaluation_is_a_greedy_loop_over_gymnax",
     ),
 )
 
-BUGS = RETURNS + ROLLOUTS + LOSSES + EPOCHS_AND_OPTIMISERS + AGENTS
+DOORS = (
+    Bug(
+        "statistics-merged-before-the-optimization",
+        "The gradient steps see observations by statistics that the policy did not act with.",
+        "ppo.py",
+        "shuffle_key, params, state.optimizer_state",
+        "shuffle_key,\n"
+        "        params._replace(\n"
+        "            statistics=normalize.merge(\n"
+        "                params.statistics, transitions.observation, transitions.valid\n"
+        "            )\n"
+        "        ),\n"
+        "        state.optimizer_state",
+        FIRST_RATIO,
+    ),
+    Bug(
+        "statistics-of-the-next-observations",
+        "The statistics are of where the steps led, not of what was acted on.",
+        "ppo.py",
+        "normalize.merge(params.statistics, transitions.observation, transitions.valid)",
+        "normalize.merge(\n"
+        "        params.statistics,\n"
+        "        jax.tree.map(\n"
+        "            lambda seen, last: jnp.concatenate([seen[1:], last[None]]),\n"
+        "            transitions.observation,\n"
+        "            rollout_state.observation,\n"
+        "        ),\n"
+        "        transitions.valid,\n"
+        "    )",
+        STATISTICS,
+    ),
+    Bug(
+        "statistics-without-the-means-move",
+        "Merged, the squared deviations lack that of the two means.",
+        "normalize.py",
+        "before.m2 + new.m2 + jnp.square(delta) * (count * number / total)",
+        "before.m2 + new.m2",
+        STATISTICS,
+    ),
+    Bug(
+        "reward-mean-subtracted",
+        "Rewards are centered as observations are: a constant reward becomes none.",
+        "normalize.py",
+        "jnp.clip(rewards / jnp.sqrt(",
+        "jnp.clip((rewards - mean) / jnp.sqrt(",
+        REWARDS,
+    ),
+    Bug(
+        "discounted-return-crosses-episodes",
+        "The discounted return of which the deviation is taken goes on past an episode's end.",
+        "normalize.py",
+        "return jnp.where(done & valid, 0, current), current",
+        "return current, current",
+        REWARDS,
+    ),
+    Bug(
+        "log-prob-of-the-clipped-action",
+        "The old log-probability is that of what the environment received, not of what was drawn.",
+        "ppo.py",
+        "log_prob=distribution.log_prob(transitions.action)",
+        "log_prob=distribution.log_prob(policy.env_action(transitions.action))",
+        FIRST_RATIO,
+    ),
+    Bug(
+        "clipped-action-stored",
+        "The transition holds what the environment received: not what the density is of.",
+        "rollout.py",
+        "action=action,",
+        "action=policy.env_action(action),",
+        f"{RECEIVED}[False]",
+    ),
+    Bug(
+        "log-slope-averaged",
+        "A squashed action's log-determinant is the mean over its entries, not their sum.",
+        "distributions.py",
+        "fast.sum_entries(squashed + half)",
+        "jnp.mean(squashed + half, axis=-1)",
+        f"{GRADIENTS}[squashed]",
+    ),
+    Bug(
+        "squashed-onto-the-unit-box",
+        "Squashed actions are in ±1, whatever the bounds.",
+        "policy.py",
+        "lows + (highs - lows) * (jnp.tanh(action) + 1) / 2",
+        "jnp.tanh(action)",
+        f"{RECEIVED}[True]",
+    ),
+    Bug(
+        "stop-that-does-not-last",
+        "A minibatch beyond target_kl is left out, and those after it are learned from again.",
+        "ppo.py",
+        "carry.stopped | (diagnostics.approx_kl > 1.5 * config.target_kl)",
+        "diagnostics.approx_kl > 1.5 * config.target_kl",
+        TARGET_KL,
+    ),
+    Bug(
+        "terminating-limit-bootstrapped",
+        "A time limit that is part of the task still counts the value of what would follow.",
+        "env.py",
+        "found._replace(terminated=found.terminated | found.truncated)",
+        "found",
+        TIME_LIMIT,
+    ),
+)
+
+BUGS = RETURNS + ROLLOUTS + LOSSES + EPOCHS_AND_OPTIMIZERS + AGENTS + DOORS
 
 
 # Planting them, and looking -----------------------------------------------------------------------

@@ -35,7 +35,7 @@ def start(options: Options) -> Peer:
         config = recipe(options.recipe).replace(num_updates=updates, total_timesteps=None)
 
         def train(keys: jax.Array) -> Any:
-            return population.train(keys, config, population.CPU_AGENTS_AT_ONCE)
+            return population.train(keys, config, population.cpu_agents_at_once(config))
 
         return population.shard_over_agents(
             train, mesh, (population.AGENTS, population.TIME_AGENTS)
