@@ -33,7 +33,7 @@ class Transition(NamedTuple):
     final_observation: Any  # [T, N, ...] or [K, N, ...]
     episode_return: jax.Array  # [T, N]
     episode_length: jax.Array  # [T, N]
-    valid: jax.Array  # [T, N]
+    valid: Any  # [T, N]; within a rollout of fixed length ()
 
     @property
     def done(self) -> jax.Array:
@@ -122,7 +122,7 @@ def collect(
             done = done | (transition.done[0] & (num_collected >= minimum))
         return (next_state, finals, num_collected, done), transition
 
-    finals = _no_finals(state.observation, slots) if slots is not None and is_large else ()
+    finals: Any = _no_finals(state.observation, slots) if slots is not None and is_large else ()
     carry: Any = state, finals, jnp.zeros((), jnp.int32), jnp.zeros((), bool)
     (state, finals, *_), transitions = jax.lax.scan(step, carry, noise)
     if minimum is None:
@@ -138,7 +138,7 @@ class _Finals(NamedTuple):
     """The final observations of truncations so far, and their number in each environment."""
 
     observation: Any  # [K, N, ...]
-    count: jax.Array  # [N]
+    number: jax.Array  # [N]
 
 
 def _no_finals(observation: Any, slots: int) -> _Finals:
@@ -150,12 +150,12 @@ def _keep_truncated(finals: _Finals, transition: Transition) -> tuple[_Finals, T
     """The final observation put in its place where it was a truncation's, and not stored else."""
     slots = len(jax.tree.leaves(finals.observation)[0])
     truncated = transition.truncated & transition.valid
-    here = truncated[None] & (jnp.arange(slots)[:, None] == finals.count[None])
+    here = truncated[None] & (jnp.arange(slots)[:, None] == finals.number[None])
     repeated = jax.tree.map(
         lambda leaf: jnp.broadcast_to(leaf[None], (slots, *leaf.shape)),
         transition.final_observation,
     )
-    kept = _Finals(_where(here, repeated, finals.observation), finals.count + truncated)
+    kept = _Finals(_where(here, repeated, finals.observation), finals.number + truncated)
     return kept, transition._replace(final_observation=())
 
 
