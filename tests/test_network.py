@@ -9,9 +9,9 @@ import pytest
 from scipy import special, stats
 
 from ppo_jax import policy, ppo, recipe
-from ppo_jax.distributions import Categorical
 from tests import oracle
-from tests.test_update import oracle_tree, quick_jit, trainable, world
+from tests.quick import quick_jit
+from tests.test_update import oracle_tree, trainable, world
 
 PLAUSIBLE = 1e-4
 NUM_KEYS = 4096
@@ -181,46 +181,3 @@ def test_sampled_actions_have_the_softmaxs_frequencies():
         assert stats.chisquare(counts, probability * 20_000).pvalue > PLAUSIBLE
     other = ACT(library(params), tiled, config, jax.random.key(6))
     assert (actions != other).any()
-
-
-# The distribution ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("shape", [(2,), (5, 3), (2, 4, 7)])
-@pytest.mark.parametrize("scale", [1.0, 30.0])
-def test_log_probabilities_and_entropy_are_scipys(shape, scale):
-    rng = np.random.default_rng(0)
-    logits = (scale * rng.normal(size=shape)).astype(np.float32)
-    action = rng.integers(shape[-1], size=shape[:-1])
-    policy = Categorical(jnp.asarray(logits))
-    log_probs = special.log_softmax(logits.astype(np.float64), axis=-1)
-    expected = np.take_along_axis(log_probs, action[..., None], axis=-1)[..., 0]
-    found = policy.log_prob(jnp.asarray(action))
-    assert found.shape == shape[:-1]
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    entropy = stats.entropy(np.exp(log_probs), axis=-1)
-    np.testing.assert_allclose(policy.entropy(), entropy, rtol=1e-4, atol=1e-6)
-    np.testing.assert_array_equal(policy.mode(), logits.argmax(axis=-1))
-
-
-def test_huge_logits_give_finite_numbers_and_gradients():
-    def score(logits):
-        policy = Categorical(logits)
-        return policy.log_prob(jnp.array(1)) + policy.entropy()
-
-    number, gradient = jax.value_and_grad(score)(jnp.array([1e4, -1e4, 0.0]))
-    np.testing.assert_allclose(number, -2e4)
-    np.testing.assert_allclose(gradient, [-1, 1, 0])
-
-
-def test_a_uniform_policys_entropy_is_the_logarithm_of_its_actions():
-    np.testing.assert_allclose(Categorical(jnp.full((2, 6), 3.5)).entropy(), np.log(6), rtol=1e-6)
-
-
-def test_samples_have_the_softmaxs_frequencies():
-    logits = jnp.array([0.0, 1.5, -2.0, 0.7])
-    noise = jax.random.gumbel(jax.random.key(0), (50_000, 4))
-    samples = Categorical(jnp.broadcast_to(logits, noise.shape)).sample(noise)
-    assert samples.shape == (50_000,)
-    expected = special.softmax(np.asarray(logits, np.float64)) * 50_000
-    assert stats.chisquare(np.bincount(samples, minlength=4), expected).pvalue > PLAUSIBLE

@@ -29,9 +29,17 @@ SETTINGS = oracle.Settings(
     minibatch_size=20,
 )
 
+# Three outputs each.
+ACTIONS = {
+    "discrete": oracle.Actions(),
+    "multidiscrete": oracle.Actions(nvec=(1, 2)),
+    "gaussian": oracle.Actions("gaussian", low=np.full(3, -1.0), high=np.array([0.5, 1, 2])),
+    "squashed": oracle.Actions("squashed", low=np.full(3, -1.0), high=np.array([0.5, 1, 2])),
+}
+
 
 def arrays_of(tree):
-    return [array for name in oracle.NETWORKS for layer in tree[name] for array in layer]
+    return [array for layers in tree.values() for layer in layers for array in layer]
 
 
 def largest_difference(tree, other):
@@ -91,29 +99,23 @@ def test_gae_with_lambda_one_is_return_minus_value(seed):
 # Gradients ----------------------------------------------------------------------------------------
 
 
-def random_minibatch(rng, params, activation, size=40):
-    """Like random_problem's batch, but with old values on both sides of both edges already."""
-    observation = rng.normal(size=(size, 4))
-    action = rng.integers(3, size=size)
-    log_probs = oracle.log_softmax(oracle.forward(params["actor"], observation, activation))
-    value = oracle.forward(params["critic"], observation, activation)[:, 0]
-    return {
-        "observation": observation,
-        "action": action,
-        "log_prob": log_probs[np.arange(size), action] + rng.uniform(-0.5, 0.5, size),
-        "value": value + rng.uniform(-0.5, 0.5, size),
-        "advantage": rng.normal(size=size),
-        "target": value + rng.normal(size=size),
+def random_minibatch(rng, params, rollout, activation):
+    """A random problem's batch, with old values on both sides of both edges already."""
+    batch = {name: array.reshape(-1, *array.shape[2:]) for name, array in rollout.items()}
+    value = oracle.forward(params["critic"], batch["observation"], activation)[:, 0]
+    return batch | {
+        "value": value + rng.uniform(-0.5, 0.5, value.shape),
+        "advantage": rng.normal(size=value.shape),
+        "target": value + rng.normal(size=value.shape),
     }
 
 
 def distances_from_kinks(settings, params, minibatch):
     """How far the pre-activations, the ratios and the values are from where a slope jumps."""
     observation, edge = minibatch["observation"], settings.clip_range
-    logits = oracle.forward(params["actor"], observation, settings.activation)
     value = oracle.forward(params["critic"], observation, settings.activation)[:, 0]
-    log_probs = oracle.log_softmax(logits)[np.arange(len(logits)), minibatch["action"]]
-    ratio = np.exp(log_probs - minibatch["log_prob"])
+    log_prob = oracle.evaluate(settings, params, minibatch).log_prob
+    ratio = np.exp(log_prob - minibatch["log_prob"])
     moved = value - minibatch["value"]
     clipped_value = minibatch["value"] + np.clip(moved, -edge, edge)
     error, clipped_error = value - minibatch["target"], clipped_value - minibatch["target"]
@@ -143,21 +145,27 @@ def distances_from_kinks(settings, params, minibatch):
     return min(d.min() for d in distances), branches
 
 
-@pytest.mark.parametrize("activation", ["tanh", "relu"])
 @pytest.mark.parametrize(
-    ("clip_value", "normalize", "recompute"), list(itertools.product([False, True], repeat=3))
+    ("actions", "activation", "clip_value", "normalize", "recompute"),
+    [
+        *itertools.product(["discrete"], ["tanh", "relu"], *[[False, True]] * 3),
+        *itertools.product(list(ACTIONS)[1:], ["tanh", "relu"], [True], [False], [False]),
+    ],
 )
-def test_gradients_are_finite_differences(activation, clip_value, normalize, recompute):
+def test_gradients_are_finite_differences(actions, activation, clip_value, normalize, recompute):
     settings = replace(
         SETTINGS,
         activation=activation,
         clip_value=clip_value,
         normalize_advantage=normalize,
         recompute_advantage=recompute,
+        actions=ACTIONS[actions],
     )
     rng = np.random.default_rng(1)
-    params, _, _, _ = oracle.random_problem(rng, activation, hidden_sizes=(6, 5))
-    minibatch = random_minibatch(rng, params, activation)
+    params, _, rollout, _ = oracle.random_problem(
+        rng, activation, hidden_sizes=(6, 5), actions=settings.actions
+    )
+    minibatch = random_minibatch(rng, params, rollout, activation)
     distance, branches = distances_from_kinks(settings, params, minibatch)
     step = 1e-6
     assert distance > 20 * step, "this seed stands on a kink: choose another"
@@ -188,8 +196,9 @@ def test_gradients_are_finite_differences(activation, clip_value, normalize, rec
             difference[index] = (above - below) / (2 * step)
         np.testing.assert_allclose(gradient, difference, rtol=1e-6, atol=1e-8)
         assert np.abs(gradient).max() > 1e-4, "nothing was compared"
-    for name in oracle.NETWORKS:
-        flat = np.concatenate([array.ravel() for layer in gradients[name] for array in layer])
+    actor, critic = gradients["actor"] + gradients.get("log_std", []), gradients["critic"]
+    for name, layers in (("actor", actor), ("critic", critic)):
+        flat = np.concatenate([array.ravel() for layer in layers for array in layer])
         np.testing.assert_allclose(scalars[f"{name}_grad_norm"], np.linalg.norm(flat), rtol=1e-12)
 
 
@@ -221,7 +230,7 @@ def test_losses_on_numbers_by_hand():
     scalars, _ = oracle.losses_and_gradients(unclipped, params, minibatch)
     np.testing.assert_allclose(scalars["value_loss"], (4 + 1 + 0.25 + 1) / 4)
 
-    # Recomputed, the advantages are the targets here; normalised, (A - 1) / std = ±1.
+    # Recomputed, the advantages are the targets here; normalized, (A - 1) / std = ±1.
     minibatch |= {"target": np.array([2.0, 0.0, 0.0, 2.0])}
     recomputed = replace(SETTINGS, recompute_advantage=True, normalize_advantage=True)
     scalars, _ = oracle.losses_and_gradients(recomputed, params, minibatch)
@@ -229,7 +238,65 @@ def test_losses_on_numbers_by_hand():
     np.testing.assert_allclose(scalars["policy_loss"], -(1.1 - 1.5 - 1.5 + 0.5) / 4, rtol=1e-7)
 
 
-# Optimiser ----------------------------------------------------------------------------------------
+# Actions and statistics ---------------------------------------------------------------------------
+
+
+def test_log_probabilities_and_entropies_on_numbers_by_hand():
+    # σ = 1 and 2; (a - μ) / σ = 0 and 1.
+    output, log_std, action = np.array([0.0, 1.0]), np.log([1.0, 2.0]), np.array([0.0, 3.0])
+    of_box = output, log_std, action
+    gaussian = oracle.evaluate_actions(oracle.Actions("gaussian"), *of_box)
+    np.testing.assert_allclose(gaussian.log_prob, -0.5 - np.log(2) - np.log(2 * np.pi))
+    np.testing.assert_allclose(gaussian.entropy, 1 + np.log(2) + np.log(2 * np.pi))
+    # a = 1 + tanh u and 2 tanh u have the slopes 1 and 2 at u = 0, and ¾ and 3/2 at tanh u = ½.
+    box = oracle.Actions("squashed", low=np.array([0.0, -2.0]), high=np.array([2.0, 2.0]))
+    half = np.arctanh(0.5)
+    squashed = oracle.evaluate_actions(box, output, log_std, np.zeros(2), np.array([half, -0.5]))
+    by_hand = -(0.25 / 2) - np.log(2) - np.log(2 * np.pi) - np.log(2)
+    np.testing.assert_allclose(squashed.log_prob, by_hand)  # u = 0: (0 - 1) / 2 = -½
+    np.testing.assert_allclose(squashed.entropy, gaussian.entropy + np.log(0.75) + np.log(2))
+    np.testing.assert_allclose(oracle.env_action(box, np.array([half, -half])), [1.5, -1])
+    clipping = replace(box, kind="gaussian")
+    np.testing.assert_array_equal(oracle.env_action(clipping, np.array([-1, 1.5])), [0, 1.5])
+    # Softmaxes (½, ½) and (¼, ¾).
+    logits = np.log([1.0, 1.0, 1.0, 3.0])
+    two = oracle.evaluate_actions(oracle.Actions(nvec=(2, 2)), logits, None, np.array([0, 1]))
+    np.testing.assert_allclose(two.log_prob, np.log(0.5 * 0.75))
+    np.testing.assert_allclose(two.entropy, np.log(2) + np.log(4) - 0.75 * np.log(3))
+
+
+def test_statistics_on_numbers_by_hand():
+    none = {"count": 0, "mean": np.zeros(2), "m2": np.zeros(2)}
+    observation = np.array([[1.0, 5.0], [3.0, 5.0]])
+    np.testing.assert_array_equal(oracle.normalize(none, 50 * observation), 50 * observation)
+    two = oracle.merge(none, observation)
+    assert two["count"] == 2
+    np.testing.assert_array_equal((two["mean"], two["m2"]), [(2, 5), (2, 0)])
+    # 1, 3 and 8 have the mean 4, and lie 3, 1 and 4 from it.
+    three = oracle.merge(two, np.array([[8.0, 5.0]]))
+    np.testing.assert_allclose((three["mean"], three["m2"]), [(4, 5), (26, 0)])
+    scaled = oracle.normalize(three, np.array([[7.0, 5.0 + 1e-4], [100.0, 4.0]]))
+    np.testing.assert_allclose(scaled, [[3 / np.sqrt(26 / 3), 1], [10, -10]])
+
+
+def test_scaled_rewards_on_numbers_by_hand():
+    before = {"count": 1, "mean": 3.0, "m2": 0.0, "returns": np.array([2.0])}
+    rewards, done = np.array([[1.0], [2.0], [40.0]]), np.array([[False], [True], [False]])
+    # γ = ½: R = ½ 2 + 1 and ½ 2 + 2, which ends an episode, so that the next begins with its 40.
+    after, scaled = oracle.scale_rewards(0.5, before, rewards, done)
+    returns = np.array([3, 2, 3, 40])
+    np.testing.assert_allclose((after["count"], after["mean"]), (4, returns.mean()))
+    np.testing.assert_allclose(after["m2"] / 4, returns.var())
+    np.testing.assert_array_equal(after["returns"], [40])
+    np.testing.assert_allclose(scaled, rewards / returns.std())
+    # Nothing but rewards of 0 has no deviation; the small one after it is cut.
+    nothing = {"count": 0, "mean": 0.0, "m2": 0.0, "returns": np.zeros(1)}
+    assert oracle.scale_rewards(0.5, nothing, np.array([[0.0]]), np.array([[True]]))[1] == 0
+    rewards = np.array([[0.0]] * 999 + [[1.0]])
+    assert oracle.scale_rewards(0.5, nothing, rewards, rewards > 2)[1].max() == 10
+
+
+# Optimizer ----------------------------------------------------------------------------------------
 
 
 def two_numbers(actor, critic):
@@ -275,17 +342,29 @@ def test_clipping_takes_each_norm_or_both_together():
 # The update ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("actions", ["discrete", "squashed"])
 @pytest.mark.parametrize("joint", [False, True])
-def test_update_is_its_parts_in_order(joint):
-    settings = replace(SETTINGS, joint_clipping=joint)
-    params, adam, rollout, orders = oracle.random_problem(np.random.default_rng(0))
+@pytest.mark.parametrize("stop", [False, True])
+def test_update_is_its_parts_in_order(joint, actions, stop):
+    settings = replace(SETTINGS, joint_clipping=joint, actions=ACTIONS[actions])
+    params, adam, rollout, orders = oracle.random_problem(
+        np.random.default_rng(0), actions=settings.actions
+    )
     kept = oracle.map_arrays(np.copy, params)
     result = oracle.update(settings, params, adam, rollout, orders, update_fraction_done=0.25)
     assert largest_difference(params, kept) == 0, "the caller's parameters were written to"
 
     # 48 transitions are minibatches of 20, 20 and 8, in each of 3 epochs.
     assert len(result.gradients) == 9
-    assert result.adam["count"] == adam["count"] + 9
+    if stop:  # at the first divergence above all before it
+        every = [scalars["approx_kl"] for scalars in result.scalars]
+        steps = next(index for index in range(3, 9) if every[index] > max(every[:index]))
+        settings = replace(settings, target_kl=0.999 * every[steps] / 1.5)
+        assert any(later < every[steps] for later in every[steps:]), "nothing to leave out later"
+        result = oracle.update(settings, params, adam, rollout, orders, update_fraction_done=0.25)
+        assert len(result.gradients) == steps
+    steps = len(result.gradients)
+    assert result.adam["count"] == adam["count"] + steps
     np.testing.assert_array_equal(result.targets, result.advantages + result.values)
     expected, every_scalar = params, []
     sources = rollout | {
@@ -294,7 +373,7 @@ def test_update_is_its_parts_in_order(joint):
         "value": result.values,
     }
     cuts = (slice(0, 20), slice(20, 40), slice(40, 48))
-    for order, cut in itertools.product(orders, cuts):
+    for order, cut in list(itertools.product(orders, cuts))[:steps]:
         # Time-major: transition i of the batch is step i // N of environment i % N.
         pairs = [divmod(index, 3) for index in order[cut]]
         minibatch = {name: np.array([a[pair] for pair in pairs]) for name, a in sources.items()}
@@ -305,6 +384,7 @@ def test_update_is_its_parts_in_order(joint):
         rates = {"actor": 0.75e-2, "critic": 0.75 * 3e-2}
         expected, adam = oracle.adam_step(expected, gradients, adam, rates, 1e-5)
     assert largest_difference(result.params, expected) < 1e-12
+    assert len(every_scalar) == steps
     for name, mean in result.metrics.items():
         np.testing.assert_allclose(mean, np.mean([s[name] for s in every_scalar]), rtol=1e-12)
 
@@ -339,6 +419,49 @@ def test_update_on_numbers_by_hand():
     np.testing.assert_allclose(result.params["critic"][0][0], [[1.5e-2 / 1.5]])
     np.testing.assert_allclose(result.metrics["policy_loss"], -1)
     np.testing.assert_allclose(result.metrics["actor_grad_norm"], np.sqrt(2.5))
+
+
+def test_update_normalizes_by_the_statistics_that_it_began_with():
+    params, adam, rollout, orders = oracle.random_problem(np.random.default_rng(0))
+    problem = params, adam, rollout, orders
+    rng = np.random.default_rng(1)
+    seen = {"count": 7, "mean": rng.normal(size=4), "m2": rng.uniform(1, 9, size=4)}
+    earned = {"count": 3, "mean": 0.4, "m2": 2.0, "returns": rng.normal(size=3)}
+    result = oracle.update(SETTINGS, *problem, statistics=seen, reward_statistics=earned)
+
+    done = rollout["terminated"] | rollout["truncated"]
+    after, scaled = oracle.scale_rewards(SETTINGS.discount, earned, rollout["reward"], done)
+    by_hand = rollout | {"reward": scaled}
+    for name in ("observation", "final_observation"):
+        by_hand[name] = oracle.normalize(seen, rollout[name])
+    plain = oracle.update(SETTINGS, params, adam, by_hand, orders)
+    assert largest_difference(result.params, plain.params) == 0
+    assert largest_difference(result.params, oracle.update(SETTINGS, *problem).params) > 1e-3
+    assert plain.statistics is plain.reward_statistics is None
+    for name, array in oracle.merge(seen, rollout["observation"].reshape(48, 4)).items():
+        np.testing.assert_array_equal(result.statistics[name], array)
+    for name, array in after.items():
+        np.testing.assert_array_equal(result.reward_statistics[name], array)
+
+
+def test_a_terminated_time_limit_has_no_value_after_it():
+    params, adam, rollout, orders = oracle.random_problem(np.random.default_rng(0))
+    settings = replace(SETTINGS, time_limit="terminate")
+    result = oracle.update(settings, params, adam, rollout, orders)
+    truncated = rollout["truncated"]
+    np.testing.assert_allclose(result.targets[truncated], rollout["reward"][truncated])
+    as_ever = oracle.update(SETTINGS, params, adam, rollout, orders)
+    assert np.abs(result.targets - as_ever.targets)[truncated].max() > 0.1
+
+
+def test_an_update_whose_first_minibatch_is_too_far_changes_nothing():
+    params, adam, rollout, orders = oracle.random_problem(np.random.default_rng(0))
+    settings = replace(SETTINGS, target_kl=1e-9)
+    result = oracle.update(settings, params, adam, rollout, orders)
+    assert largest_difference(result.params, params) == 0
+    assert result.adam["count"] == adam["count"]
+    assert result.gradients == []
+    assert np.isnan(list(result.metrics.values())).all()
 
 
 @pytest.mark.parametrize(("activation", "num_envs"), [("tanh", 3), ("relu", 1)])

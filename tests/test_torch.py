@@ -1,4 +1,5 @@
-"""One whole update of each recipe against PyTorch's autograd and `torch.optim.Adam`, in float64."""
+"""Distributions and one whole update of each recipe against PyTorch's `torch.distributions`,
+autograd and `torch.optim.Adam`, in float64."""
 
 import dataclasses
 import os
@@ -10,6 +11,7 @@ import pytest
 
 from ppo_jax import policy
 from tests import oracle
+from tests.test_distributions import KINDS, evaluated, problem_of
 from tests.test_update import (
     CASES,
     FLOAT64,
@@ -21,7 +23,7 @@ from tests.test_update import (
 )
 
 torch = pytest.importorskip("torch")
-F = torch.nn.functional
+F, dist = torch.nn.functional, pytest.importorskip("torch.distributions")
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -59,17 +61,38 @@ def returns_and_advantages(config, critic, data):
     return values, advantages, advantages + values
 
 
-def losses(config, actor, critic, part):
-    """The losses of a minibatch by PyTorch's own distribution, `min`, `max` and `clamp`."""
-    logits = forward(actor, part["observation"], config.activation)
-    policy = torch.distributions.Categorical(logits=logits)
+def log_prob_and_entropy(actions, output, log_std, part):
+    """By PyTorch's own distributions; the entropy of squashed actions from their noise."""
+    if actions.kind == "categorical":
+        nvec = actions.nvec or (output.shape[-1],)
+        entries = part["action"].reshape(*output.shape[:-1], len(nvec)).unbind(-1)
+        each = [dist.Categorical(logits=logits) for logits in output.split(nvec, dim=-1)]
+        log_probs = [one.log_prob(entry) for one, entry in zip(each, entries, strict=True)]
+        return sum(log_probs), sum(one.entropy() for one in each)
+    normal = dist.Independent(dist.Normal(output, log_std.exp().expand_as(output)), 1)
+    if actions.kind == "gaussian":
+        return normal.log_prob(part["action"]), normal.entropy()
+    low, high = torch.tensor(actions.low), torch.tensor(actions.high)
+    squash = dist.ComposeTransform(
+        [dist.TanhTransform(), dist.AffineTransform((low + high) / 2, (high - low) / 2)]
+    )
+    squashed = dist.TransformedDistribution(normal, squash)
+    drawn = output + log_std.exp() * part["noise"]
+    slopes = squash.log_abs_det_jacobian(drawn, squash(drawn))
+    return squashed.log_prob(squash(part["action"])), normal.entropy() + slopes.sum(-1)
+
+
+def losses(config, actions, actor, log_std, critic, part):
+    """The losses of a minibatch by PyTorch's own distributions, `min`, `max` and `clamp`."""
+    output = forward(actor, part["observation"], config.activation)
+    log_prob, entropy = log_prob_and_entropy(actions, output, log_std, part)
     value = forward(critic, part["observation"], config.activation).squeeze(-1)
     advantage, epsilon = part["advantage"], config.clip_range
     if config.recompute_advantage:
         advantage = part["target"] - value.detach()
     if config.normalize_advantage:
         advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
-    ratio = (policy.log_prob(part["action"]) - part["log_prob"]).exp()
+    ratio = (log_prob - part["log_prob"]).exp()
     surrogates = ratio * advantage, ratio.clamp(1 - epsilon, 1 + epsilon) * advantage
     error = F.mse_loss(value, part["target"], reduction="none")
     if config.clip_value:
@@ -78,7 +101,7 @@ def losses(config, actor, critic, part):
     return {
         "policy_loss": -torch.min(*surrogates).mean(),
         "value_loss": config.value_coefficient * error.mean() / 2,
-        "entropy": policy.entropy().mean(),
+        "entropy": entropy.mean(),
     }
 
 
@@ -105,8 +128,9 @@ def load_moments(optimizers, networks, adam):
         for group in optimizer.param_groups
         for parameter in group["params"]
     }
+    means, squares = oracle.halves(adam["mean"]), oracle.halves(adam["square"])
     for name, network in zip(("actor", "critic"), networks, strict=True):
-        moments = zip(network, flat(adam["mean"][name]), flat(adam["square"][name]), strict=True)
+        moments = zip(network, flat(means[name]), flat(squares[name]), strict=True)
         for parameter, mean, square in moments:
             owner[parameter].state[parameter] = {
                 "step": torch.tensor(float(adam["count"])),
@@ -126,7 +150,8 @@ def torch_update(problem, orders):
     """The parameters, Adam's state and the mean losses that PyTorch ends an update with."""
     config, (params, adam, held) = problem.config, problem.judged
     actor, critic = tensors(params["actor"]), tensors(params["critic"])
-    networks = flat(actor), flat(critic)
+    log_std = flat(tensors(params.get("log_std", [])))
+    networks = [*flat(actor), *log_std], flat(critic)
     both = [*networks[0], *networks[1]]
     optimizer = make_optimizer(config, *networks, adam, problem.scale)
     data = {name: torch.tensor(array) for name, array in held.items()}
@@ -137,7 +162,9 @@ def torch_update(problem, orders):
     for order in torch.tensor(orders):
         for chosen in order.split(config.transitions_per_minibatch):
             part = {name: tensor[chosen] for name, tensor in data.items()}
-            loss = losses(config, actor, critic, part)
+            loss = losses(
+                config, problem.settings.actions, actor, *(log_std or [None]), critic, part
+            )
             optimizer.zero_grad()
             bonus = config.entropy_coefficient * loss["entropy"]
             (loss["policy_loss"] + loss["value_loss"] - bonus).backward()
@@ -159,21 +186,32 @@ def learn_and_orders(problem):
         problem.scale,
         problem.config,
     )
-    size = problem.judged[2]["action"].size
+    size = problem.judged[2]["reward"].size
     batch = batch._replace(log_prob=problem.log_prob.reshape(-1))  # of the policy that acted
     return learned, jax.tree.map(lambda leaf: leaf[:size], batch), np.array(orders)[:, :size]
 
 
 def assert_same(tree, expected, tolerance=FLOAT64):
     """The library's trainable parameters against PyTorch's list."""
-    arrays = [
-        array
-        for network in oracle.NETWORKS
-        for layer in oracle_tree(tree)[network]
-        for array in layer
-    ]
+    arrays = [array for half in oracle.halves(oracle_tree(tree)).values() for array in flat(half)]
     for number, wanted in zip(arrays, expected, strict=True):
         np.testing.assert_allclose(number, wanted.detach().numpy().T, **tolerance)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_distributions_and_their_gradients_are_pytorchs(kind):
+    make, actions = KINDS[kind]
+    problem = problem_of(kind, leading=(2, 4))
+    output, log_std, action, noise = (torch.tensor(array) for array in problem)
+    inputs = output.requires_grad_(), log_std.requires_grad_()
+    judged = log_prob_and_entropy(actions, *inputs, {"action": action, "noise": noise})
+    found = evaluated(make, *map(jax.numpy.asarray, problem))
+    for (gradients, numbers), wanted in zip(found, judged, strict=True):
+        np.testing.assert_allclose(numbers, wanted.detach(), **FLOAT64)
+        expected = torch.autograd.grad(wanted.sum(), inputs, retain_graph=True, allow_unused=True)
+        for gradient, tensor in zip(gradients, expected, strict=True):
+            unused = torch.zeros(gradient.shape) if tensor is None else tensor
+            np.testing.assert_allclose(gradient, unused, **FLOAT64)
 
 
 @pytest.mark.parametrize("seed", range(3))

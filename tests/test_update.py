@@ -1,5 +1,5 @@
 """One whole update of each recipe against the float64 oracle: losses, gradients, Adam's moments,
-parameters and metrics, in float64 and in float32."""
+parameters, statistics and metrics, in float64 and in float32."""
 
 import dataclasses
 import functools
@@ -11,25 +11,11 @@ import numpy as np
 import optax
 import pytest
 
-from ppo_jax import Config, env, loss, policy, ppo, recipe, rollout, spaces
+from ppo_jax import Config, env, loss, network, policy, ppo, recipe, rollout, spaces
 from tests import oracle
+from tests.quick import quick_jit
 
 FLOAT64 = {"rtol": 1e-10, "atol": 1e-12}
-
-
-def compiles(options):
-    """Whether this version of XLA knows these options."""
-    try:
-        jax.jit(jnp.negative, compiler_options=options).lower(1.0).compile()
-    except Exception:
-        return False
-    return True
-
-
-# Here are dozens of programs, each run a few times: slow code that compiles in a quarter of the
-# time is the better bargain.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-quick_jit = functools.partial(jax.jit, compiler_options=QUICK if compiles(QUICK) else None)
 
 # Small sizes, the recipe's own hyperparameters.
 SMALL = {
@@ -60,7 +46,11 @@ SMALL = {
     },
 }
 
-# Each recipe as it is, and with its switches turned; the number of actions is another size.
+BOX = spaces.Box(-0.5, np.array([0.5, 1.0]), (2,))
+CHOICES = spaces.MultiDiscrete((2, 3))
+
+# Each recipe as it is, and with its switches turned, and each kind of action; the number of actions
+# is another size.
 CASES = {
     "notebook": ("notebook", 2, {}),
     "notebook, turned": (
@@ -105,13 +95,20 @@ CASES = {
             "critic_learning_rate": 1e-2,
         },
     ),
+    "Gaussian": ("standard", BOX, {"joint_grad_norm": False}),
+    "squashed": ("fast", BOX, {"squash_action": True, "entropy_coefficient": 0.05}),
+    "squashed, whole episodes": ("notebook", BOX, {"squash_action": True}),
+    "MultiDiscrete": ("notebook", CHOICES, {"entropy_coefficient": 0.05}),
 }
-RECIPE_CASES = ("notebook", "standard", "fast")
+FLOAT32_CASES = ("notebook", "standard", "fast", "Gaussian", "squashed", "MultiDiscrete")
 
 
 @functools.cache
-def world(num_actions, observation_size=4):
-    """An environment of these sizes, for policies; nothing is ever played in it."""
+def world(actions, observation_size=4):
+    """An environment of these sizes, for policies; nothing is ever played in it.
+
+    actions: their space, or the number of them.
+    """
 
     def reset(_):
         return (), jnp.zeros(observation_size)
@@ -120,7 +117,65 @@ def world(num_actions, observation_size=4):
         return state, env.Step(jnp.zeros(observation_size), jnp.zeros(()), False, False)
 
     box = spaces.Box(-1, 1, (observation_size,))
-    return env.Environment(reset, step, box, spaces.Discrete(num_actions), 25)
+    space = spaces.Discrete(actions) if isinstance(actions, int) else actions
+    return env.Environment(reset, step, box, space, 25)
+
+
+@functools.cache
+def walk(actions):
+    """An environment that the actions push, and whose observations end with what it received."""
+    entries = actions.shape[0]
+
+    def reset(key):
+        place = jax.random.normal(key, (3,), float)
+        return place, jnp.concatenate([place, jnp.zeros(entries)])
+
+    def step(key, place, action):
+        noise = jax.random.normal(key, (3,), float)
+        place = 0.9 * place + 0.3 * jnp.sum(action) + 0.3 * noise
+        ended = jax.random.bernoulli(jax.random.fold_in(key, 1), 0.1)
+        observation = jnp.concatenate([place, jnp.asarray(action, float)])
+        return place, env.Step(observation, jnp.cos(place[0]), ended, False)
+
+    box = spaces.Box(-np.inf, np.inf, (3 + entries,))
+    return env.Environment(reset, step, box, actions, 6, truncates_early=False)
+
+
+# Agents that play, in CartPole where no other environment is given.
+AGENTS = {
+    **{name: (name, {}) for name in SMALL},
+    "Gaussian": ("standard", {"env": walk(BOX), "log_std_init": 0.3}),
+    "squashed": (
+        "fast",
+        {
+            "env": walk(BOX),
+            "log_std_init": -0.5,
+            "squash_action": True,
+            "entropy_coefficient": 0.05,
+        },
+    ),
+    "MultiDiscrete": ("standard", {"env": walk(CHOICES), "entropy_coefficient": 0.05}),
+    "observation statistics": ("standard", {"env": walk(BOX), "normalize_observation": True}),
+    "reward statistics": ("fast", {"env": walk(CHOICES), "normalize_reward": True}),
+    "statistics of whole episodes": (
+        "notebook",
+        {"normalize_observation": True, "normalize_reward": True},
+    ),
+    "terminated time limit": ("standard", {"time_limit": "terminate"}),
+    "KL limit": ("standard", {"learning_rate": 2e-2, "target_kl": 1e-3}),
+    "all together": (
+        "notebook",
+        {
+            "env": walk(BOX),
+            "squash_action": True,
+            "normalize_observation": True,
+            "normalize_reward": True,
+            "time_limit": "terminate",
+            "learning_rate": 1e-2,
+            "target_kl": 1e-2,
+        },
+    ),
+}
 
 
 class Problem(NamedTuple):
@@ -139,24 +194,28 @@ class Problem(NamedTuple):
 
 def make_problem(case, seed):
     """A random problem: seed 0 has the recipe's own hyperparameters, the others random ones."""
-    name, num_actions, overrides = CASES[case]
+    name, actions, overrides = CASES[case]
     rng = np.random.default_rng([seed, list(CASES).index(case)])
-    config = recipe(name, env=world(num_actions), **SMALL[name] | overrides)
+    # The recipe for CartPole: without a name, an environment has the general row of `fast`.
+    config = recipe(name, **SMALL[name] | overrides).replace(env=world(actions))
     if seed > 0:
         config = config.replace(**random_hyperparameters(rng, config, seed)).check()
     # Storage for 37 transitions of whole episodes, of which some are held.
     num_valid, capacity = (config.num_steps,) * 2
     if config.whole_episodes:
         num_valid, capacity = (33, 37, 16, 13)[seed % 4], 37
+    settings = settings_of(config)
     params, adam, held, _ = oracle.random_problem(
         rng,
         config.activation,
         num_steps=num_valid,
         num_envs=config.num_envs,
-        num_actions=num_actions,
+        num_actions=np.sum(network.num_outputs(config.env.action_space)),
         hidden_sizes=config.hidden_sizes,
+        actions=settings.actions,
     )
-    held["log_prob"] = np.minimum(held["log_prob"], -0.05)  # a real policy's
+    if not config.squash_action:
+        held.pop("noise", None)  # no other entropy needs it
     if config.whole_episodes and not held["terminated"][-1]:
         held["truncated"][-1] = True
     scale = 1.0 if seed == 0 else rng.uniform(0.1, 0.9)
@@ -164,9 +223,9 @@ def make_problem(case, seed):
         config,
         policy.Params(trainable(params), ()),
         adam_state(adam, config),
-        *as_transitions(rng, held, num_actions, capacity),
+        *as_transitions(rng, held, capacity),
         scale,
-        settings_of(config),
+        settings,
         (params, adam, held),
         jax.random.key(seed),
     )
@@ -191,18 +250,25 @@ def random_hyperparameters(rng, config, seed):
 
 def settings_of(config):
     critic_rate = config.critic_learning_rate
-    return oracle.Settings(
-        learning_rate=config.learning_rate,
-        critic_learning_rate=config.learning_rate if critic_rate is None else critic_rate,
-        joint_clipping=config.joint_grad_norm,
-        minibatch_size=config.transitions_per_minibatch,
-        **{
-            name: getattr(config, name)
-            for name in oracle.Settings.__dataclass_fields__
-            if name
-            not in ("learning_rate", "critic_learning_rate", "joint_clipping", "minibatch_size")
-        },
-    )
+    other = {
+        "critic_learning_rate": config.learning_rate if critic_rate is None else critic_rate,
+        "joint_clipping": config.joint_grad_norm,
+        "minibatch_size": config.transitions_per_minibatch,
+        "actions": actions_of(env.make(config).action_space, config.squash_action),
+    }
+    same = oracle.Settings.__dataclass_fields__.keys() - other
+    return oracle.Settings(**other, **{name: getattr(config, name) for name in same})
+
+
+def actions_of(space, squash):
+    """A space's actions as the oracle's."""
+    match space:
+        case spaces.Discrete():
+            return oracle.Actions()
+        case spaces.MultiDiscrete(nvec):
+            return oracle.Actions(nvec=nvec)
+    bounds = [np.broadcast_to(np.asarray(bound), space.shape) for bound in (space.low, space.high)]
+    return oracle.Actions("squashed" if squash else "gaussian", None, *bounds)
 
 
 def trainable(tree):
@@ -215,7 +281,8 @@ def trainable(tree):
             for name, (kernel, bias) in zip([*names, "output"], layers, strict=True)
         }
 
-    return {"network": {name: network(tree[name]) for name in oracle.NETWORKS}}
+    log_std = {"log_std": jnp.asarray(tree["log_std"][0][0])} if "log_std" in tree else {}
+    return {"network": {name: network(tree[name]) for name in oracle.NETWORKS}, **log_std}
 
 
 def adam_state(adam, config):
@@ -236,12 +303,14 @@ def moments_of(state):
 
 def oracle_tree(tree):
     """The library's trainable parameters as the oracle's."""
-    return {
+    networks = {
         name: [
             (np.asarray(layer["kernel"]), np.asarray(layer["bias"])) for layer in layers.values()
         ]
         for name, layers in tree["network"].items()
     }
+    log_std = {"log_std": [(np.asarray(tree["log_std"]),)]} if "log_std" in tree else {}
+    return networks | log_std
 
 
 def from_halves(vectors, like):
@@ -249,24 +318,23 @@ def from_halves(vectors, like):
     return oracle_tree(policy.halves(like)[1](vectors))
 
 
-def as_transitions(rng, held, num_actions, capacity):
+def as_transitions(rng, held, capacity):
     """The oracle's rollout [T, N, ...] and its log-probabilities in capacity of so many steps, the
     rest invalid and absurd."""
-    shape = held["action"].shape
+    shape = held["reward"].shape
 
     def store(array):
         tail = (capacity - shape[0], *array.shape[1:])
         if array.dtype == bool:
             return jnp.asarray(np.concatenate([array, rng.random(tail) < 0.5]))
-        rubbish = rng.integers(num_actions, size=tail).astype(array.dtype)
+        rubbish = rng.integers(2, size=tail).astype(array.dtype)
         if array.dtype == np.float64:
             rubbish = 1e6 * rng.normal(size=tail)
         return jnp.asarray(np.concatenate([array, rubbish]))
 
     stored = {name: store(array) for name, array in held.items() if name != "log_prob"}
     transitions = rollout.Transition(
-        **stored,
-        noise=(),
+        **{"noise": (), **stored},
         episode_return=store(np.zeros(shape)),
         episode_length=store(np.zeros(shape, np.int32)),
         valid=jnp.broadcast_to(jnp.arange(capacity)[:, None] < shape[0], (capacity, shape[1])),
@@ -304,7 +372,7 @@ def learn_both_ways(problem):
         problem.scale,
         problem.config,
     )
-    size = problem.judged[2]["action"].size
+    size = problem.judged[2]["reward"].size
     orders = np.asarray(orders)[:, :size]
     expected = oracle.update(problem.settings, *problem.judged, orders, 1 - problem.scale)
     return learned, batch, expected
@@ -342,11 +410,9 @@ def test_update_is_the_oracles_in_float64(case, seed):
     problem = make_problem(case, seed)
     (params, state, learned), batch, expected = learn_both_ways(problem)
 
-    adam, size = moments_of(state), problem.judged[2]["action"].size
-    held, actor = problem.judged[2], problem.judged[0]["actor"]
-    logits = oracle.forward(actor, held["observation"], problem.config.activation)
-    chosen = np.take_along_axis(oracle.log_softmax(logits), held["action"][..., None], -1)
-    np.testing.assert_allclose(batch.log_prob[:size], chosen.ravel(), **FLOAT64)
+    adam, (judge, _, held) = moments_of(state), problem.judged
+    size, evaluated = held["reward"].size, oracle.evaluate(problem.settings, judge, held)
+    np.testing.assert_allclose(batch.log_prob[:size], evaluated.log_prob.ravel(), **FLOAT64)
     for name in ("advantage", "target", "value"):
         wanted = getattr(expected, f"{name}s").ravel()
         np.testing.assert_allclose(getattr(batch, name)[:size], wanted, **FLOAT64)
@@ -359,7 +425,7 @@ def test_update_is_the_oracles_in_float64(case, seed):
     assert all(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves((params, adam.mu)))
 
 
-@pytest.mark.parametrize("case", RECIPE_CASES)
+@pytest.mark.parametrize("case", FLOAT32_CASES)
 def test_update_is_the_oracles_in_float32(case):
     for seed in range(3):
         (params, state, learned), _, expected = learn_both_ways(make_problem(case, seed))
@@ -391,21 +457,48 @@ def test_without_a_limit_no_gradient_is_clipped():
 @pytest.mark.usefixtures("x64")
 def test_nothing_of_an_update_depends_on_the_storage_past_its_episodes():
     problem = make_problem("notebook", 2)
-    held, num_actions = problem.judged[2], 2
     results = []
     for seed in (5, 6):
-        other, log_prob = as_transitions(np.random.default_rng(seed), held, num_actions, 37)
+        rng = np.random.default_rng(seed)
+        other, log_prob = as_transitions(rng, problem.judged[2], 37)
         assert not jnp.array_equal(other.observation, problem.transitions.observation)
         learned = learn_both_ways(problem._replace(transitions=other, log_prob=log_prob))[0]
         results.append(jax.tree.map(np.asarray, learned))
     jax.tree.map(np.testing.assert_array_equal, *results)
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("case", ["standard", "squashed"])
+def test_the_first_minibatch_that_went_too_far_ends_the_update(case):
+    problem = make_problem(case, 5)
+
+    def limited(target):
+        config = problem.config.replace(target_kl=target)
+        settings = dataclasses.replace(problem.settings, target_kl=target)
+        (params, state, learned), _, expected = learn_both_ways(
+            problem._replace(config=config, settings=settings)
+        )
+        assert learned.gradient_steps == len(expected.gradients)
+        assert_metrics(metrics_of(learned), expected.metrics, **FLOAT64)  # NaN without a step
+        assert moments_of(state).count == expected.adam["count"]
+        assert_parameters(moments_of(state).nu, expected.adam["square"], **FLOAT64)
+        assert_parameters(params, expected.params, **FLOAT64)
+        return expected
+
+    every = [scalars["approx_kl"] for scalars in limited(1e6).scalars]
+    assert len(every) == problem.config.num_epochs * problem.config.num_minibatches
+    assert not limited(0.99 * every[0] / 1.5).scalars
+    assert limited(1.01 * every[0] / 1.5).scalars
+    # The first divergence above all before it, though not the last so large.
+    steps = next(i for i in range(2, len(every) - 1) if every[i] > max(every[:i]))
+    assert len(limited(0.99 * every[steps] / 1.5).scalars) == steps
+
+
 @quick_jit
 def update_and_its_parts(state, config):
     """`ppo.update`, and the rollout_state, transitions and orders that it must have had."""
     rollout_key, shuffle_key = jax.random.split(jax.random.fold_in(state.key, state.num_updates))
-    environment, own_policy = env.make(config), ppo.policy(config)
+    own_policy, environment = ppo.policy(config), env.make(config.replace(time_limit="truncate"))
     environment = environment._replace(truncates_early=True)  # keeps every final observation
     rollout_state, transitions = rollout.collect(
         rollout_key, state.params, state.rollout, environment, own_policy, config
@@ -414,62 +507,112 @@ def update_and_its_parts(state, config):
     return ppo.update(state, config), parts
 
 
+def held_of(transitions, num_envs):
+    """The valid transitions of a rollout as the oracle's, without their log-probabilities."""
+    steps = int(transitions.valid.sum()) // num_envs
+    judged = {"observation", "final_observation", "action", "noise", "reward"}
+    judged |= {"terminated", "truncated"}
+    return {
+        name: np.asarray(array[:steps])
+        for name, array in transitions._asdict().items()
+        if name in judged and not isinstance(array, tuple)
+    }
+
+
+def statistics_of(state):
+    """Of observations and of rewards as the oracle's, or None."""
+    seen, earned = state.params.statistics, state.reward_statistics
+    if seen != ():
+        (part,) = seen.parts
+        seen = {"count": seen.count, **part._asdict()}
+    if earned != ():
+        earned = earned._asdict()
+    return [None if one == () else jax.tree.map(np.asarray, one) for one in (seen, earned)]
+
+
+def assert_acted(settings, state, held):
+    """That the stored actions are what the policy drew, and the environment received them."""
+    params, actions = oracle_tree(state.params.trainable), settings.actions
+    if "noise" in held:
+        seen = oracle.normalize(statistics_of(state)[0], held["observation"])
+        mean = oracle.forward(params["actor"], seen, settings.activation)
+        drawn = mean + np.exp(params["log_std"][0][0]) * held["noise"]
+        np.testing.assert_allclose(held["action"], drawn, **FLOAT64)
+    received = oracle.env_action(actions, held["action"])
+    np.testing.assert_allclose(held["final_observation"][..., 3:], received, **FLOAT64)
+    if actions.low is not None:
+        assert (actions.low <= received).all()
+        assert (received <= actions.high).all()
+        assert (held["action"] > actions.high).any()
+
+
+def expected_update(settings, config, state, held, orders, index):
+    """What the oracle makes of an agent's update i."""
+    params, moments = state.params.trainable, moments_of(state.optimizer_state)
+    adam = {
+        "count": moments.count,
+        "mean": from_halves(moments.mu, params),
+        "square": from_halves(moments.nu, params),
+    }
+    seen, earned = statistics_of(state)
+    normalized = held | {"observation": oracle.normalize(seen, held["observation"])}
+    log_prob = oracle.evaluate(settings, oracle_tree(params), normalized).log_prob
+    return oracle.update(
+        settings,
+        oracle_tree(params),
+        adam,
+        held | {"log_prob": log_prob},
+        np.asarray(orders)[:, : log_prob.size],
+        index / config.num_updates if config.anneal_learning_rate else 0.0,
+        seen,
+        earned,
+    )
+
+
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", SMALL)
-def test_an_agents_first_updates_are_the_oracles(name):
-    config = recipe(name, **SMALL[name])
+@pytest.mark.parametrize("case", AGENTS)
+def test_an_agents_first_updates_are_the_oracles(case):
+    name, overrides = AGENTS[case]
+    config = recipe(name, **SMALL[name]).replace(**overrides).check()
+    settings = settings_of(config)
     state = quick_jit(ppo.init)(jax.random.key(1), config)
+    if settings.actions.low is not None:
+        np.testing.assert_array_equal(state.params.trainable["log_std"], [config.log_std_init] * 2)
+    steps = []
     for index in range(3):
         (new_state, metrics), (rollout_state, transitions, orders) = update_and_its_parts(
             state, config
         )
-        size = int(transitions.valid.sum())
-        held = {
-            field: np.asarray(getattr(transitions, field)[: size // config.num_envs])
-            for field in (
-                "observation",
-                "final_observation",
-                "action",
-                "reward",
-                "terminated",
-                "truncated",
-            )
-        }
-        params = oracle_tree(state.params.trainable)
-        logits = oracle.forward(params["actor"], held["observation"], config.activation)
-        held["log_prob"] = np.take_along_axis(
-            oracle.log_softmax(logits), held["action"][..., None], axis=-1
-        )[..., 0]
-        adam = moments_of(state.optimizer_state)
-        adam = {
-            "count": adam.count,
-            "mean": from_halves(adam.mu, state.params.trainable),
-            "square": from_halves(adam.nu, state.params.trainable),
-        }
-        expected = oracle.update(
-            settings_of(config),
-            params,
-            adam,
-            held,
-            np.asarray(orders)[:, :size],
-            index / 4 if config.anneal_learning_rate else 0.0,
-        )
+        held = held_of(transitions, config.num_envs)
+        expected = expected_update(settings, config, state, held, orders, index)
+        if not isinstance(config.env, str):
+            assert_acted(settings, state, held)
         state = new_state
         assert_metrics(metrics._asdict(), expected.metrics, **FLOAT64)
         adam = moments_of(state.optimizer_state)
         assert_parameters(state.params.trainable, expected.params, **FLOAT64)
         assert_parameters(adam.mu, expected.adam["mean"], **FLOAT64)
         assert_parameters(adam.nu, expected.adam["square"], **FLOAT64)
-        jax.tree.map(
-            functools.partial(np.testing.assert_allclose, **FLOAT64), state.rollout, rollout_state
-        )
+        assert_same = functools.partial(np.testing.assert_allclose, **FLOAT64)
+        jax.tree.map(assert_same, state.rollout, rollout_state)
+        merged = [expected.statistics, expected.reward_statistics]
+        jax.tree.map(assert_same, statistics_of(state), merged)
 
         unexplained = np.var(expected.targets - expected.values) / np.var(expected.targets)
         np.testing.assert_allclose(metrics.explained_variance, 1 - unexplained, **FLOAT64)
-        assert metrics.env_steps == size
+        assert metrics.env_steps == held["reward"].size
         assert metrics.gradient_steps == len(expected.gradients)
-        assert metrics.episodes == (held["terminated"] | held["truncated"]).sum()
+        ended = held["terminated"] | held["truncated"]
+        assert metrics.episodes == ended.sum()
+        if ended.any():  # in the environment's unit, also where rewards are normalized
+            returns = np.asarray(transitions.episode_return)[: len(ended)][ended]
+            np.testing.assert_allclose(metrics.episode_return, returns.mean(), **FLOAT64)
         assert state.num_updates == index + 1
+        steps.append(int(metrics.gradient_steps))
+    # A limit on the KL divergence must have been met, and not at once.
+    all_steps = config.num_epochs * -(-held["reward"].size // config.transitions_per_minibatch)
+    assert (config.target_kl is not None) == (steps[-1] < all_steps)
+    assert min(steps) > 1
 
 
 # One minibatch ------------------------------------------------------------------------------------
@@ -496,16 +639,20 @@ def gradients_one_by_one(trainable, batch, config):
     return policy.Halves(*(gradients[name]["output"]["bias"] for name in oracle.NETWORKS))
 
 
-def random_minibatch(rng, params, activation, size):
-    """A minibatch whose ratios and values have moved past both edges of a range of 0.2."""
-    observation = rng.normal(size=(size, 4))
-    action = rng.integers(len(params["actor"][-1][1]), size=size)
-    log_probs = oracle.log_softmax(oracle.forward(params["actor"], observation, activation))
-    value = oracle.forward(params["critic"], observation, activation)[:, 0]
-    return {
-        "observation": observation,
-        "action": action,
-        "log_prob": log_probs[np.arange(size), action] + rng.uniform(-0.5, 0.5, size),
+def random_minibatch(rng, problem, size):
+    """Some of a problem's transitions, whose ratios and values have moved past both edges of a
+    range of 0.2."""
+    params, _, held = problem.judged
+    chosen = rng.integers(held["reward"].size, size=size)
+    fields = ("observation", "action", "noise", "log_prob")
+    minibatch = {
+        name: held[name].reshape(-1, *held[name].shape[2:])[chosen]
+        for name in fields
+        if name in held
+    }
+    activation = problem.settings.activation
+    value = oracle.forward(params["critic"], minibatch["observation"], activation)[:, 0]
+    return minibatch | {
         "value": value + rng.uniform(-0.5, 0.5, size),
         "advantage": rng.normal(size=size),
         "target": value + rng.normal(size=size),
@@ -514,13 +661,11 @@ def random_minibatch(rng, params, activation, size):
 
 def gradient_both_ways(case, seed):
     problem = make_problem(case, seed)
-    params = problem.judged[0]
-    rng = np.random.default_rng(seed)
-    minibatch = random_minibatch(rng, params, problem.config.activation, size=24)
+    minibatch = random_minibatch(np.random.default_rng(seed), problem, size=24)
     arrays = {name: jnp.asarray(array) for name, array in minibatch.items()}
-    batch = loss.Minibatch(**arrays, noise=())
+    batch = loss.Minibatch(**{"noise": (), **arrays})
     gradients, diagnostics = gradient(problem.params.trainable, batch, problem.config)
-    scalars, expected = oracle.losses_and_gradients(problem.settings, params, minibatch)
+    scalars, expected = oracle.losses_and_gradients(problem.settings, problem.judged[0], minibatch)
     scalars = {name: scalars[name] for name in diagnostics._asdict()}
     return gradients, diagnostics, expected, scalars
 
@@ -534,7 +679,7 @@ def test_losses_and_gradients_are_the_oracles_in_float64(case):
         assert_metrics(diagnostics._asdict(), scalars, **FLOAT64)
 
 
-@pytest.mark.parametrize("case", RECIPE_CASES)
+@pytest.mark.parametrize("case", FLOAT32_CASES)
 def test_losses_and_gradients_are_the_oracles_in_float32(case):
     for seed in range(3):
         gradients, diagnostics, expected, scalars = gradient_both_ways(case, seed)
