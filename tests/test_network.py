@@ -1,4 +1,4 @@
-"""Initial parameters, the networks' outputs, and the policy's distribution."""
+"""Initial parameters, the networks' outputs, and the actions drawn from them."""
 
 import functools
 
