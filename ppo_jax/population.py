@@ -65,6 +65,7 @@ def run(
     then NaN, its counts 0.
     """
     update = _over_agents(ppo.update, config, len(states.num_updates), agents_at_once)
+    update = jax.jit(update, inline=True)  # traced once, for its shapes and for the loop
 
     def step(index: jax.Array, carry: tuple[ppo.TrainState, ppo.Metrics]):
         states, metrics = carry
