@@ -333,7 +333,10 @@ def test_a_run_stops_once_enough_agents_are_solved(tmp_path):
         ("--sweep learning_rate=1e-50", "learning_rate is 1e-50; it must be positive and finite"),
         ("--sweep discount=1 --sweep discount=0.9", "discount varies twice"),
         ("--sweep discount=1 --search discount=log:0.1:1 --samples 2", "discount varies twice"),
-        ("--sweep max_grad_norm=1 --max-grad-norm None", "max_grad_norm has no numeric default; set --max-grad-norm"),
+        (
+            "--sweep max_grad_norm=1 --max-grad-norm None",
+            "max_grad_norm has no numeric default; set --max-grad-norm",
+        ),
         (
             "--env Acrobot-v1 --sweep env_params.available_torque=1",
             "available_torque of Acrobot-v1 is an array",
