@@ -102,6 +102,7 @@ def collect(
 
     Raises ValueError, in one line, where the reset states would take more than 2 GiB.
     """
+    check_resets(config, environment)
     shape = length(config, environment), config.num_envs
     noise, pool = _draw(key, environment, policy, shape, config.reset_pool)
     slots = truncation_slots(config, environment)
