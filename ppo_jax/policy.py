@@ -61,17 +61,23 @@ def make(config: Config) -> Policy:
     action_space = environment.action_space
     example = jax.eval_shape(lambda: environment.reset(jax.random.key(0))[1])
     encode = _encoder(config, environment.observation_space, example)
-    module = network.make(config, jax.eval_shape(encode, (), example), action_space)
+
+    def statistics() -> Any:
+        if not config.normalize_observation:
+            return ()
+        return normalize.init(environment.observation_space, example)
+
+    def seen(observation: Any) -> Any:  # by the network of a fresh agent
+        return encode(statistics(), observation)
+
+    module = network.make(config, jax.eval_shape(seen, example), action_space)
     actions = _actions(action_space, config.squash_action)
 
     def init(key: jax.Array) -> Params:
-        trainable = {"network": _init_network(key, module, encode, example, config)}
+        trainable = {"network": _init_network(key, module, seen, example, config)}
         if isinstance(action_space, spaces.Box):
             trainable["log_std"] = jnp.full(action_space.size, config.log_std_init, float)
-        statistics: Any = ()
-        if config.normalize_observation:
-            statistics = normalize.init(environment.observation_space, example)
-        return Params(trainable, statistics)
+        return Params(trainable, statistics())
 
     @partial(jax.jit, inline=True)  # traced once for all that calls it, and part of its program
     def forward(variables: Any, batch: Any) -> Any:
@@ -159,11 +165,11 @@ def _encoder(config: Config, space: spaces.Space, example: Any) -> Callable[[Any
 
 
 def _init_network(
-    key: jax.Array, module: Any, encode: Callable[..., Any], example: Any, config: Config
+    key: jax.Array, module: Any, seen: Callable[[Any], Any], example: Any, config: Config
 ) -> Any:
     def init_module(key: jax.Array) -> Any:
         zeros = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape), leaf.dtype), example)
-        params = module.init(key, encode((), zeros))["params"]
+        params = module.init(key, seen(zeros))["params"]
         return jax.tree.map(_as_float, params)
 
     if config.network in BUILT_IN_NETWORKS:
