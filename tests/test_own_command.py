@@ -81,7 +81,9 @@ def hash_of(out):
     return json.loads((out / "summary.json").read_text())["state_sha256"]
 
 
-@pytest.mark.parametrize("name", ["mine:Mine", "mine:make_walk"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("mine:Mine", marks=pytest.mark.slow), "mine:make_walk"]
+)
 def test_ones_own_parts_train_and_resume_to_the_bit_after_a_kill(folder, name):
     whole, killed = (folder / f"{kind}-{name[5:]}" for kind in ("whole", "killed"))
     own = (*SMALL, "--env", name, "--checkpoint-every", "2", "--checkpoint-seconds", "None")
