@@ -163,7 +163,9 @@ def main(options: Options) -> None:
             f" {compiling['before']:.1f} -> {compiling['now']:.1f} s",
             flush=True,
         )
-        content = {"command": "python -m benchmarks.before_after ../before", "rows": rows}
+        turns = f"--pairs {options.pairs} --seconds {options.seconds}"
+        command = f"python -m benchmarks.before_after ../before {turns}"
+        content = {"command": command, "rows": rows}
         options.out.write_text(json.dumps(content, indent=2, default=float) + "\n")
 
 

@@ -209,12 +209,8 @@ def _actions(space: spaces.Space, squash: bool) -> _Actions:
         case spaces.MultiDiscrete(nvec):
             noise = _noise("gumbel", sum(nvec))
             return _Actions(lambda logits, _: MultiCategorical(logits), noise, _same)
-        case spaces.Box():
-            return _box_actions(space, squash)
-    raise ValueError(
-        f"actions in a {type(space).__name__} space have no policy here; there is one for"
-        " Discrete, MultiDiscrete and Box"
-    )
+    assert isinstance(space, spaces.Box)  # `network.num_outputs` has refused all others
+    return _box_actions(space, squash)
 
 
 def _box_actions(space: spaces.Box, squash: bool) -> _Actions:
