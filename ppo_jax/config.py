@@ -51,7 +51,8 @@ BUILT_IN_NETWORKS = ("mlp", "cnn")
 OBJECTS = ("env", "network", "optimizer")  # fields that may hold what no file can
 
 
-def _one_of(*choices: str) -> Rule:
+def one_of(*choices: str) -> Rule:
+    """The rule of a field that is one of these."""
     return Rule(lambda value: value in choices, " or ".join(choices))
 
 
@@ -100,7 +101,7 @@ class Config:
     max_episode_steps: int | None = static(None, SIZE)
     """Time limit of an episode (none: the environment's own)."""
     time_limit: Literal["truncate", "terminate"] = static(
-        "truncate", _one_of("truncate", "terminate")
+        "truncate", one_of("truncate", "terminate")
     )
     """At the time limit: truncate, the value of what follows counts; or terminate, the limit is
     part of the task."""
@@ -164,10 +165,10 @@ class Config:
     """mlp, cnn, a flax module, its class, or package.module:Class."""
     hidden_sizes: tuple[int, ...] = static((64,), SIZES)
     """Widths of the built-in networks' hidden layers."""
-    activation: Literal["tanh", "relu"] = static("tanh", _one_of("tanh", "relu"))
+    activation: Literal["tanh", "relu"] = static("tanh", one_of("tanh", "relu"))
     """Nonlinearity after every hidden layer of the built-in networks."""
     initialization: Literal["orthogonal", "uniform"] = static(
-        "orthogonal", _one_of("orthogonal", "uniform")
+        "orthogonal", one_of("orthogonal", "uniform")
     )
     """Initial weights of the built-in networks: orthogonal (√2, policy head 0.01, value head 1), or
     uniform ±1/√fan_in."""
@@ -315,7 +316,7 @@ def _refuse_both(overrides: Mapping[str, Any], first: str, second: str) -> None:
 def _check_static(config: Config) -> None:
     for field in dataclasses.fields(config):
         if field.metadata["static"] or field.name == "env_params":
-            _check_field(field, getattr(config, field.name))
+            check_field(field, getattr(config, field.name))
     _check_objects(config)
     if config.whole_episodes:
         _check_whole_episodes(config)
@@ -328,7 +329,8 @@ def _check_static(config: Config) -> None:
         )
 
 
-def _check_field(field: Any, value: Any) -> None:
+def check_field(field: Any, value: Any) -> None:
+    """Raise ValueError, in one line, where a dataclass's field breaks the rule in its metadata."""
     rule = field.metadata["rule"]
     if value is None and field.metadata["optional"]:
         return

@@ -66,6 +66,13 @@ def make(config: Config) -> Environment:
     return _terminating(environment) if config.time_limit == "terminate" else environment
 
 
+def names() -> list[str]:
+    """The names of all environments that train by name."""
+    import gymnax  # seconds
+
+    return sorted(gymnax.registered_envs)
+
+
 def is_gymnax_own(config: Config) -> bool:
     """Whether the environment is one of gymnax's own, of which is known that it works."""
     found = _load(config)

@@ -1,6 +1,6 @@
-"""A policy's return over many episodes: pure, jittable, vmappable."""
+"""A policy's return over many episodes, and what it saw and did: pure, jittable, vmappable."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,3 +56,63 @@ def evaluate(
         jnp.zeros((), jnp.int32),
     )
     return jax.lax.while_loop(running, step, carry)[5]
+
+
+class Trace(NamedTuple):
+    """What an agent saw and did in every step of its episodes, [T, episodes, ...].
+
+    `valid` is false after an episode's end.
+    """
+
+    observation: Any  # that the agent acted on
+    action: jax.Array  # as the environment received it
+    reward: jax.Array
+    value: jax.Array  # V(observation)
+    policy: dict[str, jax.Array]  # what the distribution says of itself, [T, episodes, n] each
+    terminated: jax.Array
+    truncated: jax.Array
+    valid: jax.Array
+
+
+def play(
+    params: policy.Params, config: Config, key: jax.Array, num_episodes: int, sampled: bool
+) -> Trace:
+    """Fresh episodes, greedy or sampled, each to its end or the time limit T, step by step.
+
+    With the same key the greedy episodes are those of `evaluate`. Returns [T, num_episodes, ...].
+    """
+    environment, own_policy = env.make(config), policy.make(config)
+    assert environment.max_episode_steps is not None
+    shape = environment.max_episode_steps, num_episodes
+    reset_key, step_key = jax.random.split(key)
+    env_state, observation = jax.vmap(environment.reset)(jax.random.split(reset_key, num_episodes))
+    step_keys = jax.vmap(
+        lambda index: jax.random.split(jax.random.fold_in(step_key, index), num_episodes)
+    )(jnp.arange(shape[0]))
+    noise = own_policy.noise(jax.random.fold_in(key, 2), shape)
+
+    def step(carry: Any, drawn: tuple[jax.Array, jax.Array]) -> Any:
+        env_state, observation, memory, start, active = carry
+        keys, noise = drawn
+        distribution, value, memory = own_policy.apply(params, observation, memory, start)
+        action = own_policy.env_action(
+            distribution.sample(noise) if sampled else distribution.mode()
+        )
+        env_state, timestep = jax.vmap(environment.step)(keys, env_state, action)
+        one = Trace(
+            observation=observation,
+            action=action,
+            reward=timestep.reward,
+            value=value,
+            policy=distribution.describe(),
+            terminated=timestep.terminated,
+            truncated=timestep.truncated,
+            valid=active,
+        )
+        active = active & ~(timestep.terminated | timestep.truncated)
+        start = jnp.zeros(num_episodes, bool)
+        return (env_state, timestep.observation, memory, start, active), one
+
+    begins = jnp.ones(num_episodes, bool)
+    carry = env_state, observation, own_policy.initial_memory(num_episodes), begins, begins
+    return jax.lax.scan(step, carry, (step_keys, noise))[1]

@@ -1,13 +1,13 @@
 """The shell: everything that touches the screen, the disk, signals and the clock."""
 
+from importlib import import_module
 from typing import Any
 
-__all__ = ["load"]
+__all__ = ["Hook", "load", "train"]
+_HOMES = {"Hook": "hooks", "load": "saved", "train": "interface"}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "load":  # lazy: it needs jax, and a bad flag should be refused before that
-        from ppo_jax.run.saved import load
-
-        return load
+    if name in __all__:  # lazy: they need jax, and a bad flag should be refused before that
+        return getattr(import_module(f"ppo_jax.run.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'ppo_jax.run' has no attribute {name!r}")

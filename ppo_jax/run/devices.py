@@ -1,17 +1,17 @@
-"""The devices that a run uses, and what they may refuse."""
+"""Selects the devices of a run, and turns what they refuse into one line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import jax
 
-from ppo_jax.run.failure import DEVICE, Failure
+from ppo_jax.run.errors import DeviceError
 
 
 def select(name: str) -> list[jax.Device]:
     """This process's devices of the kind asked for; `auto` is the best that jax finds.
 
-    Raises Failure (4) where there is none.
+    Raises DeviceError where there is none.
     """
     try:
         if name == "cpu":
@@ -20,10 +20,9 @@ def select(name: str) -> list[jax.Device]:
         jax.config.update("jax_default_device", devices[0])
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise Failure(
+        raise DeviceError(
             f"--device {name}: jax finds none ({reason}); use --device auto, or install the"
-            " extra 'ppo-jax[cuda]' or 'ppo-jax[tpu]'",
-            DEVICE,
+            " extra 'ppo-jax[cuda]' or 'ppo-jax[tpu]'"
         ) from error
     return devices
 
@@ -35,14 +34,11 @@ def describe(devices: list[jax.Device]) -> str:
 
 
 @contextmanager
-def refusals(asked: str) -> Iterator[None]:
-    """Turns what the device refuses (memory, mostly) into a Failure (4) that says what it was."""
+def device_errors(request: str, remedy: str) -> Iterator[None]:
+    """Turns what the device refuses (memory, mostly) into a DeviceError that says what was asked
+    of it, and what would need less."""
     try:
         yield
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         reason = (str(error).splitlines() or ["out of memory"])[0]
-        raise Failure(
-            f"the device failed with {asked} ({reason}); --plan says what fits, --group-size trains"
-            " fewer at once",
-            DEVICE,
-        ) from error
+        raise DeviceError(f"the device failed with {request} ({reason}); {remedy}") from error

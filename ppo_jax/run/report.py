@@ -1,4 +1,4 @@
-"""What many agents came to: settings ranked with intervals, in a table, a file and a figure."""
+"""Reports a run: settings ranked with intervals, in a table, a file and a figure."""
 
 import csv
 import math
@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ppo_jax import statistics
-from ppo_jax.run import folder
-from ppo_jax.run.roster import Roster
-from ppo_jax.run.screen import Screen
+from ppo_jax.run.agents import AgentTable
+from ppo_jax.run.console import Console
+from ppo_jax.run.storage import folder
 
 _SHOWN = 20  # rows of the table on the screen; the file has all
 _DRAWN = 8  # curves in the figure
@@ -26,12 +26,12 @@ Row = dict[str, Any]
 
 def write(
     path: Path,
-    agents: Roster,
+    agents: AgentTable,
     eval_returns: np.ndarray,
     returns: np.ndarray | None,
     env_steps: np.ndarray | None,
     solved_at: float | None,
-    screen: Screen,
+    console: Console,
 ) -> list[Row]:
     """Rank the settings, best first; show the table, write sweep.csv (with several settings) and,
     where curves [updates, agents] were kept, the figure. Returns the ranked rows.
@@ -39,7 +39,7 @@ def write(
     An agent that diverged counts as the worst.
     """
     rows = rank(agents, eval_returns, returns, env_steps, solved_at)
-    screen.table(*_table(rows, agents))
+    console.table(*_table(rows, agents))
     if agents.num_settings > 1:
         with folder.file_system(path), open(path / folder.SWEEP, "w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))
@@ -55,7 +55,7 @@ def write(
 
 
 def rank(
-    agents: Roster,
+    agents: AgentTable,
     eval_returns: np.ndarray,
     returns: np.ndarray | None,
     env_steps: np.ndarray | None,
@@ -121,7 +121,7 @@ def _intervals(scores: jax.Array) -> dict[str, jax.Array]:
     return jax.lax.map(one, scores)
 
 
-def _table(rows: list[Row], agents: Roster) -> tuple[str, list[str], list[list[str]], str]:
+def _table(rows: list[Row], agents: AgentTable) -> tuple[str, list[str], list[list[str]], str]:
     """Title, header, cells and note of the table on the screen: what fits 80 columns; sweep.csv has
     the rest."""
     names = list(agents.values)
@@ -152,7 +152,7 @@ def _shown(value: float | None, form: str) -> str:
 def draw(
     path: Path,
     rows: list[Row],
-    agents: Roster,
+    agents: AgentTable,
     returns: np.ndarray,
     env_steps: np.ndarray,
     solved_at: float | None,

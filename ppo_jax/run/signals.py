@@ -1,18 +1,32 @@
-"""Signals that end a run, taken between two chunks."""
+"""Catches the signals that end a run, so that it ends between two chunks."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ppo_jax.run import distributed
+
+
+class Signals:
+    """The first signal that this process, or another of the run's, has received; none: 0."""
+
+    def __init__(self) -> None:
+        self.received = 0
+
+    def agreed(self) -> int:
+        """The signal that any process has received; all of them ask at the same time."""
+        self.received = distributed.allreduce(self.received)
+        return self.received
+
 
 @contextmanager
-def collected() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM: the loop ends after its chunk; a second one ends at once."""
-    received: list[int] = []
+def catch_signals() -> Iterator[Signals]:
+    """Catches SIGINT and SIGTERM: the loop ends after its chunk; a second one ends at once."""
+    signals = Signals()
 
     def receive(number: int, _: Any) -> None:
-        received.append(number)
+        signals.received = signals.received or number
         signal.signal(number, signal.SIG_DFL)
 
     previous = {}
@@ -22,7 +36,7 @@ def collected() -> Iterator[list[int]]:
     except ValueError:  # not the main thread: signals are its caller's matter
         pass
     try:
-        yield received
+        yield signals
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

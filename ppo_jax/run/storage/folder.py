@@ -1,4 +1,4 @@
-"""A run's folder: which files there are, made fresh, written atomically."""
+"""A run's folder: its files, its lock, and atomic writing."""
 
 import contextlib
 import io
@@ -13,36 +13,30 @@ from typing import Any
 
 import numpy as np
 
-from ppo_jax.run.failure import BAD_INPUT, FILE_SYSTEM, Failure
+from ppo_jax.run.errors import FileSystemError, InputError
 
-CONFIG, METRICS, STATISTICS, PARAMETERS, SUMMARY = (
-    "config.json",
-    "metrics.csv",
-    "statistics.csv",
-    "parameters.npz",
-    "summary.json",
-)
+CONFIG, SUMMARY, PARAMETERS = "config.json", "summary.json", "parameters.npz"
+METRICS, STATISTICS, EVALUATIONS = "metrics.csv", "statistics.csv", "evaluations.csv"
 SWEEP, EVOLUTION, FIGURE = "sweep.csv", "evolution.csv", "curves.png"
-FILES = (CONFIG, METRICS, STATISTICS, SWEEP, EVOLUTION, FIGURE, PARAMETERS, SUMMARY)
+FILES = (CONFIG, METRICS, STATISTICS, EVALUATIONS, SWEEP, EVOLUTION, FIGURE, PARAMETERS, SUMMARY)
 EVENTS = "events.out.tfevents.*"
-GROWING = (METRICS, STATISTICS, EVOLUTION, EVENTS)  # the others are written at once
+GROWING = (METRICS, STATISTICS, EVALUATIONS, EVOLUTION, EVENTS)  # the others are written at once
 CHECKPOINTS = "checkpoints"
 _LOCK = ".lock"
-FORMAT = 2  # of config.json; fields that an older one lacks have their defaults
 
 
-def choose(out: str | None, label: str) -> Path:
-    """The folder asked for, or a fresh one under runs/; it is not made yet.
+def choose(out: str | os.PathLike[str] | None, label: str) -> Path:
+    """The folder asked for, or a fresh one under runs/, which is not made yet.
 
-    Raises Failure (2) for a path no file system can hold, and (3) for one that is a file.
+    Raises InputError for what is not a path, FileSystemError for a file.
     """
     if out is None:
         return Path("runs") / f"{label}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    if not out or "\0" in out:
-        raise Failure(f"--out {out!r} is not a path; give a folder", BAD_INPUT)
+    if not os.fspath(out) or "\0" in os.fspath(out):
+        raise InputError(f"--out {out!r} is not a path; give a folder")
     path = Path(out)
     if path.exists() and not path.is_dir():
-        raise Failure(f"--out {out} is a file; give a folder", FILE_SYSTEM)
+        raise FileSystemError(f"--out {out} is a file; give a folder")
     return path
 
 
@@ -51,57 +45,58 @@ def holds_a_run(path: Path) -> bool:
     return any((path / name).exists() for name in (CONFIG, METRICS, SUMMARY, CHECKPOINTS))
 
 
-def refuse_another_run(path: Path, overwrite: bool) -> None:
-    """Raise Failure (2) where the folder holds a run that is not to be overwritten."""
+def check_no_other_run(path: Path, overwrite: bool) -> None:
+    """Raise InputError where the folder holds a run that is not to be overwritten."""
     if holds_a_run(path) and not overwrite:
-        raise Failure(
+        raise InputError(
             f"--out {path} holds a run; give another folder, or --overwrite to replace it, or"
-            " --resume to go on with it"
+            " --resume to continue it"
         )
 
 
-def refuse_if_held(path: Path) -> None:
-    """Raise Failure (3) where another process is writing a run to the folder."""
+def check_not_locked(path: Path) -> None:
+    """Raise FileSystemError where another process is writing a run to the folder."""
     if (path / _LOCK).exists():
-        with file_system(path), open(path / _LOCK) as lock:
-            _lock(lock, path)
+        with file_system(path), open(path / _LOCK) as file:
+            _lock(file, path)
 
 
 @contextlib.contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Make the folder, and keep other runs out of it; a process that ends, however it does, holds
-    nothing any more. Raises Failure (3) where another process holds it."""
+def lock(path: Path) -> Iterator[None]:
+    """Make the folder, and keep other runs out of it until this process ends, however it does.
+
+    Raises FileSystemError where another process has it.
+    """
     with file_system(path):
         path.mkdir(parents=True, exist_ok=True)
-        lock = open(path / _LOCK, "a+")  # noqa: SIM115
-    with lock:
-        _lock(lock, path)
+        file = open(path / _LOCK, "a+")  # noqa: SIM115
+    with file:
+        _lock(file, path)
         with file_system(path):
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-            lock.flush()
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
         try:
             yield
         finally:
-            lock.truncate(0)
+            file.truncate(0)
 
 
-def _lock(lock: Any, path: Path) -> None:
+def _lock(file: Any, path: Path) -> None:
     import fcntl
 
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        lock.seek(0)
-        holder = lock.read().strip() or "another process"
-        raise Failure(
-            f"--out {path} is being written by {holder}; wait for it, or give another folder",
-            FILE_SYSTEM,
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        raise FileSystemError(
+            f"--out {path} is being written by {holder}; wait for it, or give another folder"
         ) from None
 
 
-def create(path: Path) -> None:
-    """Empty the folder of an earlier run's files. Raises Failure (3) if it cannot be."""
+def empty(path: Path) -> None:
+    """Make the folder, and remove an earlier run's files from it."""
     with file_system(path):
         path.mkdir(parents=True, exist_ok=True)
         for name in (*FILES, EVENTS):
@@ -113,31 +108,26 @@ def create(path: Path) -> None:
 
 @contextlib.contextmanager
 def file_system(path: Path) -> Iterator[None]:
-    """Turns what the file system refuses into a Failure (3) that names the path."""
+    """Turns what the file system refuses into a FileSystemError that names the path."""
     try:
         yield
+    except FileSystemError:
+        raise
     except OSError as error:
         reason = error.strerror or str(error)
-        raise Failure(
-            f"{error.filename or path}: {reason}; give --out a folder that can be written",
-            FILE_SYSTEM,
+        raise FileSystemError(
+            f"{error.filename or path}: {reason}; give --out a folder that can be written"
         ) from error
 
 
-def remove(path: Path) -> None:
-    """Remove the file, if there is one."""
-    with file_system(path):
-        path.unlink(missing_ok=True)
-
-
 def read_json(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file. Raises ValueError for one that is not whole, and OSError."""
+    """The mapping in a JSON file. Raises ValueError for one that is corrupt, and OSError."""
     try:
         content = json.loads(path.read_bytes())
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if not isinstance(content, dict):
-        raise ValueError("it is no table")
+        raise ValueError("it is not a mapping")
     return content
 
 

@@ -1,4 +1,4 @@
-"""The compiled programs of a run: one batch of agents, shared out over the devices."""
+"""Compiles the programs of a run: for one batch of agents, shared out over the devices."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +19,11 @@ _Compiled = Any  # jax.stages.Compiled, which is not typed as callable
 
 
 class Programs(NamedTuple):
-    """Compiled for a batch of `lanes` agents, a multiple of the devices; arrays go by agent."""
+    """Compiled for batches of `lanes` agents, a multiple of the devices; leaves [lanes, ...]."""
 
     init: Callable[..., ppo.TrainState]  # (seeds, config)
     chunk: Callable[..., tuple[ppo.TrainState, ppo.Metrics]]  # (states, config, num_updates)
-    summarize: Callable[..., population.Statistics]  # (metrics, counted)
+    summarize: Callable[..., population.Statistics]  # (metrics, is_real)
     evaluate: Callable[..., jax.Array]  # (params, seeds, config)
 
     def memory(self) -> int:
@@ -39,23 +39,12 @@ def capacity(config: Config) -> int:
     return min(config.num_updates or 1, _CHUNK_UPDATES)
 
 
-def remembered(devices: Sequence[jax.Device]) -> Callable[[Config, int], Programs]:
-    """`compile_programs` for one run's configurations, which differ in hyperparameters alone: once
-    for every number of lanes."""
-    compiled: dict[int, Programs] = {}
+def build(config: Config, lanes: int, devices: Sequence[jax.Device]) -> Programs:
+    """Compile the programs, all at the same time: XLA leaves cores idle with one.
 
-    def compile_for(config: Config, lanes: int) -> Programs:
-        if lanes not in compiled:
-            compiled[lanes] = compile_programs(config, lanes, devices)
-        return compiled[lanes]
-
-    return compile_for
-
-
-def compile_programs(config: Config, lanes: int, devices: Sequence[jax.Device]) -> Programs:
-    """Compile the programs at the same time: XLA leaves cores idle with one.
-
-    `config` is that of one batch: every hyperparameter a number, or [lanes].
+    Args:
+        config: of one batch; every hyperparameter a number, or [lanes].
+        lanes: agents that train at once, a multiple of the devices.
     """
     mesh = Mesh(np.array(devices), ("agents",))
     agents, rows = population.AGENTS, population.TIME_AGENTS
@@ -68,8 +57,8 @@ def compile_programs(config: Config, lanes: int, devices: Sequence[jax.Device]) 
     def chunk(states: ppo.TrainState, config: Config, num_updates: jax.Array):
         return population.run(states, config, num_updates, capacity(config), agents_at_once)
 
-    def summarize(metrics: ppo.Metrics, counted: jax.Array) -> population.Statistics:
-        return population.summarize(metrics, counted, env.SOLVED_AT.get(config.env))
+    def summarize(metrics: ppo.Metrics, is_real: jax.Array) -> population.Statistics:
+        return population.summarize(metrics, is_real, env.SOLVED_AT.get(config.env))
 
     def evaluate(params: Params, seeds: jax.Array, config: Config) -> jax.Array:
         keys = jax.vmap(jax.random.key)(seeds)
@@ -80,22 +69,22 @@ def compile_programs(config: Config, lanes: int, devices: Sequence[jax.Device]) 
     evaluate = population.shard_over_agents(evaluate, mesh, agents)
     states = _placed(jax.eval_shape(init, seeds, config), mesh, agents)
     metrics = _placed(jax.eval_shape(chunk, states, config, 1)[1], mesh, rows)
-    counted = jax.ShapeDtypeStruct((lanes * jax.process_count(),), jnp.bool)
+    is_real = jax.ShapeDtypeStruct((lanes * jax.process_count(),), jnp.bool)
     if jax.process_count() > 1:  # gathered from all of them
         metrics = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0], *counted.shape), leaf.dtype), metrics
+            lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0], *is_real.shape), leaf.dtype), metrics
         )
-    jobs: tuple[tuple[Any, tuple[Any, ...]], ...] = (
+    wanted: tuple[tuple[Any, tuple[Any, ...]], ...] = (
         (jax.jit(init), (seeds, config)),
         (jax.jit(chunk, donate_argnums=0), (states, config, 1)),
-        (jax.jit(summarize), (metrics, counted)),
+        (jax.jit(summarize), (metrics, is_real)),
         (jax.jit(evaluate), (states.params, seeds, config)),
     )
-    with ThreadPoolExecutor(len(jobs)) as pool:
-        return Programs(*pool.map(lambda job: _build(*job), jobs))
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        return Programs(*pool.map(lambda one: _compile(*one), wanted))
 
 
-def _build(function: Any, arguments: tuple[Any, ...]) -> _Compiled:
+def _compile(function: Any, arguments: tuple[Any, ...]) -> _Compiled:
     return function.lower(*arguments).compile(compiler_options=population.COMPILER_OPTIONS)
 
 

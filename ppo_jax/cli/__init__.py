@@ -1,0 +1,34 @@
+"""The command line: `ppo-jax COMMAND`, one file a command."""
+
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+COMMANDS = {
+    "train": "train agents, and save them in a folder",
+    "evaluate": "evaluate a run's agents over fresh episodes",
+    "replay": "train one agent of a run again, compare it, and let it play",
+    "plan": "say what a training would need, in memory and time",
+    "envs": "list the environments, their spaces and recipes",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that the first argument names, and return the process's exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0] in COMMANDS:
+        return import_module(f"ppo_jax.cli.{given[0]}").main(given[1:])
+    if not given or given[0] in ("-h", "--help"):
+        print("usage: ppo-jax COMMAND [OPTIONS]\n")
+        for name, what in COMMANDS.items():
+            print(f"  {name:10}{what}")
+        print("\nppo-jax COMMAND --help lists a command's options.")
+        return 0 if given else 2
+    if given[0] == "--version":
+        return import_module("ppo_jax.cli.train").main(given)
+    near = difflib.get_close_matches(given[0], COMMANDS, n=1)
+    meant = "train " + given[0] if given[0].startswith("-") else "".join(near)
+    hint = f"; did you mean ppo-jax {meant}?" if meant else f"; there are {', '.join(COMMANDS)}"
+    print(f"ppo_jax: {given[0]} is not a command{hint}", file=sys.stderr)
+    return 2

@@ -1,0 +1,200 @@
+"""Reads an experiment from flags, and a command's options from its dataclass."""
+
+import argparse
+import ast
+import dataclasses
+import itertools
+import os
+import re
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+import tyro
+
+from ppo_jax.config import Config, override
+from ppo_jax.recipes import RECIPES, row
+from ppo_jax.run.errors import InputError
+from ppo_jax.run.experiment import LARGEST_SEED, Agents, Experiment, read_description
+from ppo_jax.run.storage import folder
+
+_ALIASES = {
+    "--gamma": "--discount",
+    "--lr": "--learning-rate",
+    "--ent-coef": "--entropy-coefficient",
+    "--vf-coef": "--value-coefficient",
+    "--clip-coef": "--clip-range",
+    "--total-steps": "--total-timesteps",
+}
+_OLDEST = {"jax": (0, 10, 2), "gymnax": (1, 0, 1)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Algorithm(Config):
+    """What is trained. Also understood: --gamma, --lr, --ent-coef, --vf-coef, --clip-coef and
+    --total-steps."""
+
+    env: str = "CartPole-v1"
+    """A gymnax environment, or package.module:factory of one's own."""
+    env_kwargs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Arguments of the environment's constructor, such as size 20."""
+    network: str = "mlp"
+    """mlp, cnn, or package.module:Class of one's own flax module."""
+    optimizer: str | None = None
+    """package.module:factory of an optax transformation, instead of clipping, Adam and
+    annealing (none: those)."""
+
+    def __post_init__(self) -> None:
+        """Nothing is checked here: flags become a Config first, which refuses in one line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags(Experiment):  # noqa: D101 - its text is that of --help
+    __doc__ = Experiment.__doc__
+
+    algorithm: Algorithm = dataclasses.field(default_factory=Algorithm)
+    config: str | None = None
+    """A run's config.json, to run it again; flags override it."""
+
+
+def read(arguments: list[str], command: str) -> Experiment:
+    """The experiment that the flags describe, checked. Raises InputError."""
+    make_current_folder_importable()
+    arguments = _expand(arguments)
+    defaults = _defaults(arguments)
+    flags = parse(Flags, arguments, command, defaults)
+    agents = dataclasses.replace(
+        flags.agents,
+        **{
+            name: _without_defaults(getattr(flags.agents, name), getattr(defaults.agents, name))
+            for name in ("sweep", "search", "evolve")
+        },
+    )
+    config = _config(flags.algorithm, defaults.algorithm)
+    boxes = ("stopping", "storage", "machine", "console")
+    others: dict[str, Any] = {name: getattr(flags, name) for name in boxes}
+    return Experiment(config, agents, **others).check()
+
+
+def parse(kind: Any, arguments: list[str], command: str, default: Any = None) -> Any:
+    """A command's options, from its dataclass; tyro prints its own box of what is wrong."""
+    known = {} if default is None else {"default": default}
+    flat = (tyro.conf.OmitArgPrefixes,)
+    return tyro.cli(kind, args=arguments, prog=f"ppo-jax {command}", config=flat, **known)
+
+
+def make_current_folder_importable() -> None:
+    """For package.module:name, as for `python -m`; the installed command's path lacks it."""
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, "")
+
+
+def check_least(name: str, number: int, least: int) -> None:
+    """Raise InputError for a number of a flag that is too small."""
+    if number < least:
+        raise InputError(f"--{name} is {number}; it must be at least {least}")
+
+
+def check_seed(seed: int) -> None:
+    """Raise InputError for a seed that no key has."""
+    if not 0 <= seed <= LARGEST_SEED:
+        raise InputError(f"--seed is {seed}; seeds go from 0 to {LARGEST_SEED}")
+
+
+def check_versions() -> None:
+    """Raise InputError where a package that only imports later is too old."""
+    for name, oldest in _OLDEST.items():
+        wanted = f"install {name}>={'.'.join(map(str, oldest))}"
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            raise InputError(f"{name} is not installed; {wanted}") from None
+        if tuple(int(number) for number in re.findall(r"\d+", version)[:3]) < oldest:
+            raise InputError(f"{name} {version} is too old; {wanted}")
+
+
+def _expand(arguments: list[str]) -> list[str]:
+    """The arguments with aliases replaced, and `--resume` alone as `--resume newest`."""
+    expanded = []
+    for argument, following in itertools.pairwise([*arguments, "--"]):
+        flag, equals, value = argument.partition("=")
+        flag = flag.replace("_", "-") if flag.startswith("--") else flag
+        expanded.append(f"{_ALIASES[flag]}{equals}{value}" if flag in _ALIASES else argument)
+        if argument == "--resume" and following.startswith("-"):
+            expanded.append("newest")
+        if flag == "--drop-solved":
+            raise InputError("--drop-solved is gone: solved agents cost too little; leave it out")
+    return expanded
+
+
+def _without_defaults(together: tuple[str, ...], default: tuple[str, ...]) -> tuple[str, ...]:
+    """What was given of a repeated flag, without the default, which tyro puts before it; where
+    nothing was given, the default."""
+    return together[len(default) :] or default
+
+
+def _defaults(arguments: list[str]) -> Flags:
+    """The flags' defaults: the recipe's, or those of the run to be repeated or resumed."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("--recipe", "--env", "--config", "--resume", "--out"):
+        early.add_argument(name, nargs="?", default=None)
+    known, _ = early.parse_known_args(arguments)
+    if known.config is not None:
+        if known.recipe is not None:
+            raise InputError(
+                f"--config {known.config} has its own recipe; leave out --recipe {known.recipe}"
+            )
+        return _read_run(Path(known.config), "--config ", "give a run's config.json")
+    held = Path(known.out or "", folder.CONFIG)
+    if known.resume and known.out and held.exists():
+        return _read_run(held, "", "remove it, and give --resume the run's own flags")
+    name = known.recipe if known.recipe in RECIPES else "fast"  # tyro refuses another name
+    algorithm = Algorithm(**row(name, known.env or "CartPole-v1"))
+    return Flags(algorithm=algorithm, agents=Agents(recipe=cast(Any, name)))
+
+
+def _read_run(path: Path, flag: str, remedy: str) -> Flags:
+    """A run's config.json as flags."""
+    try:
+        experiment = read_description(folder.read_json(path))
+        config = experiment.algorithm
+        fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(Config)}
+        if config.total_timesteps is not None:
+            fields["num_updates"] = None  # it follows
+        fields["env_kwargs"] = {name: repr(value) for name, value in config.env_kwargs}
+        return Flags(Algorithm(**fields), experiment.agents, experiment.stopping)
+    except OSError as error:
+        raise InputError(f"{flag}{path}: {error.strerror}; {remedy}") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{flag}{path} is not a run's config.json ({reason}); {remedy}") from error
+
+
+def _config(flags: Algorithm, defaults: Algorithm) -> Config:
+    names = [field.name for field in dataclasses.fields(Config)]
+    given = {
+        name: _value(flags, name)
+        for name in names
+        if getattr(flags, name) != getattr(defaults, name)
+    }
+    try:
+        base = Config(**{name: _value(defaults, name) for name in names})
+        return override(base, **given)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _value(flags: Algorithm, name: str) -> Any:
+    """A field's value; those of --env-kwargs are Python's numbers and booleans, or else text."""
+    if name != "env_kwargs":
+        return getattr(flags, name)
+    return {key: _literal(text) for key, text in flags.env_kwargs.items()}
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

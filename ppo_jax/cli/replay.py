@@ -1,0 +1,162 @@
+"""ppo-jax replay: takes one agent out of a run, trains it again, and watches it play."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from ppo_jax.cli import flags
+from ppo_jax.run import xla
+from ppo_jax.run.console import Console
+from ppo_jax.run.errors import FileSystemError, InputError, run_command
+from ppo_jax.run.storage import folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Take one agent out of a run: train it again from its key, compare it with what the run saved,
+    and play episodes with it.
+
+    A folder in the run's receives trace.csv (every step of the episodes), metrics.csv (the agent's
+    training, update by update) and summary.json.
+    """
+
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+    """Folder of a run of ppo-jax train."""
+    agent: int
+    """Number of the agent, from 0: setting by setting, the same seeds for each."""
+    how: Literal["batch", "alone", "load"] = "batch"
+    """Train it at the run's own batch shape, which gives the same bits; alone, where it learns the
+    same until rounding has changed an action; or load what the run saved."""
+    episodes: int = 1
+    """Episodes to play."""
+    sampled: bool = False
+    """Sample the actions (no: take the most probable ones)."""
+    seed: int = 0
+    """Seed of the episodes."""
+    device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    """Where to train (auto: the CPU if the run used it, else the best that jax finds)."""
+    out: str | None = None
+    """Folder for the results (none: replay-AGENT in the run's)."""
+    overwrite: bool = False
+    """Replace the replay that the folder holds."""
+    quiet: bool = False
+    """Print nothing but errors."""
+    debug: bool = False
+    """Print the traceback of an error."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line, replay the agent, and return the process's exit code."""
+    return run_command(_main, arguments)
+
+
+def _main(arguments: list[str]) -> int:
+    options = flags.parse(Options, arguments, "replay")
+    flags.make_current_folder_importable()
+    flags.check_least("agent", options.agent, 0)
+    flags.check_least("episodes", options.episodes, 1)
+    flags.check_seed(options.seed)
+    summary = _check_run(Path(options.run), options)
+    out, console = _choose(options), Console(options.quiet)
+    xla.set_flags(summary.get("devices", 1) if options.how == "batch" else 1)
+
+    from ppo_jax.run import replaying  # jax: seconds, only after the flags have passed
+
+    on_cpu = options.device == "auto" and summary.get("device", "").startswith("cpu")
+    request = replaying.Request(
+        path=Path(options.run),
+        summary=summary,
+        agent=options.agent,
+        how=options.how,
+        device="cpu" if on_cpu else options.device,
+        episodes=options.episodes,
+        sampled=options.sampled,
+        seed=options.seed,
+        out=out,
+    )
+    with xla.compilation_cache():
+        found = replaying.replay(request, console)
+    _report(found, out, console)
+    return 0
+
+
+def _check_run(path: Path, options: Options) -> dict[str, Any]:
+    """The run's summary. Raises CommandError where the run cannot be replayed that way."""
+    description, summary = _read(path / folder.CONFIG), _read(path / folder.SUMMARY)
+    if description is None:
+        raise InputError(f"{path} is not a run's folder: it has no {folder.CONFIG}")
+    if summary is None:
+        raise InputError(f"{path} has no {folder.SUMMARY}: the run saved no agents yet")
+    own = description.get("agents", description)  # format 2 had no boxes
+    if own.get("evolve") and options.how != "load":
+        raise InputError(
+            f"{path} evolved its agents, so none of them can be trained again by itself;"
+            " --how load takes what it saved"
+        )
+    if description.get("drop_solved") and options.how != "load":
+        raise InputError(f"{path} dropped solved agents, in batches of several shapes: --how load")
+    return summary
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return folder.read_json(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise FileSystemError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not a run's ({error})") from error
+
+
+def _choose(options: Options) -> Path:
+    """The folder for the replay. Raises CommandError for one that holds something else already."""
+    default = str(Path(options.run, f"replay-{options.agent}"))
+    out = folder.choose(default if options.out is None else options.out, "")
+    with folder.file_system(out):
+        names = {path.name for path in out.iterdir()} if out.exists() else set()
+    if names & {folder.CONFIG, folder.PARAMETERS}:
+        raise InputError(f"--out {out} holds a run, which a replay never overwrites; give another")
+    if names and not options.overwrite:
+        raise InputError(
+            f"{out} exists; give another folder with --out, or --overwrite to replace it"
+        )
+    return out
+
+
+def _report(summary: dict[str, Any], out: Path, console: Console) -> None:
+    if summary["how"] != "load":
+        console.say(_comparison(summary))
+    if summary["frozen_after"] is not None:
+        console.say(
+            f"it froze after update {summary['frozen_after']} of {summary['num_updates']}:"
+            " the next one would have made it non-finite"
+        )
+    returns = summary["episode_returns"]
+    number = f"{len(returns):,} {'sampled' if summary['sampled'] else 'greedy'} episode"
+    console.say(
+        f"played {number}{'s' if len(returns) > 1 else ''}: return {summary['mean_return']:.1f}"
+        f"{f' ({min(returns):g} to {max(returns):g})' if len(returns) > 1 else ''}"
+    )
+    files = (folder.METRICS,) * (summary["how"] != "load")
+    console.say(f"wrote {out}{os.sep}: {', '.join(('trace.csv', *files, folder.SUMMARY))}")
+
+
+def _comparison(summary: dict[str, Any]) -> str:
+    if summary["bit_for_bit"]:
+        return f"bit for bit: all {summary['num_parameters']:,} parameters are the saved ones"
+    said = f"not bit for bit: parameters differ by up to {summary['parameter_difference']:.3g}"
+    curves = summary["curves"]
+    if curves is None:
+        return said
+    if curves["same_returns"] == summary["num_updates"]:
+        return f"{said}; returns while training are the same"
+    return (
+        f"{said}; returns while training are the same for {curves['same_returns']} of"
+        f" {summary['num_updates']} updates, then differ by up to"
+        f" {curves['differences']['episode_return']:.3g}, as rounding changes an action"
+    )

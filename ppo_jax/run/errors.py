@@ -1,0 +1,62 @@
+"""What ends a command early: one line for the user, and the process's exit code."""
+
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+
+class CommandError(Exception):
+    """One line for the user; `code` is the exit code of the command that it ends."""
+
+    code = 2
+
+
+class InputError(CommandError, ValueError):
+    """A flag, a configuration or a checkpoint that cannot be used."""
+
+
+class FileSystemError(CommandError, OSError):
+    """What the file system refuses."""
+
+    code = 3
+
+
+class DeviceError(CommandError, RuntimeError):
+    """A device that is absent, or fails."""
+
+    code = 4
+
+
+class DivergedError(CommandError, RuntimeError):
+    """No agent is left that is finite."""
+
+    code = 5
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal stopped the run; by convention the exit code is 128 + the signal's number."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.code = 128 + number
+
+
+def run_command(main: Callable[[list[str]], int], arguments: Sequence[str] | None) -> int:
+    """Run a command's `main` and return its exit code; what ends it early is said in one line,
+    with --debug as a traceback."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return main(given)
+    except (CommandError, Interrupted) as error:
+        ended: CommandError | Interrupted = error
+    except KeyboardInterrupt:  # outside the training loop, which ends by itself
+        ended = Interrupted(signal.SIGINT)
+    except MemoryError as error:
+        ended = DeviceError(
+            f"out of memory ({error or 'of this process'}); ppo-jax plan says what fits,"
+            " --group-size trains fewer agents at once"
+        )
+    if "--debug" in given:
+        raise ended
+    print(f"ppo_jax: {ended}", file=sys.stderr)
+    return ended.code

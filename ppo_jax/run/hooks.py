@@ -1,0 +1,96 @@
+"""Hooks: what happens between the chunks of training, by one protocol."""
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ppo_jax.run.errors import InputError
+
+if TYPE_CHECKING:
+    from ppo_jax.run.training import Batch
+
+NEVER = sys.maxsize
+
+
+class Hook:
+    """What a hook may do; of a user's own only `at_boundary` is required.
+
+    Every process calls every hook in the same order.
+    """
+
+    def begin(self, batch: "Batch") -> None:
+        """A batch begins, or continues where `batch.resumed`."""
+
+    def at_boundary(self, batch: "Batch") -> None:
+        """A chunk of updates is done: read, assign `batch.states` and `batch.config`, or stop."""
+
+    def next_boundary(self, done: int) -> int:
+        """The number of updates, above `done`, at which the next chunk must end."""
+        return NEVER
+
+    def while_computing(self) -> None:
+        """The next chunk is being computed, or training is over: write what can wait."""
+
+    def state(self) -> Any:
+        """A pytree of numbers and arrays that a checkpoint keeps."""
+        return {}
+
+    def restore(self, tree: Any) -> None:
+        """Continue from what `state` gave."""
+
+    def close(self) -> None:
+        """The run is over, however it ended."""
+
+
+class UserHook(Hook):
+    """A user's own hook: what it lacks does nothing, and what it raises is said with its name."""
+
+    def __init__(self, hook: Any):
+        if not callable(getattr(hook, "at_boundary", None)):
+            raise InputError(f"hook {type(hook).__name__} has no method at_boundary(batch)")
+        self.name = type(hook).__name__
+        for method in (name for name in vars(Hook) if not name.startswith("_")):
+            if callable(getattr(hook, method, None)):
+                setattr(self, method, self._named(method, getattr(hook, method)))
+
+    def _named(self, method: str, call: Any) -> Any:
+        def named(*arguments: Any) -> Any:
+            try:
+                return call(*arguments)
+            except Exception as error:  # a user's own code may raise anything
+                reason = (str(error).strip().splitlines() or ["no message"])[0]
+                raise InputError(
+                    f"hook {self.name}: {method} raised {type(error).__name__} ({reason}); the last"
+                    " checkpoint is intact"
+                ) from error
+
+        return named
+
+
+class Evaluation(Hook):
+    """Evaluates the agents every so many updates, and stops once enough of them are solved."""
+
+    def __init__(self, every: int, fraction: float | None, solved_at: float | None):
+        """`fraction` of the agents is to reach `solved_at`; none: nothing stops early."""
+        self._every, self._fraction, self._solved_at = every, fraction, solved_at
+
+    def next_boundary(self, done: int) -> int:
+        """The next multiple of the updates between evaluations."""
+        return next_multiple(done, self._every)
+
+    def at_boundary(self, batch: "Batch") -> None:
+        """Evaluate, where it is due; the time is not training's."""
+        if batch.num_updates % self._every:
+            return
+        with batch.untimed():
+            batch.evaluation = batch.evaluate()
+        if self._fraction is not None:
+            solved = np.sum(batch.evaluation >= self._solved_at)
+            if solved >= self._fraction * len(batch.evaluation):
+                batch.stop("solved")
+
+
+def next_multiple(done: int, every: int | None) -> int:
+    """The multiple of `every` after `done`; never without one."""
+    return done - done % every + every if every else NEVER

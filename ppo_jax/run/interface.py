@@ -1,0 +1,47 @@
+"""Trains from Python what the command line trains."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ppo_jax.config import OBJECTS, Config
+from ppo_jax.run import pipeline, saved, xla
+from ppo_jax.run.console import Console
+from ppo_jax.run.experiment import CUSTOM, Experiment, check_countable
+from ppo_jax.run.saved import Run
+from ppo_jax.run.storage import folder
+
+
+def train(
+    config: Config,
+    *,
+    num_seeds: int = 1,
+    seed: int = 0,
+    out: str | None = None,
+    hooks: Sequence[Any] = (),
+    **flags: Any,
+) -> Run:
+    """Train, save and load a run, as `ppo-jax train` does; quiet, unless told otherwise.
+
+    Args:
+        config: what to train.
+        num_seeds, seed: the agents; agent i has the key of seed + i.
+        out: folder for the results; none: a fresh one under runs/.
+        hooks: called between chunks of updates; each has a method at_boundary(batch).
+        flags: any other option of `ppo-jax train --help`, with underscores.
+
+    Returns: what `load(out)` returns. Raises ValueError for bad input, OSError for what the file
+    system refuses, RuntimeError where a device fails or every agent diverged, KeyboardInterrupt
+    after a signal.
+    """
+    given = {"recipe": CUSTOM, "quiet": True, "num_seeds": num_seeds, "seed": seed, "out": out}
+    experiment = Experiment(config.check()).replace(**given, **flags).check()
+    path = folder.choose(out, experiment.label)
+    check_countable(experiment)
+    with xla.compilation_cache(experiment.machine.compilation_cache):
+        pipeline.run(experiment, path, Console(experiment.console.quiet), hooks)
+    given = {name: getattr(config, name) for name in OBJECTS}
+    return saved.load(path, **{name: one for name, one in given.items() if not _is_name(one)})
+
+
+def _is_name(given: Any) -> bool:
+    return given is None or isinstance(given, str)

@@ -1,0 +1,114 @@
+"""Pytrees as named arrays (a leaf's path, `trainable.network.actor.hidden_0.kernel`), and back."""
+
+import hashlib
+import math
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ppo_jax import policy
+from ppo_jax.config import Config
+from ppo_jax.policy import Params
+
+
+def to_named(tree: Any) -> dict[str, np.ndarray]:
+    """A pytree's arrays by their names; PRNG keys as their data."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {name_of(path): np.asarray(plain(leaf)) for path, leaf in leaves}
+
+
+def from_named(like: Any, named: dict[str, np.ndarray], prefix: str = "") -> Any:
+    """The inverse of `to_named`, for a pytree like this one; arrays stay NumPy's, [any, ...].
+
+    Raises ValueError where an array is missing, or its type or its shape but for the first axis is
+    another.
+    """
+
+    def find(path: Any, leaf: Any) -> np.ndarray:
+        name, expected = prefix + name_of(path), plain(leaf)
+        array = named.get(name)
+        if array is None or array.dtype != expected.dtype:
+            raise ValueError(f"{name} is missing, or of another type")
+        if array.shape[1:] != expected.shape[1:] or array.ndim != expected.ndim:
+            raise ValueError(f"{name} has shape {array.shape}, which is not that of such a run")
+        return array
+
+    return jax.tree_util.tree_map_with_path(find, like)
+
+
+def to_parameters(named: dict[str, np.ndarray], config: Config) -> Params:
+    """The parameters of agents of this configuration; leaves may have leading axes.
+
+    Raises ValueError for the arrays of another configuration.
+    """
+    like = jax.eval_shape(lambda: policy.make(config).init(jax.random.key(0)))
+
+    def find(path: Any, leaf: Any) -> jax.Array:
+        array = named.get(name_of(path))
+        if array is None or array.shape[array.ndim - leaf.ndim :] != leaf.shape:
+            raise ValueError(f"{name_of(path)} is not that of such a network")
+        return jnp.asarray(array)
+
+    return jax.tree_util.tree_map_with_path(find, like)
+
+
+def place(like: Any, arrays: Any) -> Any:
+    """NumPy arrays as device arrays of the types and placement of a like pytree's."""
+
+    def one(leaf: jax.Array, array: np.ndarray) -> jax.Array:
+        if is_key(leaf):
+            keys = jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf))
+            return jax.device_put(keys, leaf.sharding)
+        return jax.device_put(array, leaf.sharding)
+
+    return jax.tree.map(one, like, arrays)
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The named arrays of an .npz file: numbers only, and no more than the file can hold.
+
+    Raises ValueError for anything else, before it is read, and OSError.
+    """
+    largest = path.stat().st_size
+    with zipfile.ZipFile(path) as file:
+        for name in file.namelist():
+            with file.open(name) as array:
+                if np.lib.format.read_magic(array) != (1, 0):
+                    raise ValueError(f"{name} is of a version that is not written here")
+                shape, _, dtype = np.lib.format.read_array_header_1_0(array)
+            if dtype.hasobject or math.prod(shape) * dtype.itemsize > largest:
+                raise ValueError(f"{name} declares {dtype} of shape {shape}; it is refused")
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def digests(tree: Any, rows: np.ndarray) -> np.ndarray:
+    """The SHA-256 of all arrays of each of these agents, [rows, 32]; leaves are [agents, ...]."""
+    hashes = [hashlib.sha256() for _ in rows]
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        array = np.asarray(plain(leaf))
+        header = f"{jax.tree_util.keystr(path)} {array.dtype.str} {array.shape[1:]} ".encode()
+        for known, row in zip(hashes, rows.tolist(), strict=True):
+            known.update(header)
+            known.update(array[row].tobytes())
+    return np.array([list(known.digest()) for known in hashes], np.uint8).reshape(-1, 32)
+
+
+def name_of(path: Any) -> str:
+    """A leaf's name, from its path in the pytree."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether the array is one of PRNG keys."""
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def plain(leaf: Any) -> Any:
+    """The array, or a PRNG key's data."""
+    leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+    return jax.random.key_data(leaf) if is_key(leaf) else leaf

@@ -1,0 +1,94 @@
+"""CSV tables that grow with a run, and how far they had grown at a checkpoint."""
+
+import csv
+import hashlib
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ppo_jax.run.storage import folder
+
+_TAIL = 1 << 16  # bytes before an offset that a checkpoint remembers by their hash
+
+
+class Table:
+    """A CSV file that rows are appended to; its header is written where the file is new."""
+
+    def __init__(self, path: Path, header: Iterable[str]):
+        self._file = open(path, "a", newline="")  # noqa: SIM115
+        self._rows = csv.writer(self._file)
+        if self._file.tell() == 0:
+            self._rows.writerow(header)
+            self._file.flush()  # a checkpoint before the first row records the header
+        self.flush, self.close = self._file.flush, self._file.close
+
+    def add(self, *cells: Any) -> None:
+        """Append a row; a NaN is an empty cell."""
+        self._rows.writerow(["" if cell != cell else cell for cell in cells])
+
+
+def record_offsets(path: Path) -> dict[str, dict[str, Any]]:
+    """Length and hash of the tail of each growing file; from here on they are on the disk."""
+    offsets = {}
+    for file in _growing(path):
+        with folder.file_system(file), open(file, "rb") as content:
+            length = os.fstat(content.fileno()).st_size
+            offsets[file.name] = {"bytes": length, "tail_sha256": _tail(content, length)}
+            os.fsync(content.fileno())
+    return offsets
+
+
+def check_offsets(path: Path, offsets: dict[str, dict[str, Any]]) -> None:
+    """Raise ValueError where a file does not reach to its offset, or differs before it."""
+    for name, recorded in offsets.items():
+        try:
+            with open(path / name, "rb") as content:
+                if os.fstat(content.fileno()).st_size < recorded["bytes"]:
+                    raise ValueError(f"{name} is shorter than it was")
+                if _tail(content, recorded["bytes"]) != recorded["tail_sha256"]:
+                    raise ValueError(f"{name} is not what it was")
+        except OSError as error:
+            raise ValueError(f"{name}: {error.strerror}") from error
+
+
+def truncate(path: Path, offsets: dict[str, dict[str, Any]]) -> None:
+    """Remove what was written after the offsets: the ends of files, and newer files."""
+    for file in _growing(path):
+        with folder.file_system(file):
+            if file.name in offsets:
+                os.truncate(file, offsets[file.name]["bytes"])
+            else:
+                file.unlink()
+
+
+def read_metrics(path: Path) -> dict[str, np.ndarray]:
+    """The columns of metrics.csv or evaluations.csv, [rows, agents] each; empty without a file.
+
+    Agents go setting by setting, as in the agent table; NaN where an agent stopped before others.
+    """
+    if not path.exists():
+        return {}
+    with open(path, newline="") as file:
+        header, *rows = csv.reader(file)
+    cells = np.array([[float(cell) if cell else math.nan for cell in row] for row in rows])
+    cells = cells.reshape(len(rows), len(header))
+    column = {name: cells[:, index] for index, name in enumerate(header)}
+    keys = column.get("setting", np.zeros(len(rows))), column["seed"]
+    agents, agent = np.unique(np.stack(keys), axis=1, return_inverse=True)
+    updates, row = np.unique(column["update"], return_inverse=True)
+    table = np.full((len(updates), agents.shape[1], len(header)), np.nan)
+    table[row.reshape(-1), agent.reshape(-1)] = cells  # some versions of NumPy add an axis
+    return {name: table[..., index] for index, name in enumerate(header)}
+
+
+def _growing(path: Path) -> list[Path]:
+    return sorted(file for name in folder.GROWING for file in path.glob(name))
+
+
+def _tail(content: Any, length: int) -> str:
+    content.seek(max(0, length - _TAIL))
+    return hashlib.sha256(content.read(min(length, _TAIL))).hexdigest()
