@@ -82,13 +82,17 @@ def is_gymnax_own(config: Config) -> bool:
 def parameter(config: Config, name: str) -> float:
     """The value of an environment's parameter: the configuration's, or else the environment's own.
 
-    Raises ValueError, in one line, for a parameter that the environment does not have.
+    Raises ValueError, in one line, for a parameter that the environment does not have, or that is
+    an array, for agents differ in numbers alone.
     """
     found = _load(config)
     if isinstance(found, Environment):
         raise ValueError(f"{objects.name(config.env)} has no parameters: it is not gymnax's")
     _check_known(found[1], objects.name(config.env), name)
-    return float(config.env_params.get(name, getattr(found[1], name)))
+    value = config.env_params.get(name, getattr(found[1], name))
+    if np.ndim(value):
+        raise ValueError(f"{name} of {config.env} is an array; only a number varies or evolves")
+    return float(value)
 
 
 # Where environments come from ---------------------------------------------------------------------

@@ -90,16 +90,21 @@ def train(
 
 
 def evaluate(
-    params: policy.Params, config: Config, keys: jax.Array, num_episodes: int
+    params: policy.Params,
+    config: Config,
+    keys: jax.Array,
+    num_episodes: int,
+    sampled: bool = False,
 ) -> jax.Array:
-    """Greedy returns of fresh episodes of every agent, [agents, num_episodes].
+    """Greedy (or sampled) returns of fresh episodes of every agent, [agents, num_episodes].
 
     `keys` are the agents' keys; the episodes' come from them and differ from training's, which
     uses their first two children.
     """
 
     def one(params: policy.Params, config: Config, key: jax.Array) -> jax.Array:
-        return evaluation.evaluate(params, config, jax.random.fold_in(key, 2), num_episodes)
+        episodes_key = jax.random.fold_in(key, 2)
+        return evaluation.evaluate(params, config, episodes_key, num_episodes, sampled)
 
     return jax.vmap(one, in_axes=(0, _axes(config), 0))(params, config, keys)
 

@@ -171,6 +171,40 @@ def paired_improvement(values: jax.Array, baseline: jax.Array) -> jax.Array:
     return jnp.mean(better, -1, where=~(jnp.isnan(values) | jnp.isnan(baseline)))
 
 
+class Comparison(NamedTuple):
+    """Settings of a sweep, beside the first, all [settings]."""
+
+    iqm: jax.Array  # interquartile mean over seeds
+    low: jax.Array  # its 95 % interval
+    high: jax.Array
+    improvement: jax.Array  # probability that a seed of it beats one of setting 0
+
+
+def compare_settings(key: jax.Array, scores: jax.Array) -> Comparison:
+    """Interquartile means with bootstrapped 95 % intervals, and improvements over setting 0.
+
+    scores: [settings, seeds], -inf where an agent has none. Every setting is resampled with the
+    same draws. Returns the scores' unit, and fractions.
+    """
+
+    def one(own: jax.Array) -> Comparison:
+        low, high = stratified_bootstrap(key, own[None], lambda run: interquartile_mean(run[0]))
+        better = probability_of_improvement(own, scores[0])
+        return Comparison(interquartile_mean(own), low, high, better)
+
+    return jax.lax.map(one, scores)
+
+
+def mean_interval(values: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mean of the last axis and its 95 % interval, mean ∓ 1.96 σ / √n, for large n.
+
+    values: [..., n]. Returns mean, low and high, [...], in the values' unit.
+    """
+    mean = jnp.mean(values, axis=-1)
+    half = 1.959964 * jnp.std(values, axis=-1, ddof=1) / jnp.sqrt(values.shape[-1])
+    return mean, mean - half, mean + half
+
+
 # Time to solve ------------------------------------------------------------------------------------
 
 

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence, Sized
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ppo_jax.config import Config, with_hyperparameters
+from ppo_jax import env
+from ppo_jax.config import Config, check_hyperparameter, with_hyperparameters
 
 Settings = Mapping[str, jax.Array]
 """Values [settings] of the hyperparameters that vary, by name; `env_params.x` is a parameter x of
@@ -44,6 +46,35 @@ def cross(one: Settings, other: Settings) -> dict[str, jax.Array]:
         **{name: jnp.repeat(values, inner) for name, values in one.items()},
         **{name: jnp.tile(values, outer) for name, values in other.items()},
     }
+
+
+def with_own(config: Config, settings: Settings) -> dict[str, np.ndarray]:
+    """The settings after the configuration's own one, which is left out among them, on the host.
+
+    Raises ValueError for a hyperparameter that cannot vary, or has no value of its own.
+    """
+    values = {name: np.asarray(array) for name, array in settings.items()}
+    if not values:
+        return {}
+    own = {name: np.asarray(own_value(config, name), values[name].dtype) for name in values}
+    another = np.any([array != own[name] for name, array in values.items()], axis=0)
+    return {name: np.append(own[name], array[another]) for name, array in values.items()}
+
+
+def own_value(config: Config, name: str) -> float:
+    """The configuration's value of a hyperparameter; `env_params.x` may be the environment's own.
+
+    Raises ValueError where it cannot vary, or has none.
+    """
+    check_hyperparameter(name)
+    if name.startswith("env_params."):
+        return env.parameter(config, name.removeprefix("env_params."))
+    value = getattr(config, name)
+    if value is None and name == "critic_learning_rate":
+        value = config.learning_rate
+    if value is None:
+        raise ValueError(f"{name} has no numeric default; set --{name.replace('_', '-')}")
+    return float(jnp.asarray(value))
 
 
 def count(settings: Mapping[str, Sized]) -> int:

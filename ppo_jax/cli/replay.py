@@ -69,7 +69,6 @@ def _main(arguments: list[str]) -> int:
     on_cpu = options.device == "auto" and summary.get("device", "").startswith("cpu")
     request = replaying.Request(
         path=Path(options.run),
-        summary=summary,
         agent=options.agent,
         how=options.how,
         device="cpu" if on_cpu else options.device,

@@ -33,14 +33,13 @@ def start(arguments: list[str], command: str) -> int:
     # jax and gymnax: seconds, only after the flags have passed.
     from ppo_jax.run import distributed, pipeline, planning
 
-    machine = experiment.machine
-    if machine.distributed:
-        distributed.join(machine.coordinator, machine.num_processes, machine.process_id)
+    if experiment.machine.distributed:
+        distributed.join(experiment.machine)
     console = Console(experiment.console.quiet or not distributed.is_main_process())
     if command == "plan" or experiment.console.plan:
         planning.show(experiment, console)
         return 0
-    with xla.compilation_cache(machine.compilation_cache):
+    with xla.compilation_cache(experiment.machine.compilation_cache):
         summary = pipeline.run(experiment, path, console)
     _report(summary, path, console)
     return 0

@@ -25,7 +25,7 @@ class Saved(NamedTuple):
 
     batch: BatchState
     finished: Results  # of earlier batches
-    hooks: dict[str, Any]  # by position and class
+    hooks: dict[str, Any]  # by name
 
 
 class Checkpointer(Hook):
@@ -35,7 +35,7 @@ class Checkpointer(Hook):
         self, experiment: Experiment, path: Path, chosen: list[jax.Device], hooks: Sequence[Hook]
     ):
         """`hooks` are all others, whose state is saved."""
-        storage, self._path, self._hooks = experiment.storage, path, hooks
+        storage, self._path, self._hooks = experiment.storage, path, _by_name(hooks)
         self._every, self._seconds = storage.checkpoint_every, storage.checkpoint_seconds
         self._writer = Writer(path, storage.checkpoints_kept)
         self._metadata = {"experiment": experiment.describe(), "machine": machine(chosen)}
@@ -43,7 +43,6 @@ class Checkpointer(Hook):
         self.finished: list[Results] = []
 
     def next_boundary(self, done: int) -> int:
-        """The next multiple of the updates between checkpoints."""
         return next_multiple(done, self._every)
 
     def at_boundary(self, batch: Batch) -> None:
@@ -56,7 +55,7 @@ class Checkpointer(Hook):
 
     def save(self, batch: Batch) -> None:
         """Save all that has been done, the batch's last chunk and its rows included."""
-        for hook in self._hooks:
+        for hook in self._hooks.values():
             hook.while_computing()
         main = distributed.is_main_process()
         metadata = {
@@ -64,10 +63,7 @@ class Checkpointer(Hook):
             "stop_reason": batch.stop_reason,
             "files": tables.record_offsets(self._path) if main else {},
         }
-        tree = self._tree(batch)
-        leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-        named = {arrays.name_of(path): _as_array(leaf) for path, leaf in leaves}
-        self._writer.save(named, metadata)
+        self._writer.save(arrays.to_named(self._tree(batch)), metadata)
         self._saved_at = time.monotonic()
 
     def save_end(self, batch: Batch) -> None:
@@ -81,37 +77,26 @@ class Checkpointer(Hook):
         Raises InputError for the checkpoint of another run.
         """
         try:
-            like = self._tree(batch)
-            named = checkpoint.arrays
-            saved = arrays.from_named(like.batch, named, "batch.")
-            batch.restore(saved, checkpoint.metadata["stop_reason"])
-            finished = arrays.from_named(like.finished, named, "finished.")
-            self.finished = [finished] if len(finished.agent_ids) else []
-            for name, hook in self._named_hooks().items():
-                hook.restore(arrays.from_named(hook.state(), named, f"hooks.{name}."))
-        except (ValueError, KeyError, TypeError) as error:
+            saved = arrays.from_named(self._tree(batch), checkpoint.arrays)
+            batch.restore(saved.batch, checkpoint.metadata["stop_reason"])
+            self.finished = [saved.finished] if len(saved.finished.agent_ids) else []
+            for name, hook in self._hooks.items():
+                hook.restore(saved.hooks[name])
+        except InputError:
+            raise
+        except (ValueError, LookupError, TypeError) as error:
             raise InputError(
                 f"{self._path}: its checkpoint is not that of such a run ({error}); resume it with"
                 " the versions and the hooks that wrote it"
             ) from error
 
     def close(self) -> None:
-        """Wait until the last checkpoint is written."""
         self._writer.close()
 
     def _tree(self, batch: Batch) -> Saved:
-        finished = results.join(self.finished) if self.finished else _no_results(batch)
-        states = {name: hook.state() for name, hook in self._named_hooks().items()}
+        finished = results.join(self.finished) if self.finished else results.none(batch.states)
+        states = {name: hook.state() for name, hook in self._hooks.items()}
         return Saved(batch.state(), finished, states)
-
-    def _named_hooks(self) -> dict[str, Hook]:
-        """The hooks by the names of their classes, numbered where there are several of one."""
-        named: dict[str, Hook] = {}
-        for hook in self._hooks:
-            name = getattr(hook, "name", type(hook).__name__)
-            several = sum(other.partition("-")[0] == name for other in named)
-            named[f"{name}-{several}" if several else name] = hook
-        return named
 
 
 def machine(chosen: list[jax.Device]) -> dict[str, Any]:
@@ -126,26 +111,11 @@ def machine(chosen: list[jax.Device]) -> dict[str, Any]:
     }
 
 
-def _no_results(batch: Batch) -> Results:
-    """Results of no agent, of the types of the batch's."""
-
-    def none(leaf: Any) -> np.ndarray:
-        return np.zeros((0, *leaf.shape[1:]), leaf.dtype)
-
-    made = np.zeros(0, np.int32)
-    return Results(
-        agent_ids=none(batch.all_ids),
-        params=jax.tree.map(none, batch.states.params),
-        made=made,
-        updates=made,
-        env_steps=none(batch.agent_steps),
-        eval_returns=np.zeros(0),
-        digests=np.zeros((0, 32), np.uint8),
-    )
-
-
-def _as_array(leaf: Any) -> Any:
-    """The leaf for a checkpoint: one of several processes' stays theirs, others are copied."""
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        return leaf
-    return np.array(arrays.plain(leaf))
+def _by_name(hooks: Sequence[Hook]) -> dict[str, Hook]:
+    """The hooks by the names of their classes, numbered where there are several of one."""
+    named: dict[str, Hook] = {}
+    for hook in hooks:
+        name = getattr(hook, "name", type(hook).__name__)
+        several = sum(other.partition("-")[0] == name for other in named)
+        named[f"{name}-{several}" if several else name] = hook
+    return named

@@ -1,7 +1,6 @@
 """Prints lines, tables and live progress."""
 
 import contextlib
-import math
 import os
 import sys
 import time
@@ -13,7 +12,6 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Column, Table
 
 _WIDE = 200  # columns where the output is no terminal
-_LINES = 10  # progress lines of a whole run where the output is no terminal
 
 
 class Console:
@@ -75,37 +73,3 @@ class _Rich(RichConsole):
         """Nobody reads any more (`| head`): keep training, and say no more, not even at exit."""
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-class ProgressLine:
-    """Steps, steps per second, mean return and time left, in a bar or in a few lines."""
-
-    def __init__(self, console: Console, total: int):
-        self._console, self._total, self._live = console, total, console.bar(total)
-        self._return, self._said = math.nan, 0
-
-    def show(self, updates: int, env_steps: int, seconds: float, mean_return: float) -> None:
-        """Say where training stands; a NaN return (no episode ended) leaves the last one."""
-        if not math.isnan(mean_return):
-            self._return = mean_return
-        left = seconds / updates * (self._total - updates)
-        said = (
-            f"{env_steps:,} steps, {env_steps / seconds:,.0f} steps/s, mean return"
-            f" {'none yet' if math.isnan(self._return) else f'{self._return:.1f}'},"
-            f" {_clock(left)} left"
-        )
-        self._live.update(self._live.task_ids[0], completed=updates, said=said)
-        due = updates == self._total or updates * _LINES // self._total > self._said
-        if self._live.disable and due:
-            self._said = updates * _LINES // self._total
-            self._console.say(f"training {updates / self._total:4.0%}: {said}")
-
-    def close(self) -> None:
-        """Leave the bar as it is."""
-        self._live.stop()
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -10,18 +10,18 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ppo_jax.run.errors import DeviceError
+from ppo_jax.run.experiment import Machine
 from ppo_jax.run.storage import arrays
 
 _HEARTBEAT = 60  # seconds after which the others end where a process has died
 
 
-def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+def join(machine: Machine) -> None:
     """Become one of the run's processes, before jax is used; jax finds from the cluster (SLURM, a
     cloud) what is none. Raises DeviceError where the processes could not connect."""
+    known = machine.coordinator, machine.num_processes, machine.process_id
     try:
-        jax.distributed.initialize(
-            coordinator, num_processes, process_id, heartbeat_timeout_seconds=_HEARTBEAT
-        )
+        jax.distributed.initialize(*known, heartbeat_timeout_seconds=_HEARTBEAT)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise DeviceError(
@@ -49,26 +49,18 @@ def gather(tree: Any, axis: int = 0) -> Any:
 
 
 def allreduce(number: int) -> int:
-    """The largest of the processes' numbers."""
+    """The largest of the processes' numbers; none goes on before all are here."""
     return int(np.max(gather(np.array([number], np.int32))))
-
-
-def from_main_process(number: int) -> int:
-    """The main process's number, of at least 0."""
-    return allreduce(number if is_main_process() else 0)
-
-
-def barrier() -> None:
-    """Wait for the other processes."""
-    allreduce(0)
 
 
 def to_global(tree: Any) -> Any:
     """This process's arrays [lanes, ...] as its part of all processes' [processes × lanes, ...]."""
     if jax.process_count() == 1:
-        return jax.tree.map(lambda leaf: np.array(arrays.plain(leaf)), tree)  # states are donated
+        return tree
     sharding = NamedSharding(Mesh(np.array(jax.devices()), ("agents",)), PartitionSpec("agents"))
     return jax.tree.map(
-        lambda leaf: jax.make_array_from_process_local_data(sharding, np.array(arrays.plain(leaf))),
+        lambda leaf: jax.make_array_from_process_local_data(
+            sharding, np.asarray(arrays.plain(leaf))
+        ),
         tree,
     )

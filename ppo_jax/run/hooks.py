@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ppo_jax.run.errors import InputError
+from ppo_jax.run.experiment import Stopping
 
 if TYPE_CHECKING:
     from ppo_jax.run.training import Batch
@@ -47,9 +48,9 @@ class UserHook(Hook):
     """A user's own hook: what it lacks does nothing, and what it raises is said with its name."""
 
     def __init__(self, hook: Any):
-        if not callable(getattr(hook, "at_boundary", None)):
-            raise InputError(f"hook {type(hook).__name__} has no method at_boundary(batch)")
         self.name = type(hook).__name__
+        if not callable(getattr(hook, "at_boundary", None)):
+            raise InputError(f"hook {self.name} has no method at_boundary(batch)")
         for method in (name for name in vars(Hook) if not name.startswith("_")):
             if callable(getattr(hook, method, None)):
                 setattr(self, method, self._named(method, getattr(hook, method)))
@@ -71,16 +72,14 @@ class UserHook(Hook):
 class Evaluation(Hook):
     """Evaluates the agents every so many updates, and stops once enough of them are solved."""
 
-    def __init__(self, every: int, fraction: float | None, solved_at: float | None):
-        """`fraction` of the agents is to reach `solved_at`; none: nothing stops early."""
-        self._every, self._fraction, self._solved_at = every, fraction, solved_at
+    def __init__(self, stopping: Stopping, solved_at: float | None):
+        self._every, self._fraction = stopping.evaluation_updates or 1, stopping.stop_when_solved
+        self._solved_at = solved_at
 
     def next_boundary(self, done: int) -> int:
-        """The next multiple of the updates between evaluations."""
         return next_multiple(done, self._every)
 
     def at_boundary(self, batch: "Batch") -> None:
-        """Evaluate, where it is due; the time is not training's."""
         if batch.num_updates % self._every:
             return
         with batch.untimed():

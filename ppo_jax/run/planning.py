@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ppo_jax.run import compiled, devices, pipeline, sinks
+from ppo_jax.run import compiled, pipeline, sinks
 from ppo_jax.run.compiled import Programs
 from ppo_jax.run.console import Console
 from ppo_jax.run.experiment import Experiment
@@ -18,7 +18,6 @@ from ppo_jax.run.storage import folder
 
 _UPDATES = 3  # of the calibration, after one that is not counted
 _REST = 60_000_000  # bytes of what is not compiled here, the report's programs and its figure
-_CURVES = 24  # bytes on the host for an update of an agent's curve: return and steps, and copies
 
 
 class Needs(NamedTuple):
@@ -42,7 +41,7 @@ def show(experiment: Experiment, console: Console) -> Needs:
     """
     plan = pipeline.make_plan(experiment)
     pipeline.print_header(plan, console)
-    with devices.device_errors(plan.request, "give --group-size, fewer agents at once"):
+    with plan.device_errors():
         needs = _measure(plan, console)
     fits = needs.agents_that_fit >= needs.group_size
     remedy = "they fit" if fits else f"give --group-size {max(needs.agents_that_fit, 1)}"
@@ -69,8 +68,7 @@ def _measure(plan: Plan, console: Console) -> Needs:
     compiling = max(0, _peak() - before) + _REST
     per_agent = programs.memory() * devices_used / lanes
     updates, agents = plan.experiment.algorithm.num_updates or 0, len(plan.table)
-    on_host = _CURVES * updates * agents if plan.experiment.agents.curves else 0
-    fit = int((free - compiling - on_host) / per_agent)
+    fit = int((free - compiling) / per_agent)
     if fit < lanes:  # what does not fit cannot be timed: time what does
         lanes = max(devices_used, fit // 2 // devices_used * devices_used)
         programs, _ = _compile(plan, lanes)
@@ -80,7 +78,7 @@ def _measure(plan: Plan, console: Console) -> Needs:
         group_size=plan.lanes,
         bytes_per_agent=per_agent,
         compiling_bytes=compiling,
-        bytes_in_all=round(compiling + on_host + per_agent * plan.lanes),
+        bytes_in_all=round(compiling + per_agent * plan.lanes),
         bytes_free=free,
         agents_that_fit=max(fit, 0),
         compile_seconds=compile_seconds,

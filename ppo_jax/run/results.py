@@ -1,6 +1,6 @@
 """What became of the agents of a run."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -29,3 +29,10 @@ def join(results: list[Results]) -> Results:
     """The batches' results as one, in the order of the agent table."""
     order = np.argsort(np.concatenate([one.agent_ids for one in results]))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *results)
+
+
+def none(states: Any) -> Results:
+    """Results of no agent, with parameters like those of the states."""
+    params = jax.tree.map(lambda leaf: np.zeros((0, *leaf.shape[1:]), leaf.dtype), states.params)
+    ids, steps, digests = np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros((0, 32), np.uint8)
+    return Results(ids, params, ids, ids, steps, np.zeros(0), digests)

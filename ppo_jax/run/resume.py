@@ -6,11 +6,11 @@ from typing import Any
 
 import jax
 
-from ppo_jax.run import checkpointer
+from ppo_jax.run import checkpointer, distributed
 from ppo_jax.run.agents import AgentTable
 from ppo_jax.run.console import Console
 from ppo_jax.run.errors import InputError
-from ppo_jax.run.experiment import differences
+from ppo_jax.run.experiment import Experiment, differences
 from ppo_jax.run.storage import checkpoints, folder, tables
 from ppo_jax.run.storage.checkpoints import Checkpoint
 
@@ -18,14 +18,14 @@ _BUDGET = {"total_timesteps", "num_updates"}
 _DECIDES = {"prng": "random numbers", "x64": "precision"}  # another one makes another run
 
 
-def finished_summary(path: Path, description: Mapping[str, Any]) -> dict[str, Any] | None:
+def finished_summary(path: Path, experiment: Experiment) -> dict[str, Any] | None:
     """The summary of the experiment's run, if it ran to its end; nothing is left to do then."""
     try:
         summary, saved = folder.read_json(path / folder.SUMMARY), _read_description(path)
     except (ValueError, OSError):  # no, or a corrupt summary: the end of the run writes it again
         return None
-    done = summary.get("finished") and saved and not differences(description, saved)
-    return summary if done else None
+    same = saved and not differences(experiment.describe(), saved)
+    return summary if same and summary.get("finished") else None
 
 
 def find(
@@ -35,28 +35,36 @@ def find(
 
     Raises InputError where there is none to resume, none is intact, or it is another run's.
     """
-    description, storage = table.experiment.describe(), table.experiment.storage
-
-    def check(metadata: dict[str, Any]) -> None:
-        tables.check_offsets(path, metadata["files"])
-
-    if storage.resume == "newest" and not folder.holds_a_run(path):
+    description, newest = table.experiment.describe(), table.experiment.storage.resume == "newest"
+    if newest and not folder.holds_a_run(path):
         raise InputError(
             f"--out {path} holds no run to resume; --resume auto starts afresh where there is none"
         )
-    found, corrupt = checkpoints.newest_intact(path, check)
+    found, corrupt = checkpoints.newest_intact(
+        path, lambda metadata: tables.check_offsets(path, metadata["files"])
+    )
     for line in corrupt:
         console.warn(line)
     saved = found.metadata["experiment"] if found else _read_description(path)
     if saved:
-        _check_experiment(path, table, description, saved, found)
-        _warn_of_sources(description, saved, console)
-    if found:
-        _check_machine(found.metadata["machine"], chosen, console)
-    elif storage.resume != "auto":
+        _check_experiment(path, table, differences(description, saved), found)
+        for name, before in saved.get("sources", {}).items():
+            if description["sources"].get(name) != before:
+                console.warn(
+                    f"{before['file']}, which {name} comes from, has changed since the run began:"
+                    " results may differ from those of an uninterrupted run"
+                )
+    if newest and not found:
         raise InputError(
             f"--out {path} holds no checkpoint to resume from; --resume auto starts afresh"
         )
+    done = int(found.arrays["batch.num_updates"]) if found else -1
+    if distributed.allreduce(done) != done:
+        raise InputError(f"--out {path} is not on a file system that all processes share")
+    if found:
+        _check_machine(found.metadata["machine"], chosen, console)
+        total = table.experiment.algorithm.num_updates
+        console.say(f"resuming {path} after update {done:,} of {total:,}")
     return found
 
 
@@ -67,30 +75,23 @@ def _read_description(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise InputError(
-            f"{path / folder.CONFIG} is corrupt ({error}); --overwrite starts the run afresh"
-        ) from error
+        name = path / folder.CONFIG
+        raise InputError(f"{name} is corrupt ({error}); --overwrite starts afresh") from error
 
 
 def _check_experiment(
-    path: Path,
-    table: AgentTable,
-    description: Mapping[str, Any],
-    saved: Mapping[str, Any],
-    found: Checkpoint | None,
+    path: Path, table: AgentTable, changed: dict[str, str], found: Checkpoint | None
 ) -> None:
     """Raise InputError where the run is another experiment's; a longer budget may do."""
-    changed = differences(description, saved)
-    if not changed:
-        return
+    lines = "; ".join(changed.values())
     if changed.keys() - _BUDGET:
         raise InputError(
-            f"--out {path} holds a run of other settings ({'; '.join(changed.values())}); resume it"
-            " with its own, or give another folder"
+            f"--out {path} holds a run of other settings ({lines}); resume it with its own, or give"
+            " another folder"
         )
-    reason = _why_no_other_budget(table, found)
+    reason = _why_no_other_budget(table, found) if changed else None
     if reason:
-        raise InputError(f"--resume with another budget ({'; '.join(changed.values())}): {reason}")
+        raise InputError(f"--resume with another budget ({lines}): {reason}")
 
 
 def _why_no_other_budget(table: AgentTable, found: Checkpoint | None) -> str | None:
@@ -124,22 +125,10 @@ def _check_machine(saved: Mapping[str, Any], chosen: list[jax.Device], console: 
                 f"the run's {what} ({name}) are {saved[name]}, and here {now[name]}; resume it with"
                 f" JAX_DEFAULT_PRNG_IMPL={saved['prng']}, JAX_ENABLE_X64={saved['x64']}"
             )
-    changed = [
-        f"{name} {saved[name]!r}, now {now[name]!r}" for name in now if saved[name] != now[name]
-    ]
+    changed = [f"{name} {saved[name]!r}, now {now[name]!r}" for name in now]
+    changed = [line for name, line in zip(now, changed, strict=True) if saved[name] != now[name]]
     if changed:
         console.warn(
             f"the run is resumed elsewhere than it began ({'; '.join(changed)}): its results differ"
             " bitwise from those of an uninterrupted run"
         )
-
-
-def _warn_of_sources(
-    description: Mapping[str, Any], saved: Mapping[str, Any], console: Console
-) -> None:
-    for name, before in saved.get("sources", {}).items():
-        if description["sources"].get(name) != before:
-            console.warn(
-                f"{before['file']}, which {name} comes from, has changed since the run began:"
-                " results may differ from those of an uninterrupted run"
-            )

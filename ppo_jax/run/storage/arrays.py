@@ -15,26 +15,28 @@ from ppo_jax.config import Config
 from ppo_jax.policy import Params
 
 
-def to_named(tree: Any) -> dict[str, np.ndarray]:
-    """A pytree's arrays by their names; PRNG keys as their data."""
+def to_named(tree: Any) -> dict[str, Any]:
+    """Copies of a pytree's arrays by their names, PRNG keys as their data; arrays that several
+    processes hold are left to them."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {name_of(path): np.asarray(plain(leaf)) for path, leaf in leaves}
+    return {
+        _name(path): leaf if _is_global(leaf) else np.array(plain(leaf)) for path, leaf in leaves
+    }
 
 
-def from_named(like: Any, named: dict[str, np.ndarray], prefix: str = "") -> Any:
+def from_named(like: Any, named: dict[str, np.ndarray]) -> Any:
     """The inverse of `to_named`, for a pytree like this one; arrays stay NumPy's, [any, ...].
 
-    Raises ValueError where an array is missing, or its type or its shape but for the first axis is
-    another.
+    Raises ValueError where an array is missing, or its type, or its shape but for the first axis,
+    is another.
     """
 
     def find(path: Any, leaf: Any) -> np.ndarray:
-        name, expected = prefix + name_of(path), plain(leaf)
-        array = named.get(name)
+        array, expected = named.get(_name(path)), plain(leaf)
         if array is None or array.dtype != expected.dtype:
-            raise ValueError(f"{name} is missing, or of another type")
-        if array.shape[1:] != expected.shape[1:] or array.ndim != expected.ndim:
-            raise ValueError(f"{name} has shape {array.shape}, which is not that of such a run")
+            raise ValueError(f"{_name(path)} is missing, or of another type")
+        if array.ndim != expected.ndim or array.shape[1:] != expected.shape[1:]:
+            raise ValueError(f"{_name(path)} has shape {array.shape}, not that of such a run")
         return array
 
     return jax.tree_util.tree_map_with_path(find, like)
@@ -48,9 +50,9 @@ def to_parameters(named: dict[str, np.ndarray], config: Config) -> Params:
     like = jax.eval_shape(lambda: policy.make(config).init(jax.random.key(0)))
 
     def find(path: Any, leaf: Any) -> jax.Array:
-        array = named.get(name_of(path))
+        array = named.get(_name(path))
         if array is None or array.shape[array.ndim - leaf.ndim :] != leaf.shape:
-            raise ValueError(f"{name_of(path)} is not that of such a network")
+            raise ValueError(f"{_name(path)} is not that of such a network")
         return jnp.asarray(array)
 
     return jax.tree_util.tree_map_with_path(find, like)
@@ -59,10 +61,9 @@ def to_parameters(named: dict[str, np.ndarray], config: Config) -> Params:
 def place(like: Any, arrays: Any) -> Any:
     """NumPy arrays as device arrays of the types and placement of a like pytree's."""
 
-    def one(leaf: jax.Array, array: np.ndarray) -> jax.Array:
-        if is_key(leaf):
-            keys = jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf))
-            return jax.device_put(keys, leaf.sharding)
+    def one(leaf: jax.Array, array: Any) -> jax.Array:
+        if _is_key(leaf):
+            array = jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf))
         return jax.device_put(array, leaf.sharding)
 
     return jax.tree.map(one, like, arrays)
@@ -98,17 +99,19 @@ def digests(tree: Any, rows: np.ndarray) -> np.ndarray:
     return np.array([list(known.digest()) for known in hashes], np.uint8).reshape(-1, 32)
 
 
-def name_of(path: Any) -> str:
-    """A leaf's name, from its path in the pytree."""
-    return jax.tree_util.keystr(path, simple=True, separator=".")
-
-
-def is_key(leaf: Any) -> bool:
-    """Whether the array is one of PRNG keys."""
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def plain(leaf: Any) -> Any:
     """The array, or a PRNG key's data."""
     leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
-    return jax.random.key_data(leaf) if is_key(leaf) else leaf
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _is_global(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")

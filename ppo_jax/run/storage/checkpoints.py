@@ -89,15 +89,17 @@ class Writer:
 
     def _write(self, arrays: dict[str, Any], metadata: dict[str, Any]) -> None:
         # Numbers increase past whatever is there: a corrupt one is not overwritten.
-        number = distributed.from_main_process(max(committed(self._path), default=0) + 1)
+        main = distributed.is_main_process()
+        number = max(committed(self._path), default=0) + 1 if main else 0
+        number = distributed.allreduce(number)
         temporary = self._path / f"{number}{_TEMPORARY}"
-        if distributed.is_main_process():
+        if main:
             for abandoned in self._path.glob(f"*{_TEMPORARY}"):
                 shutil.rmtree(abandoned)
             temporary.mkdir(parents=True)
-        distributed.barrier()
+        distributed.allreduce(0)
         _save_arrays(temporary / _ARRAYS, arrays)
-        if distributed.is_main_process():
+        if main:
             declared = {name: [array.dtype.str, array.shape] for name, array in arrays.items()}
             content = {"format": FORMAT, **metadata, _ARRAYS: declared}
             (temporary / _METADATA).write_text(json.dumps(content))
@@ -105,7 +107,7 @@ class Writer:
             os.replace(temporary, self._path / str(number))
             for old in committed(self._path)[: -self._keep]:
                 shutil.rmtree(self._path / str(old))
-        distributed.barrier()
+        distributed.allreduce(0)
 
 
 def committed(path: Path) -> list[int]:

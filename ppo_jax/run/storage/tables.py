@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -65,24 +64,30 @@ def truncate(path: Path, offsets: dict[str, dict[str, Any]]) -> None:
                 file.unlink()
 
 
-def read_metrics(path: Path) -> dict[str, np.ndarray]:
-    """The columns of metrics.csv or evaluations.csv, [rows, agents] each; empty without a file.
+def read_metrics(path: Path, *names: str) -> dict[str, np.ndarray]:
+    """Columns (all, unless some are named) of metrics.csv or evaluations.csv, [rows, agents] each.
 
     Agents go setting by setting, as in the agent table; NaN where an agent stopped before others.
+    Empty where there is no such file.
     """
     if not path.exists():
         return {}
     with open(path, newline="") as file:
         header, *rows = csv.reader(file)
-    cells = np.array([[float(cell) if cell else math.nan for cell in row] for row in rows])
-    cells = cells.reshape(len(rows), len(header))
-    column = {name: cells[:, index] for index, name in enumerate(header)}
-    keys = column.get("setting", np.zeros(len(rows))), column["seed"]
-    agents, agent = np.unique(np.stack(keys), axis=1, return_inverse=True)
-    updates, row = np.unique(column["update"], return_inverse=True)
-    table = np.full((len(updates), agents.shape[1], len(header)), np.nan)
-    table[row.reshape(-1), agent.reshape(-1)] = cells  # some versions of NumPy add an axis
-    return {name: table[..., index] for index, name in enumerate(header)}
+    columns = dict(zip(header, zip(*rows, strict=True), strict=True)) if rows else {}
+
+    def read(name: str) -> np.ndarray:
+        return np.array([float(cell or "nan") for cell in columns.get(name, ())])
+
+    setting = read("setting") if "setting" in columns else np.zeros(len(rows))
+    keys = np.stack([setting, read("seed")])
+    agents, agent = np.unique(keys, axis=1, return_inverse=True)
+    updates, row = np.unique(read("update"), return_inverse=True)
+    tables = {}
+    for name in names or header:
+        tables[name] = np.full((len(updates), agents.shape[1]), np.nan)
+        tables[name][row.reshape(-1), agent.reshape(-1)] = read(name)  # NumPy may add an axis
+    return tables
 
 
 def _growing(path: Path) -> list[Path]:
