@@ -51,6 +51,14 @@ def name(given: Any) -> str:
     return str(getattr(given, "__name__", type(given).__name__))
 
 
+def describe(given: Any) -> Any:
+    """What a field that may hold an object is in JSON: an object by the name of its class."""
+    if given is None or isinstance(given, str):
+        return given
+    kind = given if isinstance(given, type) else type(given)
+    return {"object": f"{kind.__module__}.{kind.__qualname__}"}
+
+
 def first_line(error: Exception) -> str:
     """The first line of what an error says, without flax's link to its documentation."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]

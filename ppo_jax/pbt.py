@@ -8,6 +8,7 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ppo_jax import normalize, ppo, sweep
 from ppo_jax.config import Config, check_hyperparameter, with_hyperparameters
@@ -78,6 +79,40 @@ def evolve(
         with_hyperparameters(config, values),
         parents,
     )
+
+
+def evolve_first(
+    count: int,
+    key: jax.Array,
+    states: ppo.TrainState,
+    config: Config,
+    fitness: jax.Array,
+    ranges: Mapping[str, sweep.Bounds],
+) -> tuple[ppo.TrainState, dict[str, jax.Array], jax.Array]:
+    """`evolve` for the first `count` agents of a batch; the others, which fill it, stay.
+
+    Returns the states, the hyperparameters in `ranges`, [N] each, and the parents, [count].
+    """
+    own = jax.tree.map(lambda leaf: leaf[:count], states)
+    first = jax.tree.map(lambda leaf: leaf[:count] if jnp.ndim(leaf) else leaf, config)
+    own, first, parents = evolve(key, own, first, fitness, ranges)
+    states, values = jax.tree.map(
+        lambda new, old: jnp.concatenate([new, old[count:]]),
+        (own, hyperparameters(first, ranges)),
+        (states, hyperparameters(config, ranges)),
+    )
+    return states, values, parents
+
+
+def fitness(returns: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """Each agent's mean episode return over a generation, or, where it ended no episode, the one
+    it had before: those that live long are not the worst.
+
+    returns: [updates, N], NaN where no episode ended; before: [N]. Returns [N], on the host.
+    """
+    known = ~np.isnan(returns)
+    means = returns.sum(axis=0, where=known, dtype=np.float64) / np.maximum(known.sum(axis=0), 1)
+    return np.where(known.any(axis=0), means, before).astype(np.float32)
 
 
 def hyperparameters(config: Config, names: Iterable[str]) -> dict[str, Any]:

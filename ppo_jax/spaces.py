@@ -109,3 +109,9 @@ def _at(space: Space, path: tuple[Any, ...]) -> Discrete | MultiDiscrete | Box:
         f"the observation has a part {jax.tree_util.keystr(path) or 'without a name'}, which its"
         " space lacks; give a Dict with the observation's names"
     )
+
+
+def describe(space: Space) -> str:
+    """A space in a few characters, such as Discrete(2) or Box(4,)."""
+    inner = getattr(space, "n", getattr(space, "nvec", getattr(space, "shape", "…")))
+    return f"{type(space).__name__}{inner if isinstance(inner, tuple) else f'({inner})'}"

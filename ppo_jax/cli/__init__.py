@@ -17,6 +17,8 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the first argument names, and return the process's exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0] == "plan":  # the flags of train, to another end
+        return import_module("ppo_jax.cli.train").main(given[1:], "plan")
     if given and given[0] in COMMANDS:
         return import_module(f"ppo_jax.cli.{given[0]}").main(given[1:])
     if not given or given[0] in ("-h", "--help"):

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 from ppo_jax.cli import flags
 from ppo_jax.run.console import Console
@@ -11,8 +10,8 @@ from ppo_jax.run.errors import run_command
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """List the environments that train by name: their spaces, the recipe that `fast` has for them,
-    and the mean return from which they count as solved."""
+    """List the environments that train by name: their spaces, time limit, the recipe that `fast`
+    has for them, and the mean return from which they count as solved."""
 
     debug: bool = False
     """Print the traceback of an error."""
@@ -25,7 +24,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: list[str]) -> int:
     flags.parse(Options, arguments, "envs")
-    flags.check_versions()
     from ppo_jax import env  # gymnax: seconds
 
     header = ["environment", "observation", "action", "steps", "recipe", "solved at"]
@@ -35,26 +33,13 @@ def _main(arguments: list[str]) -> int:
 
 
 def _row(name: str) -> list[str]:
-    from ppo_jax import Config, env
-    from ppo_jax.recipes import FAST
+    from ppo_jax import Config, env, recipes, spaces
 
-    config = Config(env=name)
+    recipe = "tuned" if name in recipes.FAST else "general"
     try:
-        made = env.make(config)
-    except ValueError as error:
-        return [name, "–", "–", "–", "–", str(error).partition(";")[0]]
-    return [
-        name,
-        _describe(made.observation_space),
-        _describe(made.action_space),
-        f"{made.max_episode_steps:,}",
-        "tuned" if name in FAST else "general",
-        f"{env.SOLVED_AT[name]:g}" if name in env.SOLVED_AT else "–",
-    ]
-
-
-def _describe(space: Any) -> str:
-    """A space in one short text."""
-    kind = type(space).__name__
-    inner = getattr(space, "n", getattr(space, "nvec", getattr(space, "shape", "")))
-    return f"{kind}{inner}" if isinstance(inner, tuple) else f"{kind}({inner})"
+        made = env.make(Config(env=name))
+    except ValueError:  # its data set or another package is absent
+        return [name, "cannot be made here", "", "", recipe, ""]
+    described = map(spaces.describe, (made.observation_space, made.action_space))
+    solved = f"{env.SOLVED_AT[name]:g}" if name in env.SOLVED_AT else "–"
+    return [name, *described, f"{made.max_episode_steps:,}", recipe, solved]

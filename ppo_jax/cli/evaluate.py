@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import tyro
 
@@ -13,11 +13,12 @@ from ppo_jax.run.console import Console
 from ppo_jax.run.errors import InputError, run_command
 from ppo_jax.run.storage import folder
 
+EVALUATION = "evaluation.json"
 _SHOWN = 20  # agents on the screen; the file has all
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(flags.Common):
     """Evaluate a run's agents over fresh episodes: mean returns with 95 % intervals, printed and
     written to evaluation.json in the run's folder."""
 
@@ -29,16 +30,6 @@ class Options:
     """Evaluate all agents, which is also what happens where none is named."""
     episodes: int = 1000
     """Episodes of each agent."""
-    sampled: bool = False
-    """Sample the actions (no: take the most probable ones)."""
-    seed: int = 0
-    """Seed of the episodes."""
-    device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
-    """Where to evaluate (auto: the best that jax finds)."""
-    quiet: bool = False
-    """Print nothing but errors."""
-    debug: bool = False
-    """Print the traceback of an error."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,28 +38,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> int:
-    options = flags.parse(Options, arguments, "evaluate")
-    path = Path(options.run)
-    flags.make_current_folder_importable()
-    flags.check_least("episodes", options.episodes, 2)
-    flags.check_seed(options.seed)
+    options = flags.read_options(Options, arguments, "evaluate")
     if options.all and options.agent is not None:
         raise InputError(f"--agent {options.agent} and --all: leave out one")
+    if options.episodes < 2:
+        raise InputError(f"--episodes is {options.episodes}; an interval needs at least 2")
+    path, console = Path(options.run), Console(options.quiet)
     if not (path / folder.CONFIG).exists():
         raise InputError(f"{path} is not a run's folder: it has no {folder.CONFIG}")
     xla.set_flags(1)
 
-    import numpy as np
+    from ppo_jax.run import devices, saved  # jax: seconds, only after the flags have passed
 
-    from ppo_jax.run import devices, evaluation, saved
-
-    console = Console(options.quiet)
     chosen = devices.select(options.device)
-    run = saved.read_run(path)
-    numbers = run.numbers
-    if options.agent is not None:
-        run.check_number(options.agent)
-        numbers = np.array([options.agent])
+    run, _ = saved.read_agent(path, options.agent)
+    numbers = run.numbers.tolist() if options.agent is None else [options.agent]
     how = "sampled" if options.sampled else "greedy"
     what = f"{len(numbers):,} agent{'s' * (len(numbers) > 1)} on {devices.describe(chosen)}"
     with (
@@ -76,17 +60,40 @@ def _main(arguments: list[str]) -> int:
         devices.device_errors(f"{options.episodes} episodes", "give fewer --episodes"),
         console.waiting(f"evaluating {what} over {options.episodes:,} {how} episodes"),
     ):
-        returns = evaluation.returns_of(
-            run, numbers, options.episodes, options.sampled, options.seed
-        )
-    agents = evaluation.summarize(numbers, returns)
-    evaluation.write(path, agents, options.episodes, options.sampled, options.seed)
+        agents = _evaluate(options, run, numbers)
+    content = {"episodes": options.episodes, "sampled": options.sampled, "seed": options.seed}
+    folder.write_json(path / EVALUATION, {**content, "agents": agents})
     rows = [
         [f"{one['agent']}", f"{one['mean']:.2f}", f"{one['low']:.2f} to {one['high']:.2f}"]
         for one in agents[:_SHOWN]
     ]
-    left = len(agents) - len(rows)
-    note = f"and {left:,} more in {evaluation.EVALUATION}" if left else ""
+    note = f"and {len(agents) - _SHOWN:,} more there" if len(agents) > _SHOWN else ""
     console.table(f"mean {how} return", ["agent", "return", "95 % interval"], rows, note)
-    console.say(f"wrote {path / evaluation.EVALUATION}")
+    console.say(f"wrote {path / EVALUATION}")
     return 0
+
+
+def _evaluate(options: Options, run: Any, numbers: list[int]) -> list[dict[str, Any]]:
+    """Each agent's mean return with its 95 % interval, over episodes of the key of the seed and its
+    number, which training never draws from."""
+    import jax
+    import numpy as np
+
+    from ppo_jax import population, statistics
+    from ppo_jax.config import with_hyperparameters
+
+    def measure(params: Any, own: Any, numbers: jax.Array) -> Any:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(options.seed), numbers)
+        config = with_hyperparameters(run.config, own)
+        returns = population.evaluate(params, config, keys, options.episodes, options.sampled)
+        return statistics.mean_interval(returns)
+
+    compiled = jax.jit(measure, compiler_options=population.COMPILER_OPTIONS)
+    agents, at_once = [], min(population.cpu_agents_at_once(run.config), len(numbers))
+    for first in range(0, len(numbers), at_once):
+        lanes = np.resize(numbers[first : first + at_once], at_once)  # filled up with the same
+        rows = np.searchsorted(run.numbers, lanes)
+        params, own = jax.tree.map(lambda leaf: leaf[rows], (run.params, run.hyperparameters))  # noqa: B023
+        found = np.stack(compiled(params, own, lanes), axis=1).tolist()
+        agents += [dict(zip(("mean", "low", "high"), one, strict=True)) for one in found]
+    return [{"agent": number, **one} for number, one in zip(numbers, agents, strict=False)]

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import tyro
 
@@ -59,23 +60,36 @@ class Flags(Experiment):  # noqa: D101 - its text is that of --help
     """A run's config.json, to run it again; flags override it."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Common:
+    """Options of the commands that read a run."""
+
+    sampled: bool = False
+    """Sample the actions (no: take the most probable ones)."""
+    seed: int = 0
+    """Seed of the episodes."""
+    device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    """Where to compute (auto: the best that jax finds)."""
+    quiet: bool = False
+    """Print nothing but errors."""
+    debug: bool = False
+    """Print the traceback of an error."""
+
+
 def read(arguments: list[str], command: str) -> Experiment:
     """The experiment that the flags describe, checked. Raises InputError."""
-    make_current_folder_importable()
+    _make_current_folder_importable()
     arguments = _expand(arguments)
     defaults = _defaults(arguments)
     flags = parse(Flags, arguments, command, defaults)
-    agents = dataclasses.replace(
-        flags.agents,
-        **{
-            name: _without_defaults(getattr(flags.agents, name), getattr(defaults.agents, name))
-            for name in ("sweep", "search", "evolve")
-        },
-    )
+    repeated = {
+        name: getattr(flags.agents, name)[len(default) :] or default  # tyro appends to the default
+        for name in ("sweep", "search", "evolve")
+        for default in [getattr(defaults.agents, name)]
+    }
     config = _config(flags.algorithm, defaults.algorithm)
-    boxes = ("stopping", "storage", "machine", "console")
-    others: dict[str, Any] = {name: getattr(flags, name) for name in boxes}
-    return Experiment(config, agents, **others).check()
+    boxes = flags.agents, flags.stopping, flags.storage, flags.machine, flags.console
+    return Experiment(config, *boxes).replace(**repeated).check()
 
 
 def parse(kind: Any, arguments: list[str], command: str, default: Any = None) -> Any:
@@ -85,22 +99,19 @@ def parse(kind: Any, arguments: list[str], command: str, default: Any = None) ->
     return tyro.cli(kind, args=arguments, prog=f"ppo-jax {command}", config=flat, **known)
 
 
-def make_current_folder_importable() -> None:
+def read_options(kind: Any, arguments: list[str], command: str) -> Any:
+    """The options of a command that reads a run. Raises InputError."""
+    _make_current_folder_importable()
+    options = parse(kind, arguments, command)
+    if not 0 <= options.seed <= LARGEST_SEED:
+        raise InputError(f"--seed is {options.seed}; seeds go from 0 to {LARGEST_SEED}")
+    return options
+
+
+def _make_current_folder_importable() -> None:
     """For package.module:name, as for `python -m`; the installed command's path lacks it."""
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, "")
-
-
-def check_least(name: str, number: int, least: int) -> None:
-    """Raise InputError for a number of a flag that is too small."""
-    if number < least:
-        raise InputError(f"--{name} is {number}; it must be at least {least}")
-
-
-def check_seed(seed: int) -> None:
-    """Raise InputError for a seed that no key has."""
-    if not 0 <= seed <= LARGEST_SEED:
-        raise InputError(f"--seed is {seed}; seeds go from 0 to {LARGEST_SEED}")
 
 
 def check_versions() -> None:
@@ -127,12 +138,6 @@ def _expand(arguments: list[str]) -> list[str]:
         if flag == "--drop-solved":
             raise InputError("--drop-solved is gone: solved agents cost too little; leave it out")
     return expanded
-
-
-def _without_defaults(together: tuple[str, ...], default: tuple[str, ...]) -> tuple[str, ...]:
-    """What was given of a repeated flag, without the default, which tyro puts before it; where
-    nothing was given, the default."""
-    return together[len(default) :] or default
 
 
 def _defaults(arguments: list[str]) -> Flags:
@@ -190,11 +195,8 @@ def _value(flags: Algorithm, name: str) -> Any:
     """A field's value; those of --env-kwargs are Python's numbers and booleans, or else text."""
     if name != "env_kwargs":
         return getattr(flags, name)
-    return {key: _literal(text) for key, text in flags.env_kwargs.items()}
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+    values = dict(flags.env_kwargs)
+    for key, text in values.items():
+        with contextlib.suppress(ValueError, SyntaxError):
+            values[key] = ast.literal_eval(text)
+    return values

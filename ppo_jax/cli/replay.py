@@ -16,7 +16,7 @@ from ppo_jax.run.storage import folder
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(flags.Common):
     """Take one agent out of a run: train it again from its key, compare it with what the run saved,
     and play episodes with it.
 
@@ -33,20 +33,10 @@ class Options:
     same until rounding has changed an action; or load what the run saved."""
     episodes: int = 1
     """Episodes to play."""
-    sampled: bool = False
-    """Sample the actions (no: take the most probable ones)."""
-    seed: int = 0
-    """Seed of the episodes."""
-    device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
-    """Where to train (auto: the CPU if the run used it, else the best that jax finds)."""
     out: str | None = None
     """Folder for the results (none: replay-AGENT in the run's)."""
     overwrite: bool = False
     """Replace the replay that the folder holds."""
-    quiet: bool = False
-    """Print nothing but errors."""
-    debug: bool = False
-    """Print the traceback of an error."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,30 +45,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> int:
-    options = flags.parse(Options, arguments, "replay")
-    flags.make_current_folder_importable()
-    flags.check_least("agent", options.agent, 0)
-    flags.check_least("episodes", options.episodes, 1)
-    flags.check_seed(options.seed)
+    options = flags.read_options(Options, arguments, "replay")
+    if options.agent < 0 or options.episodes < 1:
+        raise InputError(
+            f"--agent is {options.agent} and --episodes {options.episodes}; agents count from 0,"
+            " and there must be an episode"
+        )
     summary = _check_run(Path(options.run), options)
     out, console = _choose(options), Console(options.quiet)
     xla.set_flags(summary.get("devices", 1) if options.how == "batch" else 1)
 
     from ppo_jax.run import replaying  # jax: seconds, only after the flags have passed
 
-    on_cpu = options.device == "auto" and summary.get("device", "").startswith("cpu")
-    request = replaying.Request(
-        path=Path(options.run),
-        agent=options.agent,
-        how=options.how,
-        device="cpu" if on_cpu else options.device,
-        episodes=options.episodes,
-        sampled=options.sampled,
-        seed=options.seed,
-        out=out,
-    )
+    if options.device == "auto" and summary.get("device", "").startswith("cpu"):
+        options = dataclasses.replace(options, device="cpu")
     with xla.compilation_cache():
-        found = replaying.replay(request, console)
+        found = replaying.replay(options, out, console)
     _report(found, out, console)
     return 0
 
@@ -128,8 +110,12 @@ def _choose(options: Options) -> Path:
 
 
 def _report(summary: dict[str, Any], out: Path, console: Console) -> None:
-    if summary["how"] != "load":
-        console.say(_comparison(summary))
+    difference, parameters = summary["parameter_difference"], summary["num_parameters"]
+    if summary["bit_for_bit"]:
+        console.say(f"bit for bit: all {parameters:,} parameters are the saved ones")
+    elif summary["how"] != "load":
+        differ = "not finite" if difference is None else f"up to {difference:.3g}"
+        console.say(f"not bit for bit: parameters differ by {differ}, as rounding adds up")
     if summary["frozen_after"] is not None:
         console.say(
             f"it froze after update {summary['frozen_after']} of {summary['num_updates']}:"
@@ -143,19 +129,3 @@ def _report(summary: dict[str, Any], out: Path, console: Console) -> None:
     )
     files = (folder.METRICS,) * (summary["how"] != "load")
     console.say(f"wrote {out}{os.sep}: {', '.join(('trace.csv', *files, folder.SUMMARY))}")
-
-
-def _comparison(summary: dict[str, Any]) -> str:
-    if summary["bit_for_bit"]:
-        return f"bit for bit: all {summary['num_parameters']:,} parameters are the saved ones"
-    said = f"not bit for bit: parameters differ by up to {summary['parameter_difference']:.3g}"
-    curves = summary["curves"]
-    if curves is None:
-        return said
-    if curves["same_returns"] == summary["num_updates"]:
-        return f"{said}; returns while training are the same"
-    return (
-        f"{said}; returns while training are the same for {curves['same_returns']} of"
-        f" {summary['num_updates']} updates, then differ by up to"
-        f" {curves['differences']['episode_return']:.3g}, as rounding changes an action"
-    )

@@ -1,8 +1,7 @@
-"""ppo-jax train: trains agents, and saves them in a folder."""
+"""ppo-jax train and ppo-jax plan: train agents and save them, or say what that would need."""
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ppo_jax import __version__
@@ -10,54 +9,47 @@ from ppo_jax.cli import flags
 from ppo_jax.run import xla
 from ppo_jax.run.console import Console
 from ppo_jax.run.errors import run_command
-from ppo_jax.run.experiment import Experiment, check_countable
 from ppo_jax.run.storage import folder
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line, train, and return the process's exit code."""
-    return run_command(lambda given: start(given, "train"), arguments)
+def main(arguments: Sequence[str] | None = None, command: str = "train") -> int:
+    """Parse the command line, train or plan, and return the process's exit code."""
+    return run_command(lambda given: _main(given, command), arguments)
 
 
-def start(arguments: list[str], command: str) -> int:
-    """Train what the flags describe, or say what it would need."""
+def _main(arguments: list[str], command: str) -> int:
     experiment = flags.read(arguments, command)
-    if experiment.console.version:
+    storage, machine, screen = experiment.storage, experiment.machine, experiment.console
+    if screen.version:
         print(f"ppo_jax {__version__}")
         return 0
-    path = _check_folder(experiment)
-    check_countable(experiment)
+    plans = screen.plan or command == "plan"
+    path = folder.choose(storage.out, experiment.label)
+    if not machine.distributed and not plans:  # of several processes the main one checks
+        folder.check_not_locked(path)
+        if not storage.resume:
+            folder.check_no_other_run(path, storage.overwrite)
     flags.check_versions()
     xla.set_flags(experiment.agents_at_once)
 
     # jax and gymnax: seconds, only after the flags have passed.
     from ppo_jax.run import distributed, pipeline, planning
 
-    if experiment.machine.distributed:
-        distributed.join(experiment.machine)
-    console = Console(experiment.console.quiet or not distributed.is_main_process())
-    if command == "plan" or experiment.console.plan:
+    if machine.distributed:
+        distributed.join(machine)
+    console = Console(screen.quiet or not distributed.is_main_process())
+    if plans:
         planning.show(experiment, console)
         return 0
-    with xla.compilation_cache(experiment.machine.compilation_cache):
+    with xla.compilation_cache(machine.compilation_cache):
         summary = pipeline.run(experiment, path, console)
-    _report(summary, path, console)
+    _report(summary, console)
+    files = [name for name in folder.FILES if (path / name).exists()]
+    console.say(f"wrote {path}{os.sep}: {', '.join(files)}, TensorBoard events")
     return 0
 
 
-def _check_folder(experiment: Experiment) -> Path:
-    """The run's folder. Raises CommandError where it cannot be this run's."""
-    storage = experiment.storage
-    path = folder.choose(storage.out, experiment.label)
-    if experiment.machine.distributed:  # the main process checks
-        return path
-    folder.check_not_locked(path)
-    if storage.resume is None and not experiment.console.plan:
-        folder.check_no_other_run(path, storage.overwrite)
-    return path
-
-
-def _report(summary: dict[str, Any], path: Path, console: Console) -> None:
+def _report(summary: dict[str, Any], console: Console) -> None:
     returns = [value for value in summary["eval_return_per_seed"] if value is not None]
     mean = sum(returns) / len(returns) if returns else float("nan")
     console.say(
@@ -69,17 +61,13 @@ def _report(summary: dict[str, Any], path: Path, console: Console) -> None:
         agents = len(summary["eval_return_per_seed"])
         solved = round(summary["solved_fraction"] * agents)
         said = "solved" if solved == agents else f"solved by {solved} of {agents} agents"
-        said = "not solved" if not solved else said
+        said = said if solved else "not solved"
         verdict = f"{said}: {verdict} (solved at {summary['solved_at']:g})"
     console.say(verdict)
     if summary["diverged_seeds"]:
-        console.say(
-            "diverged, and frozen at the last finite state: agents"
-            f" {', '.join(summary['frozen_agents'])}"
-        )
+        frozen = ", ".join(summary["frozen_agents"])
+        console.say(f"diverged, and frozen at the last finite state: agents {frozen}")
     if summary["evolution"]:
         best = summary["evolution"]
         values = ", ".join(f"{name} {value:.4g}" for name, value in best["coefficients"].items())
         console.say(f"best of the population: agent {best['agent']} with {values}")
-    files = [name for name in folder.FILES if (path / name).exists()]
-    console.say(f"wrote {path}{os.sep}: {', '.join(files)}, TensorBoard events")

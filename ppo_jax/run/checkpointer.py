@@ -10,14 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ppo_jax.run import devices, distributed, results
+from ppo_jax.run import devices, distributed, training
 from ppo_jax.run.errors import InputError
 from ppo_jax.run.experiment import Experiment
 from ppo_jax.run.hooks import Hook, next_multiple
-from ppo_jax.run.results import Results
 from ppo_jax.run.storage import arrays, tables
 from ppo_jax.run.storage.checkpoints import Checkpoint, Writer
-from ppo_jax.run.training import Batch, BatchState
+from ppo_jax.run.training import Batch, BatchState, Results
 
 
 class Saved(NamedTuple):
@@ -94,9 +93,9 @@ class Checkpointer(Hook):
         self._writer.close()
 
     def _tree(self, batch: Batch) -> Saved:
-        finished = results.join(self.finished) if self.finished else results.none(batch.states)
+        finished = [training.no_results(batch.states), *self.finished]
         states = {name: hook.state() for name, hook in self._hooks.items()}
-        return Saved(batch.state(), finished, states)
+        return Saved(batch.state(), training.join(finished), states)
 
 
 def machine(chosen: list[jax.Device]) -> dict[str, Any]:

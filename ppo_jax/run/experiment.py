@@ -4,12 +4,11 @@ and what a resumed run is compared with. Needs no jax."""
 import dataclasses
 import difflib
 import hashlib
-import importlib
 import importlib.util
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -175,45 +174,26 @@ class Experiment:
     console: Screen = dataclasses.field(default_factory=Screen)
 
     def check(self) -> Self:
-        """This experiment, with the sweeps in one spelling, if it can be run. Raises InputError."""
-        for name in (*_RESULT_BOXES[1:], "storage", "machine", "console"):
+        """This experiment, with its sweeps in one spelling, if it can be run. Raises InputError."""
+        for name in _OPTION_BOXES:
             _check_box(getattr(self, name))
-        varied: dict[str, Mapping[str, Any]] = {
-            "sweep": self.axes,
-            "search": self.ranges,
-            "evolve": self.evolving,
-        }
-        spelled: dict[str, Any] = {name: sweeps.to_flags(read) for name, read in varied.items()}
-        twice = sorted(self.axes.keys() & self.ranges.keys())
-        if twice:
-            raise InputError(f"--search {', '.join(twice)} varies twice: --sweep has it as well")
-        _check_agents(self.agents, self.algorithm)
-        _check_storage(self.storage, self.machine, bool(self.evolving))
-        return dataclasses.replace(self, agents=dataclasses.replace(self.agents, **spelled))
+        read: dict[str, Any] = {"sweep": self.axes, "search": self.ranges, "evolve": self.evolving}
+        for line in _contradictions(self):
+            raise InputError(line)
+        return self.replace(**{name: sweeps.to_flags(varied) for name, varied in read.items()})
 
     def replace(self, **options: Any) -> Self:
-        """This experiment with some options of its boxes changed, by name.
-
-        Raises InputError for an option that there is not.
-        """
+        """This experiment with some options changed. Raises InputError for unknown ones."""
         boxes = {}
-        for name in (*_RESULT_BOXES[1:], "storage", "machine", "console"):
-            box = getattr(self, name)
-            own = {key: options.pop(key) for key in _fields_of(box).keys() & options.keys()}
-            boxes[name] = dataclasses.replace(box, **own)
+        for name in _OPTION_BOXES:
+            own = _fields_of(getattr(self, name)).keys() & options.keys()
+            changes = {key: options.pop(key) for key in own}
+            boxes[name] = dataclasses.replace(getattr(self, name), **changes)
         for name in options:
             known = [key for box in boxes.values() for key in _fields_of(box)]
             near = difflib.get_close_matches(name, known, n=1)
-            raise InputError(
-                f"there is no option {name}" + "".join(f"; did you mean {one}?" for one in near)
-            )
+            raise InputError(f"no option is called {name}" + f"; did you mean {near}?" * bool(near))
         return dataclasses.replace(self, **boxes)
-
-    @property
-    def label(self) -> str:
-        """Name of a fresh folder for the run."""
-        label = f"{objects.name(self.algorithm.env)}-{self.agents.recipe}-seed{self.agents.seed}"
-        return label.replace(":", ".")
 
     @property
     def axes(self) -> sweeps.Axes:
@@ -231,98 +211,78 @@ class Experiment:
         return sweeps.read_ranges("--evolve", self.agents.evolve, self.algorithm)
 
     @property
-    def num_settings(self) -> int:
-        """Settings of the grid and the search, at most."""
-        return math.prod(map(len, self.axes.values())) * max(self.agents.samples, 1)
-
-    @property
     def agents_at_once(self) -> int:
         """Agents trained at once, at most."""
-        total = self.num_settings * self.agents.num_seeds
+        settings = math.prod(map(len, self.axes.values())) * max(self.agents.samples, 1)
+        total = settings * self.agents.num_seeds
         return min(total, self.agents.group_size or total)
+
+    @property
+    def label(self) -> str:
+        """Name of a fresh folder for the run."""
+        label = f"{objects.name(self.algorithm.env)}-{self.agents.recipe}-seed{self.agents.seed}"
+        return label.replace(":", ".")
 
     def describe(self) -> dict[str, Any]:
         """What decides the run's results, as config.json has it."""
         import jax
 
-        config = self.algorithm
-        fields = _fields_of(config)
+        config, fields = self.algorithm, _fields_of(self.algorithm)
         if config.total_timesteps is not None:
             fields["num_updates"] = None  # it follows
-        fields["env_params"], fields["env_kwargs"] = (
-            dict(config.env_params),
-            dict(config.env_kwargs),
-        )
-        described = {name: _describe_object(fields[name]) for name in OBJECTS}
-        boxes = {name: _fields_of(getattr(self, name)) for name in _RESULT_BOXES[1:]}
+        fields |= {"env_params": dict(config.env_params), "env_kwargs": dict(config.env_kwargs)}
+        fields |= {name: objects.describe(fields[name]) for name in OBJECTS}
+        sources = {name: _source(getattr(config, name)) for name in OBJECTS}
         return {
             "format": FORMAT,
-            "algorithm": {**fields, **described},
-            **boxes,
-            "sources": sources(config),
+            "algorithm": fields,
+            "agents": _fields_of(self.agents),
+            "stopping": _fields_of(self.stopping),
+            "sources": {name: found for name, found in sources.items() if found},
             "versions": {"ppo_jax": __version__, "jax": jax.__version__},
         }
 
 
-_RESULT_BOXES = ("algorithm", "agents", "stopping")  # what decides a run's results
+_OPTION_BOXES = ("agents", "stopping", "storage", "machine", "console")
 
 
 def read_description(saved: Mapping[str, Any], **own: Any) -> Experiment:
     """The experiment of a config.json; a field that it lacks has the default that computes what was
     computed before there was that field.
 
-    `own` stand for the environment, network and optimizer that a file cannot hold. Raises
-    ValueError for an object that is not given, and for a value that a field cannot have.
+    `own` are the environment, network and optimizer that a file cannot hold. Raises ValueError for
+    one that is not given, and for a value that a field cannot have.
     """
-    saved = _upgraded(saved)
-    fields = dict(saved["algorithm"])
-    fields |= {name: given for name, given in own.items() if given is not None}
+    boxes = _boxes(saved)
+    fields = {**boxes["algorithm"], **{name: one for name, one in own.items() if one is not None}}
     for name in OBJECTS:
         if isinstance(fields.get(name), dict):
             raise ValueError(
                 f"{name} was the object {fields[name]['object']}, which a file cannot hold; give it"
                 f" in Python: load(path, {name}=...), or train(config, resume=...)"
             )
-    agents, stopping = (
-        {name: _as_field(value) for name, value in saved[key].items()} for key in _RESULT_BOXES[1:]
-    )
-    experiment = Experiment(Config(**fields).check(), Agents(**agents), Stopping(**stopping))
-    for name in _RESULT_BOXES[1:]:
-        _check_box(getattr(experiment, name))
+    options: list[dict[str, Any]] = [
+        {name: tuple(value) if isinstance(value, list) else value for name, value in box.items()}
+        for box in (boxes["agents"], boxes["stopping"])
+    ]
+    agents, stopping = Agents(**options[0]), Stopping(**options[1])
+    experiment = Experiment(Config(**fields).check(), agents, stopping)
+    _check_box(experiment.agents)
+    _check_box(experiment.stopping)
     return experiment
 
 
 def differences(asked: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, str]:
     """The fields in which two config.json differ, each with both values in words."""
-    one, other = _flat(asked), _flat(saved)
+    ours, theirs = (
+        {name: "none" if value is None else value for box in flat.values() for name, value in box}
+        for flat in (_with_defaults(asked), _with_defaults(saved))
+    )
     return {
-        name: f"{name} {_in_words(other.get(name))} there, {_in_words(one.get(name))} asked for"
-        for name in sorted(one.keys() | other.keys())
-        if one.get(name) != other.get(name)
+        name: f"{name} {theirs.get(name)} there, {ours.get(name)} asked for"
+        for name in sorted(ours.keys() | theirs.keys())
+        if ours.get(name) != theirs.get(name)
     }
-
-
-def sources(config: Config) -> dict[str, dict[str, str]]:
-    """The files that the user's own parts come from, with their hashes, by field."""
-    found = {}
-    for name in OBJECTS:
-        given = getattr(config, name)
-        if (isinstance(given, str) and ":" not in given) or given is None:
-            continue
-        kind = given if isinstance(given, type) else type(given)
-        module = given.partition(":")[0] if isinstance(given, str) else kind.__module__
-        file = getattr(_imported(module), "__file__", None)
-        if file and Path(file).suffix == ".py":
-            digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
-            found[name] = {"file": Path(file).name, "sha256": digest}
-    return found
-
-
-def _imported(module: str) -> Any:
-    try:
-        return sys.modules.get(module) or importlib.import_module(module)
-    except Exception:  # the environment's own check says what is wrong with it
-        return None
 
 
 def _check_box(box: Any) -> None:
@@ -333,106 +293,84 @@ def _check_box(box: Any) -> None:
             raise InputError(f"--{str(error).replace('_', '-', field.name.count('_'))}") from error
 
 
-def _check_agents(agents: Agents, config: Config) -> None:
+def _contradictions(experiment: Experiment) -> Iterator[str]:
+    """What options say that does not go together, a line each."""
+    agents, storage, machine = experiment.agents, experiment.storage, experiment.machine
+    config, at_once = experiment.algorithm, experiment.agents_at_once
+    twice = sorted(experiment.axes.keys() & experiment.ranges.keys())
+    if twice:
+        yield f"--search {', '.join(twice)} varies twice: --sweep has it as well"
     if agents.search and not agents.samples:
-        raise InputError("--samples is 0; say how many settings --search draws")
+        yield "--samples is 0; say how many settings --search draws"
     if agents.samples and not agents.search:
-        raise InputError(f"--samples is {agents.samples}, but no --search draws them")
+        yield f"--samples is {agents.samples}, but there is no --search to draw them from"
     if agents.evolve and (agents.sweep or agents.search or agents.group_size):
-        raise InputError("--evolve goes with none of --sweep, --search and --group-size")
+        yield "--evolve goes with none of --sweep, --search and --group-size"
     if agents.evolve and agents.num_seeds < 4:
-        raise InputError(
-            f"--num-seeds is {agents.num_seeds}; --evolve needs a population of at least 4"
-        )
+        yield f"--num-seeds is {agents.num_seeds}; --evolve needs a population of at least 4"
     if agents.evolve and agents.evolve_every >= (config.num_updates or 0):
-        raise InputError(
+        yield (
             f"--evolve-every is {agents.evolve_every}, but the run has {config.num_updates}"
             " updates: there would be no second generation"
         )
     if agents.seed + agents.num_seeds - 1 > LARGEST_SEED:
-        raise InputError(
-            f"--seed is {agents.seed} and --num-seeds {agents.num_seeds}; seeds go from 0 to"
-            f" {LARGEST_SEED}"
-        )
+        seeds = f"--seed is {agents.seed} and --num-seeds {agents.num_seeds}"
+        yield f"{seeds}; seeds go from 0 to {LARGEST_SEED}"
     if (agents.init_from is None) != (agents.agent is None):
-        raise InputError("--init-from RUN and --agent NUMBER go together: one of them is missing")
-
-
-def _check_storage(storage: Storage, machine: Machine, evolves: bool) -> None:
-    if storage.resume and storage.out is None:
-        raise InputError("--resume needs --out, the folder of the run to continue")
-    if storage.resume and storage.overwrite:
-        raise InputError("--resume continues the run, --overwrite replaces it; leave out one")
-    if storage.track and importlib.util.find_spec(storage.track) is None:
-        raise InputError(
-            f"--track {storage.track}: it is not installed; pip install 'ppo-jax[{storage.track}]'"
-        )
-    if machine.distributed and evolves:
-        raise InputError("--distributed trains agents apart, and --evolve together; leave out one")
-    for name in ("coordinator", "num_processes", "process_id"):
-        if not machine.distributed and getattr(machine, name) is not None:
-            flag = name.replace("_", "-")
-            raise InputError(f"--{flag} {getattr(machine, name)} needs --distributed")
-
-
-def check_countable(experiment: Experiment) -> None:
-    """Raise InputError where one update makes more transitions than 32 bits count."""
-    config, agents = experiment.algorithm, experiment.agents_at_once
-    transitions = agents * (config.min_transitions or config.batch_size)
+        yield "--init-from RUN and --agent NUMBER go together: one of them is missing"
+    transitions = at_once * (config.min_transitions or config.batch_size)
     if transitions > _MOST_TRANSITIONS:
-        raise InputError(
-            f"{agents} agents at once make {transitions} transitions in one update; give at most"
+        yield (
+            f"{at_once} agents at once make {transitions} transitions in one update; give at most"
             f" {_MOST_TRANSITIONS}, with --group-size fewer agents at once"
         )
+    if storage.resume and storage.out is None:
+        yield "--resume needs --out, the folder of the run to continue"
+    if storage.resume and storage.overwrite:
+        yield "--resume continues the run, --overwrite replaces it; leave out one"
+    if storage.track and importlib.util.find_spec(storage.track) is None:
+        yield f"--track {storage.track}: not installed; pip install 'ppo-jax[{storage.track}]'"
+    if machine.distributed and agents.evolve:
+        yield "--distributed trains agents apart, and --evolve together; leave out one"
+    for name in ("coordinator", "num_processes", "process_id"):
+        if not machine.distributed and getattr(machine, name) is not None:
+            yield f"--{name.replace('_', '-')} {getattr(machine, name)} needs --distributed"
 
 
 def _fields_of(box: Any) -> dict[str, Any]:
     return {field.name: getattr(box, field.name) for field in dataclasses.fields(box)}
 
 
-def _describe_object(given: Any) -> Any:
-    """A field that may hold an object, as JSON: an object by the name of its class."""
-    if given is None or isinstance(given, str):
-        return given
-    kind = given if isinstance(given, type) else type(given)
-    return {"object": f"{kind.__module__}.{kind.__qualname__}"}
+def _source(given: Any) -> dict[str, str] | None:
+    """File and hash of the module that the user's own part comes from; none for built-in ones."""
+    name = given.partition(":")[0] if isinstance(given, str) and ":" in given else None
+    if given is not None and not isinstance(given, str):
+        name = (given if isinstance(given, type) else type(given)).__module__
+    path = Path(getattr(sys.modules.get(name or ""), "__file__", None) or "")
+    if path.suffix != ".py":
+        return None
+    return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
-def _as_field(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _upgraded(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """A config.json with the boxes of this format; format 2 and older had all but the algorithm in
-    one."""
+def _boxes(saved: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The boxes of a config.json; format 2 and older had the options in one."""
     if "algorithm" in saved:
-        return dict(saved)
+        return {name: saved[name] for name in ("algorithm", "agents", "stopping")}
     varied = {name: sweeps.to_flags(saved.get(name, {})) for name in ("sweep", "search", "evolve")}
-    boxes = {
-        key: {
-            name: value
-            for name, value in {**saved, **varied}.items()
-            if name in {field.name for field in dataclasses.fields(box)}
-        }
-        for key, box in (("agents", Agents), ("stopping", Stopping))
+    agents = {name: {**saved, **varied}[name] for name in _fields_of(Agents()) if name in saved}
+    fraction = saved.get("stop_when_solved")  # without it the interval meant nothing
+    every = None if fraction is None else saved["evaluate_every"]
+    stopping = {"stop_when_solved": fraction, "evaluate_every": every}
+    return {"algorithm": saved["config"], "agents": agents, "stopping": stopping}
+
+
+def _with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The boxes with the defaults of what is not in them, as JSON has them."""
+    boxes, defaults = _boxes(saved), Experiment()
+    algorithm = {**_fields_of(defaults.algorithm), "num_updates": None, "env_kwargs": {}}
+    together = {
+        "algorithm": {**algorithm, **boxes["algorithm"]},
+        "agents": {**_fields_of(defaults.agents), **boxes["agents"]},
+        "stopping": {**_fields_of(defaults.stopping), **boxes["stopping"]},
     }
-    if boxes["stopping"].get("stop_when_solved") is None:
-        boxes["stopping"] = {}  # it named an interval that nothing used
-    return {**saved, "algorithm": saved["config"], **boxes}
-
-
-def _flat(description: Mapping[str, Any]) -> dict[str, Any]:
-    saved = _upgraded(description)
-    defaults = {
-        "algorithm": {**_fields_of(Config()), "num_updates": None, "env_kwargs": {}},
-        "agents": _fields_of(Agents()),
-        "stopping": _fields_of(Stopping()),
-    }
-    flat: dict[str, Any] = {}
-    for name in _RESULT_BOXES:
-        flat |= {**defaults[name], **saved[name]}
-    return json.loads(json.dumps(flat))
-
-
-def _in_words(value: Any) -> str:
-    return "none" if value is None else str(value)
+    return {name: box.items() for name, box in json.loads(json.dumps(together)).items()}

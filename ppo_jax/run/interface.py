@@ -6,7 +6,7 @@ from typing import Any
 from ppo_jax.config import OBJECTS, Config
 from ppo_jax.run import pipeline, saved, xla
 from ppo_jax.run.console import Console
-from ppo_jax.run.experiment import CUSTOM, Experiment, check_countable
+from ppo_jax.run.experiment import CUSTOM, Experiment
 from ppo_jax.run.saved import Run
 from ppo_jax.run.storage import folder
 
@@ -36,7 +36,6 @@ def train(
     given = {"recipe": CUSTOM, "quiet": True, "num_seeds": num_seeds, "seed": seed, "out": out}
     experiment = Experiment(config.check()).replace(**given, **flags).check()
     path = folder.choose(out, experiment.label)
-    check_countable(experiment)
     with xla.compilation_cache(experiment.machine.compilation_cache):
         pipeline.run(experiment, path, Console(experiment.console.quiet), hooks)
     given = {name: getattr(config, name) for name in OBJECTS}

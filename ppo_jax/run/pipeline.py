@@ -14,7 +14,7 @@ import numpy as np
 
 from ppo_jax import __version__, env, objects, population, ppo, rollout
 from ppo_jax.policy import Params
-from ppo_jax.run import agents, compiled, devices, distributed, report, results, resume, sinks
+from ppo_jax.run import agents, compiled, devices, distributed, report, resume, sinks
 from ppo_jax.run.agents import AgentTable
 from ppo_jax.run.checkpointer import Checkpointer
 from ppo_jax.run.compiled import EVAL_EPISODES, Programs
@@ -24,11 +24,10 @@ from ppo_jax.run.evolution import Evolution
 from ppo_jax.run.experiment import Experiment
 from ppo_jax.run.hooks import Evaluation, Hook, UserHook
 from ppo_jax.run.progress import Progress
-from ppo_jax.run.results import Results
 from ppo_jax.run.signals import Signals, catch_signals
 from ppo_jax.run.storage import arrays, folder, tables
 from ppo_jax.run.storage.checkpoints import Checkpoint
-from ppo_jax.run.training import Batch, train_batch
+from ppo_jax.run.training import Batch, Results, join, train_batch
 
 
 class Plan(NamedTuple):
@@ -219,22 +218,21 @@ def _train(
     if checkpoint:
         current = checkpoint.arrays["batch.agent_ids"]
         begun = [checkpoint.arrays["finished.agent_ids"], current[current >= 0]]
-    place, seconds, number = (jax.process_index(), jax.process_count()), 0.0, 1
-    for lanes in plan.table.batches(plan.lanes, *place, *begun):
-        steps = sum(int(one.env_steps.sum()) for one in checkpointer.finished)
-        batch = Batch(plan.table, lanes, programs, number, seconds, steps, plan.initial)
+    batch = None
+    for lanes in plan.table.batches(plan.lanes, jax.process_index(), jax.process_count(), *begun):
+        batch = Batch(plan.table, lanes, programs, batch, plan.initial)
         if checkpoint:
             checkpointer.restore_run(checkpoint, batch)
             checkpoint = None
         train_batch(batch, hooks, signals)
-        seconds, number = batch.seconds, batch.number + 1
         last = batch.results(evaluated=not signals.received)
         if signals.agreed():  # the evaluation is done again when the run is resumed
             checkpointer.save(batch)
-            return results.join([*checkpointer.finished, last]), seconds
+            return join([*checkpointer.finished, last]), batch.seconds
         checkpointer.save_end(batch)
         checkpointer.finished.append(last)
-    return results.join(checkpointer.finished), seconds
+    assert batch is not None
+    return join(checkpointer.finished), batch.seconds
 
 
 def _summarize(

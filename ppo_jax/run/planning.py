@@ -7,14 +7,14 @@ import time
 from typing import NamedTuple
 
 import jax
-import numpy as np
+from rich.filesize import decimal
 
 from ppo_jax.run import compiled, pipeline, sinks
-from ppo_jax.run.compiled import Programs
+from ppo_jax.run.agents import Lanes
 from ppo_jax.run.console import Console
 from ppo_jax.run.experiment import Experiment
 from ppo_jax.run.pipeline import Plan
-from ppo_jax.run.storage import folder
+from ppo_jax.run.training import Batch
 
 _UPDATES = 3  # of the calibration, after one that is not counted
 _REST = 60_000_000  # bytes of what is not compiled here, the report's programs and its figure
@@ -43,36 +43,44 @@ def show(experiment: Experiment, console: Console) -> Needs:
     pipeline.print_header(plan, console)
     with plan.device_errors():
         needs = _measure(plan, console)
-    fits = needs.agents_that_fit >= needs.group_size
-    remedy = "they fit" if fits else f"give --group-size {max(needs.agents_that_fit, 1)}"
-    at_once = "all at once" if needs.group_size >= needs.agents else f"{needs.group_size:,} at once"
-    for line in (
-        f"an agent needs {folder.size(needs.bytes_per_agent)}; {needs.agents:,} agents, {at_once},"
-        f" with {folder.size(needs.compiling_bytes)} of the compiler: "
-        f"{folder.size(needs.bytes_in_all)}",
-        f"free {folder.size(needs.bytes_free)}: about {needs.agents_that_fit:,} agents fit at once;"
-        f" {remedy}",
+    size, fit = needs.group_size, needs.agents_that_fit
+    at_once = "all at once" if size >= needs.agents else f"{size:,} at once"
+    console.say(
+        f"an agent needs {decimal(round(needs.bytes_per_agent))}; {needs.agents:,} agents,"
+        f" {at_once}, with {decimal(needs.compiling_bytes)} of the compiler:"
+        f" {decimal(needs.bytes_in_all)}"
+    )
+    remedy = "they fit" if fit >= size else f"give --group-size {max(fit, 1)}"
+    console.say(f"free {decimal(needs.bytes_free)}: about {fit:,} agents fit at once; {remedy}")
+    console.say(
         f"expected: {needs.compile_seconds:.0f} s of compiling, {needs.train_seconds:,.0f} s of"
-        " training, then the evaluation",
-    ):
-        console.say(line)
+        " training, then the evaluation"
+    )
     return needs
 
 
 def _measure(plan: Plan, console: Console) -> Needs:
     sinks.import_tensorboard()  # a run would, and imports are not counted
-    before, lanes, devices_used = _peak(), plan.lanes, len(plan.chosen)
-    free = _free(plan.chosen)
+    config, agents, devices = plan.experiment.algorithm, len(plan.table), len(plan.chosen)
+    before, free, lanes = _memory("VmHWM", "/proc/self/status"), _free(plan.chosen), plan.lanes
+    started = time.perf_counter()
     with console.waiting(f"compiling {plan.experiment.agents.recipe} for {lanes:,} agents at once"):
-        programs, compile_seconds = _compile(plan, lanes)
-    compiling = max(0, _peak() - before) + _REST
-    per_agent = programs.memory() * devices_used / lanes
-    updates, agents = plan.experiment.algorithm.num_updates or 0, len(plan.table)
+        own = next(plan.table.batches(lanes))
+        programs = compiled.build(plan.table.configure(own.agent_ids), lanes, plan.chosen)
+    compile_seconds = time.perf_counter() - started
+    compiling = max(0, _memory("VmHWM", "/proc/self/status") - before) + _REST
+    per_agent = programs.memory() * devices / lanes
     fit = int((free - compiling) / per_agent)
     if fit < lanes:  # what does not fit cannot be timed: time what does
-        lanes = max(devices_used, fit // 2 // devices_used * devices_used)
-        programs, _ = _compile(plan, lanes)
-    each = _seconds_of_update(plan, lanes, programs) / lanes
+        lanes = max(devices, fit // 2 // devices * devices)
+        own = Lanes(own.agent_ids[:lanes], own.is_real[:lanes])
+        programs = compiled.build(plan.table.configure(own.agent_ids), lanes, plan.chosen)
+    batch, updates = Batch(plan.table, own, programs), min(_UPDATES, compiled.capacity(config))
+    for size in (1, updates):
+        started = time.perf_counter()
+        batch.start_chunk(size)
+        batch.finish_chunk()
+    each = (time.perf_counter() - started) / updates / lanes
     return Needs(
         agents=agents,
         group_size=plan.lanes,
@@ -82,38 +90,8 @@ def _measure(plan: Plan, console: Console) -> Needs:
         bytes_free=free,
         agents_that_fit=max(fit, 0),
         compile_seconds=compile_seconds,
-        train_seconds=each * agents * updates,
+        train_seconds=each * agents * (config.num_updates or 0),
     )
-
-
-def _compile(plan: Plan, lanes: int) -> tuple[Programs, float]:
-    started = time.perf_counter()
-    config = plan.table.configure(next(plan.table.batches(lanes)).agent_ids)
-    return compiled.build(config, lanes, plan.chosen), time.perf_counter() - started
-
-
-def _seconds_of_update(plan: Plan, lanes: int, programs: Programs) -> float:
-    agent_ids = next(plan.table.batches(lanes)).agent_ids
-    config = plan.table.configure(agent_ids)
-    states = programs.init(plan.table.seeds[agent_ids], config)
-    states, rows = programs.chunk(states, config, 1)
-    jax.block_until_ready(rows)
-    updates = min(_UPDATES, compiled.capacity(config))
-    started = time.perf_counter()
-    states, rows = programs.chunk(states, config, updates)
-    jax.block_until_ready(programs.summarize(rows, np.ones(lanes, bool)))
-    return (time.perf_counter() - started) / updates
-
-
-def _peak() -> int:
-    """The most bytes of memory that this process has held."""
-    try:
-        with open("/proc/self/status") as file:
-            lines = dict(line.split(":", 1) for line in file)
-        return int(lines["VmHWM"].split()[0]) * 1024
-    except OSError:  # no Linux; there the figure below would be the parent's, if that is larger
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _free(chosen: list[jax.Device]) -> int:
@@ -121,9 +99,16 @@ def _free(chosen: list[jax.Device]) -> int:
     statistics = [device.memory_stats() for device in chosen]
     if all(statistics):
         return sum(one["bytes_limit"] - one["bytes_in_use"] for one in statistics)
+    return _memory("MemAvailable", "/proc/meminfo")
+
+
+def _memory(name: str, path: str) -> int:
+    """Bytes that Linux has under this name; elsewhere all there are, or the process's peak."""
     try:
-        with open("/proc/meminfo") as file:
-            lines = dict(line.split(":", 1) for line in file)
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except OSError:  # no Linux: all the memory that there is
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        with open(path) as file:
+            return int(dict(line.split(":", 1) for line in file)[name].split()[0]) * 1024
+    except OSError:
+        if name == "MemAvailable":
+            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,8 +1,6 @@
 """Trains one agent of a run again, compares it with what was saved, and lets it play."""
 
 import csv
-import dataclasses
-import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,24 +17,10 @@ from ppo_jax.run.progress import Progress
 from ppo_jax.run.saved import Agent, Run
 from ppo_jax.run.signals import Signals
 from ppo_jax.run.sinks import Metrics
-from ppo_jax.run.storage import arrays, folder, tables
+from ppo_jax.run.storage import arrays, folder
 from ppo_jax.run.training import Batch, train_batch
 
 TRACE = "trace.csv"
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """Which agent to replay, how, and where it goes."""
-
-    path: Path  # the run's folder
-    agent: int
-    how: str  # batch, alone or load
-    device: str
-    episodes: int
-    sampled: bool
-    seed: int  # of the episodes
-    out: Path
 
 
 class Shape(NamedTuple):
@@ -48,34 +32,39 @@ class Shape(NamedTuple):
     num_updates: int  # that its batch made
 
 
-def replay(request: Request, console: Console) -> dict[str, Any]:
+def replay(request: Any, out: Path, console: Console) -> dict[str, Any]:
     """Train the agent again (or load it), compare it, play with it, and write what was found.
 
-    Returns the summary. Raises CommandError for what the user can mend.
+    Args:
+        request: the options of `ppo-jax replay`.
+        out: the folder for what was found.
+
+    Returns: the summary. Raises CommandError for what the user can mend.
     """
-    run = saved.read_run(request.path)
-    run.check_number(request.agent)
-    agent, shape = run.agent(request.agent), _shape(request, run)
+    run, agent = saved.read_agent(Path(request.run), request.agent)
+    assert agent is not None
+    shape = _shape(request, run)
     chosen = _devices(request, shape)
-    folder.empty(request.out)
-    with folder.file_system(request.out):
-        (request.out / TRACE).unlink(missing_ok=True)
+    folder.empty(out)
+    with folder.file_system(out):
+        (out / TRACE).unlink(missing_ok=True)
     _print_header(request, run, chosen, console)
     frozen_after = run.summary.get("frozen_agents", {}).get(str(request.agent))
-    found, params = {"frozen_after": frozen_after}, agent.params
+    found: dict[str, Any] = {"frozen_after": frozen_after}
+    params = agent.params
     with devices.device_errors("this agent", "--how alone needs less"):
         if request.how != "load":
-            params, made = _retrain(request, run, shape, chosen, console)
-            found = _compare(request, agent, params)
+            params, made = _retrain(request, run, shape, chosen, out, console)
+            found |= _compare(agent, params)
             found["frozen_after"] = made if made < shape.num_updates else None
         trace = jax.jit(evaluate.play, static_argnums=(3, 4))(
             params, agent.config, jax.random.key(request.seed), request.episodes, request.sampled
         )
         trace = jax.tree.map(np.asarray, trace)
-    _write_trace(request.out / TRACE, trace)
+    _write_trace(out / TRACE, trace)
     returns = np.sum(trace.reward, axis=0, where=trace.valid, dtype=float).tolist()
     summary = {
-        "run": str(request.path),
+        "run": request.run,
         "agent": request.agent,
         "seed": int(run.table.seeds[request.agent]),
         "setting": int(run.table.setting[request.agent]),
@@ -85,7 +74,6 @@ def replay(request: Request, console: Console) -> dict[str, Any]:
         "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(agent.params)),
         "bit_for_bit": None,
         "parameter_difference": None,
-        "curves": None,
         **found,
         "sampled": request.sampled,
         "episodes_seed": request.seed,
@@ -93,21 +81,21 @@ def replay(request: Request, console: Console) -> dict[str, Any]:
         "mean_return": float(np.mean(returns)),
         **pipeline.made_on(chosen),
     }
-    folder.write_json(request.out / folder.SUMMARY, summary)
+    folder.write_json(out / folder.SUMMARY, summary)
     return summary
 
 
-def _shape(request: Request, run: Run) -> Shape:
+def _shape(request: Any, run: Run) -> Shape:
     """How the run trained the agent."""
     summary, table = run.summary, run.table
     batch, lane = divmod(request.agent % table.per_process(summary["processes"]), summary["lanes"])
-    with folder.file_system(request.path):
-        rows = csv.DictReader((request.path / folder.STATISTICS).read_text().splitlines())
+    with folder.file_system(Path(request.run)):
+        rows = csv.DictReader(Path(request.run, folder.STATISTICS).read_text().splitlines())
     updates = [int(row["update"]) for row in rows if int(row["group"]) == batch + 1]
     return Shape(summary["devices"], summary["lanes"], lane, max(updates, default=0))
 
 
-def _devices(request: Request, shape: Shape) -> list[jax.Device]:
+def _devices(request: Any, shape: Shape) -> list[jax.Device]:
     """As many devices as the run used, or one. Raises DeviceError where there are fewer."""
     chosen, number = devices.select(request.device), shape.devices
     if request.how != "batch":
@@ -121,29 +109,24 @@ def _devices(request: Request, shape: Shape) -> list[jax.Device]:
     return chosen[:number]
 
 
-def _print_header(request: Request, run: Run, chosen: list[jax.Device], console: Console) -> None:
+def _print_header(request: Any, run: Run, chosen: list[jax.Device], console: Console) -> None:
     own = run.hyperparameters_of(request.agent)
     values = ", ".join(f"{name} {value:.4g}" for name, value in own.items())
     several = run.table.num_settings > 1
     setting = f", setting {run.table.setting[request.agent]}" if several else ""
     console.say(
-        f"ppo_jax {__version__}: agent {request.agent} of {request.path}, seed"
+        f"ppo_jax {__version__}: agent {request.agent} of {request.run}, seed"
         f" {run.table.seeds[request.agent]}{setting}{f' ({values})' if values else ''},"
         f" on {devices.describe(chosen)}"
     )
     here = pipeline.made_on(chosen)
     before = {name: run.summary[name] for name in here}
     if request.how == "batch" and before != here:
-        made, now = (
-            f"ppo_jax {one['versions']['ppo_jax']} and jax {one['versions']['jax']}, on"
-            f" {one['device']}"
-            for one in (before, here)
-        )
-        console.say(f"the run was made with {made}, this is {now}: results may differ bitwise")
+        console.say(f"the run was made with {before}, this is {here}: results may differ bitwise")
 
 
 def _retrain(
-    request: Request, run: Run, shape: Shape, chosen: list[jax.Device], console: Console
+    request: Any, run: Run, shape: Shape, chosen: list[jax.Device], out: Path, console: Console
 ) -> tuple[Any, int]:
     """The agent again, in its own lane of the run's programs, or alone; its metrics are written.
 
@@ -160,7 +143,7 @@ def _retrain(
     batch = Batch(run.table, own, programs, initial=initial)
     batch.total_updates = shape.num_updates
     progress = Progress(console, 1, shape.num_updates)
-    hooks = [Metrics(request.out, run.table), progress]
+    hooks = [Metrics(out, run.table), progress]
     train_batch(batch, hooks, Signals())
     for hook in hooks:
         hook.close()
@@ -168,34 +151,13 @@ def _retrain(
     return params, int(batch.states.num_updates[lane])
 
 
-def _compare(request: Request, agent: Agent, params: Any) -> dict[str, Any]:
-    """Whether the agent's parameters are the saved ones, bit for bit, and how far it differs."""
+def _compare(agent: Agent, params: Any) -> dict[str, Any]:
+    """Whether the agent's parameters are the saved ones, bit for bit, and how far they differ."""
     ours, theirs = arrays.to_named(params), arrays.to_named(agent.params)
-    differences = [np.abs(ours[name].astype(float) - leaf).max() for name, leaf in theirs.items()]
+    largest = max(np.abs(ours[name].astype(float) - leaf).max() for name, leaf in theirs.items())
     return {
         "bit_for_bit": all(ours[name].tobytes() == leaf.tobytes() for name, leaf in theirs.items()),
-        "parameter_difference": _number(max(differences)),
-        "curves": _compare_curves(request, agent),
-    }
-
-
-def _compare_curves(request: Request, agent: Agent) -> dict[str, Any] | None:
-    """The largest differences between the saved and the new learning curves, where both have a
-    value, and for how many updates the returns were the same; none without curves."""
-    if not agent.metrics:
-        return None
-    again = tables.read_metrics(request.out / folder.METRICS)
-    pairs = {name: (again[name][:, 0], agent.metrics[name]) for name in Metrics.columns}
-    pairs = {name: (ours, theirs[: len(ours)]) for name, (ours, theirs) in pairs.items()}
-    largest = {
-        name: np.nan_to_num(np.abs(ours - theirs)).max(initial=0)
-        for name, (ours, theirs) in pairs.items()
-    }
-    # A mean of several episodes may be rounded otherwise; another action makes a larger difference.
-    same = np.isclose(*pairs["episode_return"], rtol=1e-5, atol=0, equal_nan=True)
-    return {
-        "same_returns": len(same) if same.all() else int(np.argmin(same)),
-        "differences": {name: _number(value) for name, value in largest.items()},
+        "parameter_difference": float(largest) if np.isfinite(largest) else None,
     }
 
 
@@ -224,7 +186,3 @@ def _columns(name: str, tree: Any, always_numbered: bool = False) -> dict[str, n
     if len(numbers) == 1 and not always_numbered:
         return {name: numbers[0]}
     return {f"{name}_{index}": one for index, one in enumerate(numbers)}
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if math.isfinite(value) else None

@@ -1,7 +1,6 @@
 """Reports a run: settings ranked with intervals, in a table, a file and a figure."""
 
 import csv
-import math
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from ppo_jax.run.storage import folder
 _SHOWN = 20  # rows of the table on the screen; the file has all
 _DRAWN = 8  # curves in the figure
 _BOOTSTRAP = 0xB007  # key of the resampling
+_COLUMNS = ("iqm", "low", "high", "improvement", "solved")
 _QUARTILES = ("solved_after_q25", "solved_after", "solved_after_q75")
 
 Row = dict[str, Any]
@@ -62,40 +62,28 @@ def rank(
     env_steps: np.ndarray | None,
     solved_at: float | None,
 ) -> list[Row]:
-    """A row per setting, best interquartile mean of the final greedy returns first; of equals, the
-    one that solved more. Curves are [updates, agents], or none."""
+    """A row per setting, best interquartile mean of the final greedy returns first."""
     scores = np.where(np.isnan(eval_returns), -np.inf, eval_returns)
     scores = scores.reshape(table.num_settings, -1)
-    compared = jax.jit(statistics.compare_settings)(
-        jax.random.key(_BOOTSTRAP), jnp.asarray(scores, float)
-    )
-    quartiles = np.full((table.num_settings, 3), np.nan)
-    if returns is not None and env_steps is not None and solved_at is not None:
-        steps = env_steps.astype(np.float32)  # here: jax makes int64 int32, which 2**31 overflows
-        solving = jax.jit(statistics.steps_to_solve)(returns, steps, solved_at)
-        by_setting = solving.reshape(table.num_settings, -1)
-        quartiles = np.asarray(statistics.quantiles_of_solving(by_setting))
+    key = jax.random.key(_BOOTSTRAP)
+    ranking = statistics.rank_settings(key, scores, solved_at, returns, env_steps)
     rows = []
-    for setting, own in enumerate(scores):
-        row: Row = {"rank": 0, "setting": setting, **table.describe(setting), "seeds": len(own)}
-        row |= {name: _number(getattr(compared, name)[setting]) for name in ("iqm", "low", "high")}
-        row["improvement"] = _number(compared.improvement[setting]) if setting else None
-        row["solved"] = None if solved_at is None else float(np.mean(own >= solved_at))
-        row["diverged"] = int(np.isneginf(own).sum())
-        row |= dict(zip(_QUARTILES, map(_number, quartiles[setting]), strict=True))
-        rows.append(row)
-    rows.sort(key=lambda row: (_or_least(row["iqm"]), row["solved"] or 0.0), reverse=True)
-    for place, row in enumerate(rows, start=1):
-        row["rank"] = place
+    for place, setting in enumerate(ranking.order.tolist(), start=1):
+        numbers = {name: getattr(ranking, name)[setting] for name in _COLUMNS}
+        numbers["improvement"] = numbers["improvement"] if setting else np.nan
+        quartiles = dict(zip(_QUARTILES, ranking.solved_after[setting], strict=True))
+        rows.append(
+            {"rank": place, "setting": setting, **table.describe(setting)}
+            | {"seeds": scores.shape[1]}
+            | {name: _number(value) for name, value in numbers.items()}
+            | {"diverged": int(np.isneginf(scores[setting]).sum())}
+            | {name: _number(value) for name, value in quartiles.items()}
+        )
     return rows
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
-def _or_least(value: float | None) -> float:
-    return -math.inf if value is None else value
+    return float(value) if np.isfinite(value) else None
 
 
 def _show(rows: list[Row], table: AgentTable, console: Console) -> None:

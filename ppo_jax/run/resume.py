@@ -58,7 +58,7 @@ def find(
         raise InputError(
             f"--out {path} holds no checkpoint to resume from; --resume auto starts afresh"
         )
-    done = int(found.arrays["batch.num_updates"]) if found else -1
+    done = int(found.arrays["batch.counters.num_updates"]) if found else -1
     if distributed.allreduce(done) != done:
         raise InputError(f"--out {path} is not on a file system that all processes share")
     if found:
@@ -104,7 +104,7 @@ def _why_no_other_budget(table: AgentTable, found: Checkpoint | None) -> str | N
         )
     if found is None:
         return "there is no checkpoint of its last state, which --checkpoint-every would have saved"
-    done = int(found.arrays["batch.num_updates"])
+    done = int(found.arrays["batch.counters.num_updates"])
     if done > (experiment.algorithm.num_updates or 0):
         return f"it has made {done} updates already"
     several = experiment.agents_at_once < len(table)

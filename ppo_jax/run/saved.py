@@ -57,31 +57,24 @@ class Run(NamedTuple):
             metrics={name: values[:, row] for name, values in self.metrics.items()},
         )
 
-    def check_number(self, number: int) -> None:
-        """Raise InputError for the number of an agent that the run does not have."""
-        try:
-            self._row(number)
-        except IndexError as error:
-            raise InputError(f"--agent is {number}; {str(error).partition(': ')[2]}") from error
-
     def hyperparameters_of(self, number: int) -> dict[str, float]:
         """The agent's hyperparameters, of those that differ between agents."""
         row = self._row(number)
         return {name: float(str(values[row])) for name, values in self.hyperparameters.items()}
 
     def _row(self, number: int) -> int:
-        row = int(np.searchsorted(self.numbers, number))
-        if row < len(self.numbers) and self.numbers[row] == number:
-            return row
+        rows = np.flatnonzero(self.numbers == number)
+        if rows.size:
+            return int(rows[0])
         total, count = len(self.table), len(self.numbers)
         known = f"the run's agents are 0 to {total - 1}"
         if count < total:
             known = f"the run was stopped after {count} of its {total} agents, before this one"
-        raise IndexError(f"agent {number}: {known}")
+        raise IndexError(f"--agent is {number}; {known}")
 
 
 def load(path: str | Path, *, env: Any = None, network: Any = None, optimizer: Any = None) -> Run:
-    """Read the run that `python -m ppo_jax.train --out path` wrote.
+    """Read the run that `ppo-jax train --out path` wrote.
 
     Args:
         path: the run's folder.
@@ -90,43 +83,35 @@ def load(path: str | Path, *, env: Any = None, network: Any = None, optimizer: A
 
     Raises FileNotFoundError for a missing file, ValueError for one that is corrupt.
     """
-    path = Path(path)
+    path, own = Path(path), {"env": env, "network": network, "optimizer": optimizer}
     try:
-        description = folder.read_json(path / folder.CONFIG)
-        table = agents.table(
-            read_description(description, env=env, network=network, optimizer=optimizer)
-        )
+        table = agents.table(read_description(folder.read_json(path / folder.CONFIG), **own))
         config = table.experiment.algorithm
         params = arrays.to_parameters(arrays.read_npz(path / folder.PARAMETERS), config)
         summary = folder.read_json(path / folder.SUMMARY)
         numbers = _saved_numbers(table, summary, len(jax.tree.leaves(params)[0]))
-        return Run(
-            config=config,
-            params=params,
-            metrics=tables.read_metrics(path / folder.METRICS),
-            evaluations=tables.read_metrics(path / folder.EVALUATIONS),
-            summary=summary,
-            numbers=numbers,
-            hyperparameters=_hyperparameters(path, table, numbers),
-            table=table,
-        )
+        metrics = tables.read_metrics(path / folder.METRICS)
+        evaluations = tables.read_metrics(path / folder.EVALUATIONS)
+        varied = _hyperparameters(path, table, numbers)
+        return Run(config, params, metrics, evaluations, summary, numbers, varied, table)
     except OSError:
         raise
     except Exception as error:  # whatever a damaged file makes the libraries raise
         raise ValueError(f"{path} holds no intact run: {error or type(error).__name__}") from error
 
 
-def read_run(path: Path) -> Run:
-    """`load` for a command. Raises InputError for a run that is incomplete or corrupt,
-    FileSystemError for one that cannot be read."""
+def read_agent(path: Path, number: int | None) -> tuple[Run, Agent | None]:
+    """`load` for a command, with one agent. Raises InputError for a run that is incomplete or
+    corrupt, or lacks the agent, FileSystemError for one that cannot be read."""
     try:
-        return load(path)
+        run = load(path)
+        return run, None if number is None else run.agent(number)
     except FileNotFoundError as error:
         name = Path(error.filename).name
         raise InputError(f"{path} has no {name}: the run saved no agents yet") from error
     except OSError as error:
         raise FileSystemError(f"{error.filename or path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, IndexError) as error:
         raise InputError(str(error).splitlines()[0]) from error
 
 
@@ -147,7 +132,5 @@ def _hyperparameters(path: Path, table: AgentTable, numbers: np.ndarray) -> dict
         return {name: own[table.setting[numbers]] for name, own in table.values.items()}
     with open(path / folder.EVOLUTION, newline="") as file:
         last = {int(row["agent"]): row for row in csv.DictReader(file)}
-    return {
-        name: np.array([float(last[number][name]) for number in numbers.tolist()])
-        for name in evolving
-    }
+    rows = [last[number] for number in numbers.tolist()]
+    return {name: np.array([float(row[name]) for row in rows]) for name in evolving}

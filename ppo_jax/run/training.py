@@ -15,7 +15,6 @@ from ppo_jax.run import compiled, distributed
 from ppo_jax.run.agents import AgentTable, Lanes
 from ppo_jax.run.compiled import Programs
 from ppo_jax.run.hooks import Hook
-from ppo_jax.run.results import Results
 from ppo_jax.run.signals import Signals
 from ppo_jax.run.storage import arrays
 
@@ -23,19 +22,24 @@ _CHUNK_SECONDS = 0.25  # the screen, the files and signals wait for no more than
 COUNTS = ("env_steps", "gradient_steps", "episodes")
 
 
+class Counters(NamedTuple):
+    """What a batch has done so far, and the run before it."""
+
+    number: np.ndarray  # of the batch, from 1
+    num_updates: np.ndarray
+    seconds: np.ndarray  # of training, of the whole run
+    steps_before: np.ndarray  # environment steps of earlier batches
+    agent_steps: np.ndarray  # [agents], environment steps of each agent
+    means: np.ndarray  # [3], COUNTS, means over agents
+
+
 class BatchState(NamedTuple):
-    """What a checkpoint holds of a batch; the leaves of states and hyperparameters are of all
-    processes' lanes."""
+    """What a checkpoint holds of a batch; leaves are of all processes' lanes."""
 
     agent_ids: Any  # [lanes], -1 where a lane only fills the batch
     states: Any
-    hyperparameters: Any  # of those that evolve, [lanes] each
-    agent_steps: np.ndarray  # [agents]
-    mean_counts: np.ndarray  # [3]
-    number: np.ndarray
-    num_updates: np.ndarray
-    seconds: np.ndarray
-    steps_before: np.ndarray
+    hyperparameters: Any  # of those that evolve
+    counters: Counters
 
 
 class Chunk(NamedTuple):
@@ -50,6 +54,23 @@ class Chunk(NamedTuple):
     statistics: population.Statistics  # [updates]
 
 
+class Results(NamedTuple):
+    """What became of agents of all processes, in the order of `agent_ids`."""
+
+    agent_ids: np.ndarray  # [agents]
+    params: Params  # [agents, ...]
+    made: np.ndarray  # [agents], updates that an agent made
+    updates: np.ndarray  # [agents], that its batch made: an agent that made fewer was frozen
+    env_steps: np.ndarray  # [agents]
+    eval_returns: np.ndarray  # [agents], greedy; NaN where frozen, or not evaluated
+    digests: np.ndarray  # [agents, 32], of all arrays of each agent's last state
+
+    @property
+    def frozen(self) -> np.ndarray:
+        """Which agents diverged, and were frozen at their last finite state, [agents]."""
+        return self.made < self.updates
+
+
 class Batch:
     """Agents that train at once on this process, as hooks see them at a boundary.
 
@@ -62,38 +83,32 @@ class Batch:
         table: AgentTable,
         lanes: Lanes,
         programs: Programs,
-        number: int = 1,
-        seconds: float = 0.0,
-        steps_before: int = 0,
+        after: "Batch | None" = None,
         initial: Params | None = None,
     ):
-        """`seconds` and `steps_before` are of the run's earlier batches; `initial` are parameters
-        that every agent begins with, instead of its own draw."""
-        self.table, self.programs, self.number = table, programs, number
+        """`after` is the run's batch before; `initial` are parameters that every agent begins with,
+        instead of its own draw."""
+        self.table, self.programs = table, programs
         self.agent_ids, self.is_real = lanes
         self.seeds = table.seeds[self.agent_ids]
         self.config: Config = table.configure(self.agent_ids)
-        self.own_ids = np.where(self.is_real, self.agent_ids, -1).astype(np.int32)
-        self.all_ids = distributed.gather(self.own_ids)
+        self._own_ids = np.where(self.is_real, self.agent_ids, -1).astype(np.int32)
+        self._real = distributed.gather(self._own_ids) >= 0
+        self.real_ids = distributed.gather(self._own_ids)[self._real]  # [agents], of all processes
         self.states = jax.block_until_ready(programs.init(self.seeds, self.config))
         if initial is not None:
-            repeated = jax.tree.map(
-                lambda leaf: np.broadcast_to(leaf, (len(self.seeds), *np.shape(leaf))), initial
-            )
+            repeated = jax.tree.map(lambda leaf: np.array([leaf] * len(self.seeds)), initial)
             self.states = self.states._replace(params=arrays.place(self.states.params, repeated))
+        self.number: int = after.number + 1 if after else 1
         self.num_updates, self.resumed = 0, False
         self.total_updates = self.config.num_updates or 0
-        self.seconds, self.steps_before = seconds, steps_before
+        self.seconds: float = after.seconds if after else 0.0
+        self.steps_before: int = after.env_steps if after else 0
         self.stop_reason: str | None = None
         self.evaluation: np.ndarray | None = None  # [agents] mean greedy returns, at a boundary
         self.agent_steps = np.zeros(len(self.real_ids), np.int64)
-        self.mean_counts = dict.fromkeys(COUNTS, 0.0)
+        self._means = np.zeros(len(COUNTS))
         self.chunk: Chunk | None = None
-
-    @property
-    def real_ids(self) -> np.ndarray:
-        """The agents of all processes, [agents]."""
-        return self.all_ids[self.all_ids >= 0]
 
     @property
     def env_steps(self) -> int:
@@ -123,60 +138,61 @@ class Batch:
 
     def finish_chunk(self) -> None:
         """Wait for the chunk, and say in `chunk` what it did."""
-        rows, real = distributed.gather(self._rows, axis=1), self.all_ids >= 0
-        summary = jax.block_until_ready(self.programs.summarize(rows, real))
+        rows = distributed.gather(self._rows, axis=1)
+        summary = jax.block_until_ready(self.programs.summarize(rows, self._real))
         statistics = jax.tree.map(lambda leaf: np.asarray(leaf)[: self._size], summary)
-        metrics = {name: np.asarray(leaf)[: self._size, real] for name, leaf in _items(rows)}
+        metrics = {
+            name: np.asarray(leaf)[: self._size, self._real]
+            for name, leaf in rows._asdict().items()
+        }
         steps = self.agent_steps + metrics["env_steps"].cumsum(axis=0, dtype=np.int64)
-        self.agent_steps = steps[-1]
+        totals = np.stack([getattr(statistics, name) for name in COUNTS], axis=1)
+        added = np.vstack([self._means, totals / len(self.real_ids)]).cumsum(axis=0)
         self.chunk = Chunk(
             batch=self.number,
             first_update=self.num_updates + 1,
             agent_ids=self.real_ids,
             metrics=metrics,
             agent_steps=steps,
-            mean_counts={name: self._count(name, statistics) for name in COUNTS},
+            mean_counts=dict(zip(COUNTS, added[1:].T, strict=True)),
             statistics=statistics,
         )
+        self.agent_steps, self._means = steps[-1], added[-1]
         self.num_updates += self._size
 
     def evaluate(self) -> np.ndarray:
         """Mean greedy return of every process's agents, [agents]."""
         evaluated = self.programs.evaluate(self.states.params, self.seeds, self.config)
-        means = np.asarray(distributed.gather(evaluated), np.float64).mean(axis=1)
-        return means[self.all_ids >= 0]
+        return np.asarray(distributed.gather(evaluated), np.float64).mean(axis=1)[self._real]
 
     def results(self, evaluated: bool) -> Results:
         """What became of the agents; without evaluation after a signal."""
         states = distributed.gather(jax.tree.map(arrays.plain, self.states))
-        real = np.flatnonzero(self.all_ids >= 0)
-        made = np.asarray(states.num_updates)[real]
-        returns = self.evaluate() if evaluated else np.full(len(real), np.nan)
+        made = np.asarray(states.num_updates)[self._real]
+        returns = self.evaluate() if evaluated else np.full(len(made), np.nan)
         return Results(
             agent_ids=self.real_ids,
-            params=jax.tree.map(lambda leaf: np.asarray(leaf)[real], states.params),
+            params=jax.tree.map(lambda leaf: np.asarray(leaf)[self._real], states.params),
             made=made,
             updates=np.full_like(made, self.num_updates),
             env_steps=self.agent_steps,
             eval_returns=np.where(made < self.num_updates, np.nan, returns),
-            digests=arrays.digests(states, real),
+            digests=arrays.digests(states, np.flatnonzero(self._real)),
         )
 
     def state(self) -> BatchState:
-        """All that the batch needs to be restored, copied."""
-        local = self.own_ids, self.states, self._evolving()
-        agent_ids, states, hyperparameters = distributed.to_global(local)
-        return BatchState(
-            agent_ids,
-            states,
-            hyperparameters,
-            self.agent_steps,
-            np.array(list(self.mean_counts.values())),
-            np.array(self.number),
-            np.array(self.num_updates),
-            np.array(self.seconds, float),
-            np.array(self.steps_before),
+        """All that the batch needs to be restored."""
+        evolving = pbt.hyperparameters(self.config, self.table.experiment.evolving)
+        counters = Counters(
+            number=np.array(self.number),
+            num_updates=np.array(self.num_updates),
+            seconds=np.array(self.seconds),
+            steps_before=np.array(self.steps_before),
+            agent_steps=self.agent_steps,
+            means=self._means,
         )
+        ids, states, evolving = distributed.to_global((self._own_ids, self.states, evolving))
+        return BatchState(ids, states, evolving, counters)
 
     def restore(self, saved: BatchState, stop_reason: str | None) -> None:
         """Continue from what `state` gave for these agents, whatever lane each was in."""
@@ -185,52 +201,52 @@ class Batch:
         own = jax.tree.map(lambda leaf: leaf[lanes], (saved.states, saved.hyperparameters))
         self.states = arrays.place(self.states, own[0])
         self.config = with_hyperparameters(self.config, own[1])
-        self.agent_steps = saved.agent_steps
-        self.mean_counts = dict(zip(COUNTS, saved.mean_counts.tolist(), strict=True))
-        self.number, self.num_updates = int(saved.number), int(saved.num_updates)
-        self.seconds, self.steps_before = float(saved.seconds), int(saved.steps_before)
+        *numbers, self.agent_steps, self._means = saved.counters
+        self.number, self.num_updates, self.seconds, self.steps_before = (
+            number.item() for number in numbers
+        )
         self.stop_reason, self.resumed = stop_reason, True
-
-    def _evolving(self) -> dict[str, np.ndarray]:
-        values = pbt.hyperparameters(self.config, self.table.experiment.evolving)
-        return {name: np.asarray(value) for name, value in values.items()}
-
-    def _count(self, name: str, statistics: population.Statistics) -> np.ndarray:
-        """Means over agents of what was done so far, [updates]."""
-        counts = []
-        for total in getattr(statistics, name).tolist():
-            self.mean_counts[name] += total / len(self.agent_steps)
-            counts.append(self.mean_counts[name])
-        return np.array(counts)
 
 
 def train_batch(batch: Batch, hooks: Sequence[Hook], signals: Signals) -> None:
     """Train until the budget is spent, a hook stops the batch, or a signal has come."""
-    most, size, started = compiled.capacity(batch.config), 1, time.perf_counter()
+    capacity, size, started = compiled.capacity(batch.config), 1, time.perf_counter()
+
+    def lap() -> float:
+        nonlocal started
+        seconds, started = time.perf_counter() - started, time.perf_counter()
+        batch.seconds += seconds
+        return seconds
+
     for hook in hooks:
         hook.begin(batch)
     while batch.num_updates < batch.total_updates and not batch.stop_reason:
         if signals.agreed():
             break
-        boundary = min(hook.next_boundary(batch.num_updates) for hook in hooks)
-        size = distributed.allreduce(max(1, size))
-        size = min(
-            size, most, boundary - batch.num_updates, batch.total_updates - batch.num_updates
-        )
+        boundaries = [hook.next_boundary(batch.num_updates) for hook in hooks]
+        most = min(batch.total_updates, *boundaries) - batch.num_updates
+        size = max(1, min(distributed.allreduce(size), capacity, most))
         batch.start_chunk(size)
         for hook in hooks:
             hook.while_computing()
         batch.finish_chunk()
-        seconds = time.perf_counter() - started
-        batch.seconds, started = batch.seconds + seconds, started + seconds
+        seconds = lap()
         for hook in hooks:
             hook.at_boundary(batch)
-        took = time.perf_counter() - started
-        batch.seconds, started = batch.seconds + took, started + took
+        lap()
         size = round(_CHUNK_SECONDS * size / max(seconds, 1e-9))
     for hook in hooks:
         hook.while_computing()
 
 
-def _items(rows: ppo.Metrics) -> Any:
-    return rows._asdict().items()
+def join(results: list[Results]) -> Results:
+    """The batches' results as one, in the order of the agent table."""
+    order = np.argsort(np.concatenate([one.agent_ids for one in results]))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *results)
+
+
+def no_results(states: Any) -> Results:
+    """Results of no agent, with parameters like those of the states."""
+    params = jax.tree.map(lambda leaf: np.zeros((0, *leaf.shape[1:]), leaf.dtype), states.params)
+    ids, steps, digests = np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros((0, 32), np.uint8)
+    return Results(ids, params, ids, ids, steps, np.zeros(0), digests)

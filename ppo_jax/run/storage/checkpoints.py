@@ -11,22 +11,21 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from ppo_jax.objects import first_line
 from ppo_jax.run import distributed
 from ppo_jax.run.errors import FileSystemError, InputError
 from ppo_jax.run.storage import folder
 
 FORMAT = 3
 _ARRAYS, _METADATA, _MANIFEST = "arrays", "metadata.json", "manifest.json"
-_TEMPORARY = ".tmp"
 
 
 class Checkpoint(NamedTuple):
@@ -44,67 +43,58 @@ class Writer:
 
     def __init__(self, path: Path, keep: int):
         self._path, self._keep = path / folder.CHECKPOINTS, keep
-        self._pool = ThreadPoolExecutor(1)
-        self._pending: Future[None] | None = None
+        self._pool, self._pending = ThreadPoolExecutor(1), Future[None]()
+        self._pending.set_result(None)
         self.used = False
 
     def save(self, arrays: dict[str, Any], metadata: dict[str, Any]) -> None:
         """Begin to write a checkpoint, once the one before it is written; the arrays must not
         change afterwards. Raises FileSystemError where the one before could not be written."""
         self._wait()
-        if jax.process_count() > 1:  # their barriers must not meet those of training
-            with self._errors():
-                self._write(arrays, metadata)
-        else:
-            self._pending = self._pool.submit(self._write, arrays, metadata)
-        self.used = True
+        self._pending, self.used = self._pool.submit(self._write, arrays, metadata), True
+        if jax.process_count() > 1:  # its barriers must not meet those of training
+            self._wait()
 
     def check(self) -> None:
         """Raise FileSystemError if the last checkpoint could not be written."""
-        if self._pending and self._pending.done():
+        if self._pending.done():
             self._wait()
 
     def close(self) -> None:
         """Wait until the last checkpoint is written. Raises as `check` does."""
-        try:
-            self._wait()
-        finally:
-            self._pool.shutdown()
+        self._pool.shutdown()
+        self._wait()
 
     def _wait(self) -> None:
-        pending, self._pending = self._pending, None
-        with self._errors():
-            if pending:
-                pending.result()
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
         try:
-            yield
+            self._pending.result()
         except Exception as error:  # orbax and its libraries raise of many kinds
+            self._pending = Future()
+            self._pending.set_result(None)  # it is said once
             raise FileSystemError(
-                f"{self._path}: a checkpoint could not be written ({_reason(error)}); earlier ones"
-                " are intact: make room, then --resume"
+                f"{self._path}: a checkpoint could not be written ({first_line(error)[-200:]});"
+                " earlier ones are intact: make room, then --resume"
             ) from error
 
     def _write(self, arrays: dict[str, Any], metadata: dict[str, Any]) -> None:
-        # Numbers increase past whatever is there: a corrupt one is not overwritten.
         main = distributed.is_main_process()
+        # Numbers increase past whatever is there: a corrupt one is not overwritten.
         number = max(committed(self._path), default=0) + 1 if main else 0
-        number = distributed.allreduce(number)
-        temporary = self._path / f"{number}{_TEMPORARY}"
+        temporary = self._path / f"{distributed.allreduce(number)}.tmp"
         if main:
-            for abandoned in self._path.glob(f"*{_TEMPORARY}"):
+            for abandoned in self._path.glob("*.tmp"):
                 shutil.rmtree(abandoned)
             temporary.mkdir(parents=True)
-        distributed.allreduce(0)
-        _save_arrays(temporary / _ARRAYS, arrays)
+        distributed.allreduce(0)  # a barrier
+        with _orbax().PyTreeCheckpointer() as checkpointer:
+            stored = {name: array for name, array in arrays.items() if array.size}
+            checkpointer.save(temporary.absolute() / _ARRAYS, stored)
         if main:
             declared = {name: [array.dtype.str, array.shape] for name, array in arrays.items()}
             content = {"format": FORMAT, **metadata, _ARRAYS: declared}
             (temporary / _METADATA).write_text(json.dumps(content))
             (temporary / _MANIFEST).write_text(json.dumps(_manifest(temporary)))
-            os.replace(temporary, self._path / str(number))
+            os.replace(temporary, temporary.with_suffix(""))
             for old in committed(self._path)[: -self._keep]:
                 shutil.rmtree(self._path / str(old))
         distributed.allreduce(0)
@@ -137,10 +127,8 @@ def newest_intact(
         except ValueError as error:
             corrupt.append(f"checkpoint {number} is corrupt: {error}")
     if corrupt:
-        raise InputError(
-            f"{path}: no checkpoint is intact ({'; '.join(corrupt)}); --overwrite starts the run"
-            " afresh"
-        )
+        lines = "; ".join(corrupt)
+        raise InputError(f"{path}: no checkpoint is intact ({lines}); --overwrite starts afresh")
     return None, []
 
 
@@ -150,39 +138,28 @@ def read(path: Path) -> Checkpoint:
     Raises ValueError where it is corrupt, InputError where another format of it was written.
     """
     try:
-        metadata = _verified_metadata(path)
-        declared = metadata.pop(_ARRAYS)
-        for name, (kind, shape) in declared.items():
-            if np.dtype(kind).kind not in "biuf":
-                raise ValueError(f"{name} has type {kind}, which is not that of numbers")
-            if not all(isinstance(length, int) and length >= 0 for length in shape):
-                raise ValueError(f"{name} has shape {shape}")
-        arrays = _restore_arrays(path.absolute() / _ARRAYS, declared)
+        if not (path / _MANIFEST).exists() and (path / "facts").exists():
+            raise _another_format(path, "2 or older")
+        saved, found = folder.read_json(path / _MANIFEST), _manifest(path)
+        for name in sorted(saved.keys() | found.keys()):
+            if saved.get(name) != found.get(name):
+                raise ValueError(f"{name} is not what was saved")
+        metadata = folder.read_json(path / _METADATA)
+        if metadata["format"] != FORMAT:
+            raise _another_format(path, metadata["format"])
+        arrays = _restore(path.absolute() / _ARRAYS, metadata.pop(_ARRAYS))
     except ValueError:
         raise
     except Exception as error:  # whatever a damaged file makes the libraries raise
-        raise ValueError(_reason(error)) from error
+        raise ValueError(first_line(error)[-200:]) from error
     return Checkpoint(arrays, metadata)
 
 
-def _verified_metadata(path: Path) -> dict[str, Any]:
-    """The metadata, once every file of the folder is the one in its manifest."""
-    if not (path / _MANIFEST).exists() and (path / "facts").exists():
-        raise InputError(
-            f"{path} has format 2 or older, and this version of ppo_jax reads format {FORMAT};"
-            " resume with the version that wrote it"
-        )
-    saved, found = folder.read_json(path / _MANIFEST), _manifest(path)
-    for name in sorted(saved.keys() | found.keys()):
-        if saved.get(name) != found.get(name):
-            raise ValueError(f"{name} is not what was saved")
-    metadata = folder.read_json(path / _METADATA)
-    if metadata["format"] != FORMAT:
-        raise InputError(
-            f"{path} has format {metadata['format']}, and this version of ppo_jax reads format"
-            f" {FORMAT}; resume with the version that wrote it"
-        )
-    return metadata
+def _another_format(path: Path, found: Any) -> InputError:
+    return InputError(
+        f"{path} has format {found}, and this version of ppo_jax reads format {FORMAT}; resume"
+        " with the version that wrote it"
+    )
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -193,11 +170,29 @@ def _manifest(path: Path) -> dict[str, Any]:
             with open(file, "rb") as content:
                 digest = hashlib.file_digest(content, "sha256").hexdigest()
                 os.fsync(content.fileno())
-            files[file.relative_to(path).as_posix()] = {
-                "bytes": file.stat().st_size,
-                "sha256": digest,
-            }
+            name = file.relative_to(path).as_posix()
+            files[name] = {"bytes": file.stat().st_size, "sha256": digest}
     return files
+
+
+def _restore(path: Path, declared: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The declared arrays. Raises ValueError where they are not arrays of numbers, or where what is
+    stored was declared otherwise."""
+    for name, (kind, shape) in declared.items():
+        if np.dtype(kind).kind not in "biuf" or min(shape, default=0) < 0:
+            raise ValueError(f"{name} is declared as {kind} of shape {shape}")
+    ocp = _orbax()
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        stored = checkpointer.metadata(path).item_metadata
+        for name in stored:
+            if [np.dtype(stored[name].dtype).str, list(stored[name].shape)] != declared[name]:
+                raise ValueError(f"{name} has not the type and shape that were saved")
+        as_numpy = dict.fromkeys(stored, ocp.RestoreArgs(restore_type=np.ndarray))
+        arrays = checkpointer.restore(path, restore_args=as_numpy)
+    others = {name: declared[name] for name in declared.keys() - arrays.keys()}
+    if any(math.prod(shape) for _, shape in others.values()):
+        raise ValueError(f"it lacks {', '.join(sorted(others))}")
+    return arrays | {name: np.zeros(shape, kind) for name, (kind, shape) in others.items()}
 
 
 def _orbax() -> Any:
@@ -205,36 +200,3 @@ def _orbax() -> Any:
 
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # errors are raised
     return ocp
-
-
-def _save_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    """Write the arrays that have elements, which are all that orbax takes."""
-    with _orbax().PyTreeCheckpointer() as checkpointer:
-        checkpointer.save(
-            path.absolute(), {name: array for name, array in arrays.items() if array.size}
-        )
-
-
-def _restore_arrays(path: Path, declared: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The declared arrays. Raises ValueError where what is stored was declared otherwise."""
-    ocp = _orbax()
-    stored = {name for name, (_, shape) in declared.items() if math.prod(shape)}
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        found = checkpointer.metadata(path).item_metadata
-        for name in stored:
-            if [np.dtype(found[name].dtype).str, list(found[name].shape)] != declared[name]:
-                raise ValueError(f"{name} has not the type and shape that were saved")
-        numpy = ocp.RestoreArgs(restore_type=np.ndarray)
-        arrays = checkpointer.restore(path, restore_args=dict.fromkeys(stored, numpy))
-    empty = {
-        name: np.zeros(shape, kind)
-        for name, (kind, shape) in declared.items()
-        if name not in stored
-    }
-    return {**arrays, **empty}
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error; of a long one the end, where libraries say what happened."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return line if len(line) < 200 else f"…{line[-200:]}"

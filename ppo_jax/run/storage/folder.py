@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,9 @@ def choose(out: str | os.PathLike[str] | None, label: str) -> Path:
         return Path("runs") / f"{label}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     if not os.fspath(out) or "\0" in os.fspath(out):
         raise InputError(f"--out {out!r} is not a path; give a folder")
-    path = Path(out)
-    if path.exists() and not path.is_dir():
+    if Path(out).exists() and not Path(out).is_dir():
         raise FileSystemError(f"--out {out} is a file; give a folder")
-    return path
+    return Path(out)
 
 
 def holds_a_run(path: Path) -> bool:
@@ -99,9 +98,8 @@ def empty(path: Path) -> None:
     """Make the folder, and remove an earlier run's files from it."""
     with file_system(path):
         path.mkdir(parents=True, exist_ok=True)
-        for name in (*FILES, EVENTS):
-            for old in path.glob(name):
-                old.unlink()
+        for old in (file for name in (*FILES, EVENTS) for file in path.glob(name)):
+            old.unlink()
         if (path / CHECKPOINTS).exists():
             shutil.rmtree(path / CHECKPOINTS)
 
@@ -114,10 +112,8 @@ def file_system(path: Path) -> Iterator[None]:
     except FileSystemError:
         raise
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise FileSystemError(
-            f"{error.filename or path}: {reason}; give --out a folder that can be written"
-        ) from error
+        refused = f"{error.filename or path}: {error.strerror or error}"
+        raise FileSystemError(f"{refused}; give --out a folder that can be written") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -133,31 +129,22 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write the mapping as JSON, atomically; a NaN is refused, null says "none"."""
-    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    _write(path, lambda file: file.write(text.encode()))
+    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
+    _write(path, f"{text}\n".encode())
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write named arrays as .npz (plain data, no pickle), atomically."""
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays)
-    _write(path, lambda file: file.write(content.getbuffer()))
+    _write(path, content.getbuffer())
 
 
-def size(number: float) -> str:
-    """A number of bytes, for people."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:,.3g} TB"
-
-
-def _write(path: Path, write: Callable[[Any], Any]) -> None:
+def _write(path: Path, content: Any) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     with file_system(path):
         with open(temporary, "wb") as file:
-            write(file)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
