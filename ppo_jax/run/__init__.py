@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import Any
 
 __all__ = ["Hook", "load", "train"]
-_HOMES = {"Hook": "hooks", "load": "saved", "train": "interface"}
+_HOMES = {"Hook": "training", "load": "saved", "train": "interface"}
 
 
 def __getattr__(name: str) -> Any:

@@ -13,10 +13,9 @@ import numpy as np
 from ppo_jax.run import devices, distributed, training
 from ppo_jax.run.errors import InputError
 from ppo_jax.run.experiment import Experiment
-from ppo_jax.run.hooks import Hook, next_multiple
 from ppo_jax.run.storage import arrays, tables
 from ppo_jax.run.storage.checkpoints import Checkpoint, Writer
-from ppo_jax.run.training import Batch, BatchState, Results
+from ppo_jax.run.training import Batch, BatchState, Hook, Results, next_multiple
 
 
 class Saved(NamedTuple):

@@ -11,10 +11,9 @@ from ppo_jax import pbt, population
 from ppo_jax.config import with_hyperparameters
 from ppo_jax.run.agents import evolution_key
 from ppo_jax.run.experiment import Experiment
-from ppo_jax.run.hooks import Hook, next_multiple
 from ppo_jax.run.storage import folder
 from ppo_jax.run.storage.tables import Table
-from ppo_jax.run.training import Batch
+from ppo_jax.run.training import Batch, Hook, next_multiple
 
 
 class Evolution(Hook):

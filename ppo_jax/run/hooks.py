@@ -1,47 +1,12 @@
-"""Hooks: what happens between the chunks of training, by one protocol."""
+"""The hooks that a run has beside its sinks: a user's own, and evaluation."""
 
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ppo_jax.run.errors import InputError
 from ppo_jax.run.experiment import Stopping
-
-if TYPE_CHECKING:
-    from ppo_jax.run.training import Batch
-
-NEVER = sys.maxsize
-
-
-class Hook:
-    """What a hook may do; of a user's own only `at_boundary` is required.
-
-    Every process calls every hook in the same order.
-    """
-
-    def begin(self, batch: "Batch") -> None:
-        """A batch begins, or continues where `batch.resumed`."""
-
-    def at_boundary(self, batch: "Batch") -> None:
-        """A chunk of updates is done: read, assign `batch.states` and `batch.config`, or stop."""
-
-    def next_boundary(self, done: int) -> int:
-        """The number of updates, above `done`, at which the next chunk must end."""
-        return NEVER
-
-    def while_computing(self) -> None:
-        """The next chunk is being computed, or training is over: write what can wait."""
-
-    def state(self) -> Any:
-        """A pytree of numbers and arrays that a checkpoint keeps."""
-        return {}
-
-    def restore(self, tree: Any) -> None:
-        """Continue from what `state` gave."""
-
-    def close(self) -> None:
-        """The run is over, however it ended."""
+from ppo_jax.run.training import Batch, Hook, next_multiple
 
 
 class UserHook(Hook):
@@ -79,7 +44,7 @@ class Evaluation(Hook):
     def next_boundary(self, done: int) -> int:
         return next_multiple(done, self._every)
 
-    def at_boundary(self, batch: "Batch") -> None:
+    def at_boundary(self, batch: Batch) -> None:
         if batch.num_updates % self._every:
             return
         with batch.untimed():
@@ -88,8 +53,3 @@ class Evaluation(Hook):
             solved = np.sum(batch.evaluation >= self._solved_at)
             if solved >= self._fraction * len(batch.evaluation):
                 batch.stop("solved")
-
-
-def next_multiple(done: int, every: int | None) -> int:
-    """The multiple of `every` after `done`; never without one."""
-    return done - done % every + every if every else NEVER

@@ -22,12 +22,12 @@ from ppo_jax.run.console import Console
 from ppo_jax.run.errors import DivergedError, InputError, Interrupted
 from ppo_jax.run.evolution import Evolution
 from ppo_jax.run.experiment import Experiment
-from ppo_jax.run.hooks import Evaluation, Hook, UserHook
+from ppo_jax.run.hooks import Evaluation, UserHook
 from ppo_jax.run.progress import Progress
 from ppo_jax.run.signals import Signals, catch_signals
 from ppo_jax.run.storage import arrays, folder, tables
 from ppo_jax.run.storage.checkpoints import Checkpoint
-from ppo_jax.run.training import Batch, Results, join, train_batch
+from ppo_jax.run.training import Batch, Hook, Results, join, train_batch
 
 
 class Plan(NamedTuple):

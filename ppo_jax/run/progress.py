@@ -5,8 +5,7 @@ import math
 import numpy as np
 
 from ppo_jax.run.console import Console
-from ppo_jax.run.hooks import Hook
-from ppo_jax.run.training import Batch
+from ppo_jax.run.training import Batch, Hook
 
 _LINES = 10  # of a whole run where the output is no terminal
 

@@ -14,10 +14,9 @@ import numpy as np
 from ppo_jax import ppo, statistics
 from ppo_jax.run.agents import AgentTable
 from ppo_jax.run.experiment import Experiment
-from ppo_jax.run.hooks import Hook
 from ppo_jax.run.storage import folder
 from ppo_jax.run.storage.tables import Table
-from ppo_jax.run.training import Batch, Chunk
+from ppo_jax.run.training import Batch, Chunk, Hook
 
 _QUANTILES = tuple(f"q{round(100 * quantile):02}" for quantile in statistics.QUANTILES)
 STATISTICS = ("group", "update", "step", "agents", "mean", "iqm", *_QUANTILES, "solved")

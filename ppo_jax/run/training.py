@@ -1,5 +1,6 @@
 """Trains a batch of agents chunk after chunk, and calls the hooks between the chunks."""
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,11 +15,11 @@ from ppo_jax.policy import Params
 from ppo_jax.run import compiled, distributed
 from ppo_jax.run.agents import AgentTable, Lanes
 from ppo_jax.run.compiled import Programs
-from ppo_jax.run.hooks import Hook
 from ppo_jax.run.signals import Signals
 from ppo_jax.run.storage import arrays
 
 _CHUNK_SECONDS = 0.25  # the screen, the files and signals wait for no more than a chunk
+NEVER = sys.maxsize
 COUNTS = ("env_steps", "gradient_steps", "episodes")
 
 
@@ -206,6 +207,41 @@ class Batch:
             number.item() for number in numbers
         )
         self.stop_reason, self.resumed = stop_reason, True
+
+
+class Hook:
+    """What a hook may do; of a user's own only `at_boundary` is required.
+
+    Every process calls every hook in the same order.
+    """
+
+    def begin(self, batch: Batch) -> None:
+        """A batch begins, or continues where `batch.resumed`."""
+
+    def at_boundary(self, batch: Batch) -> None:
+        """A chunk of updates is done: read, assign `batch.states` and `batch.config`, or stop."""
+
+    def next_boundary(self, done: int) -> int:
+        """The number of updates, above `done`, at which the next chunk must end."""
+        return NEVER
+
+    def while_computing(self) -> None:
+        """The next chunk is being computed, or training is over: write what can wait."""
+
+    def state(self) -> Any:
+        """A pytree of numbers and arrays that a checkpoint keeps."""
+        return {}
+
+    def restore(self, tree: Any) -> None:
+        """Continue from what `state` gave."""
+
+    def close(self) -> None:
+        """The run is over, however it ended."""
+
+
+def next_multiple(done: int, every: int | None) -> int:
+    """The multiple of `every` after `done`; never without one."""
+    return done - done % every + every if every else NEVER
 
 
 def train_batch(batch: Batch, hooks: Sequence[Hook], signals: Signals) -> None:

@@ -86,7 +86,7 @@ class Writer:
                 shutil.rmtree(abandoned)
             temporary.mkdir(parents=True)
         distributed.allreduce(0)  # a barrier
-        with _orbax().PyTreeCheckpointer() as checkpointer:
+        with _orbax().PyTreeCheckpointer(use_compression=False) as checkpointer:
             stored = {name: array for name, array in arrays.items() if array.size}
             checkpointer.save(temporary.absolute() / _ARRAYS, stored)
         if main:
@@ -147,8 +147,9 @@ def read(path: Path) -> Checkpoint:
         metadata = folder.read_json(path / _METADATA)
         if metadata["format"] != FORMAT:
             raise _another_format(path, metadata["format"])
-        arrays = _restore(path.absolute() / _ARRAYS, metadata.pop(_ARRAYS))
-    except ValueError:
+        most = sum(file["bytes"] for file in found.values())
+        arrays = _restore(path.absolute() / _ARRAYS, metadata.pop(_ARRAYS), most)
+    except InputError:
         raise
     except Exception as error:  # whatever a damaged file makes the libraries raise
         raise ValueError(first_line(error)[-200:]) from error
@@ -175,12 +176,15 @@ def _manifest(path: Path) -> dict[str, Any]:
     return files
 
 
-def _restore(path: Path, declared: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The declared arrays. Raises ValueError where they are not arrays of numbers, or where what is
-    stored was declared otherwise."""
+def _restore(path: Path, declared: dict[str, Any], most: int) -> dict[str, np.ndarray]:
+    """The declared arrays, of at most so many bytes. Raises ValueError where they are not arrays of
+    numbers, or where what is stored was declared otherwise."""
     for name, (kind, shape) in declared.items():
         if np.dtype(kind).kind not in "biuf" or min(shape, default=0) < 0:
             raise ValueError(f"{name} is declared as {kind} of shape {shape}")
+    size = sum(math.prod(shape) * np.dtype(kind).itemsize for kind, shape in declared.values())
+    if size > most:  # nothing is compressed
+        raise ValueError(f"it declares {size:,} bytes, more than its files hold")
     ocp = _orbax()
     with ocp.PyTreeCheckpointer() as checkpointer:
         stored = checkpointer.metadata(path).item_metadata
