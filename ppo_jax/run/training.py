@@ -11,10 +11,12 @@ import numpy as np
 
 from ppo_jax import pbt, population, ppo
 from ppo_jax.config import Config, with_hyperparameters
+from ppo_jax.objects import first_line
 from ppo_jax.policy import Params
 from ppo_jax.run import compiled, distributed
 from ppo_jax.run.agents import AgentTable, Lanes
 from ppo_jax.run.compiled import Programs
+from ppo_jax.run.errors import InputError
 from ppo_jax.run.signals import Signals
 from ppo_jax.run.storage import arrays
 
@@ -96,7 +98,7 @@ class Batch:
         self._own_ids = np.where(self.is_real, self.agent_ids, -1).astype(np.int32)
         self._real = distributed.gather(self._own_ids) >= 0
         self.real_ids = distributed.gather(self._own_ids)[self._real]  # [agents], of all processes
-        self.states = jax.block_until_ready(programs.init(self.seeds, self.config))
+        self._states = jax.block_until_ready(programs.init(self.seeds, self.config))
         if initial is not None:
             repeated = jax.tree.map(lambda leaf: np.array([leaf] * len(self.seeds)), initial)
             self.states = self.states._replace(params=arrays.place(self.states.params, repeated))
@@ -110,6 +112,17 @@ class Batch:
         self.agent_steps = np.zeros(len(self.real_ids), np.int64)
         self._means = np.zeros(len(COUNTS))
         self.chunk: Chunk | None = None
+
+    @property
+    def states(self) -> ppo.TrainState:
+        """The agents' states, [lanes, ...]."""
+        return self._states
+
+    @states.setter
+    def states(self, states: ppo.TrainState) -> None:
+        self._states = jax.tree.map(
+            lambda old, new: jax.device_put(new, old.sharding), self._states, states
+        )
 
     @property
     def env_steps(self) -> int:
@@ -135,7 +148,11 @@ class Batch:
     def start_chunk(self, size: int) -> None:
         """Begin to compute another chunk of `size` updates."""
         self._size, self.evaluation = size, None
-        self.states, self._rows = self.programs.chunk(self.states, self.config, size)
+        try:
+            self._states, self._rows = self.programs.chunk(self._states, self.config, size)
+        except TypeError as error:
+            reason = first_line(error)
+            raise InputError(f"states or config of another type were assigned: {reason}") from error
 
     def finish_chunk(self) -> None:
         """Wait for the chunk, and say in `chunk` what it did."""
