@@ -18,7 +18,7 @@ import tyro
 from ppo_jax.config import Config, override
 from ppo_jax.recipes import RECIPES, row
 from ppo_jax.run.errors import InputError
-from ppo_jax.run.experiment import LARGEST_SEED, Agents, Experiment, read_description
+from ppo_jax.run.experiment import CUSTOM, LARGEST_SEED, Agents, Experiment, read_description
 from ppo_jax.run.storage import folder
 
 _ALIASES = {
@@ -87,6 +87,8 @@ def read(arguments: list[str], command: str) -> Experiment:
         for name in ("sweep", "search", "evolve")
         for default in [getattr(defaults.agents, name)]
     }
+    if flags.agents.recipe == CUSTOM != defaults.agents.recipe:
+        raise InputError(f"--recipe custom is Python's own; there are {', '.join(RECIPES)}")
     config = _config(flags.algorithm, defaults.algorithm)
     boxes = flags.agents, flags.stopping, flags.storage, flags.machine, flags.console
     return Experiment(config, *boxes).replace(**repeated).check()

@@ -33,8 +33,9 @@ def train(
     system refuses, RuntimeError where a device fails or every agent diverged, KeyboardInterrupt
     after a signal.
     """
-    given = {"recipe": CUSTOM, "quiet": True, "num_seeds": num_seeds, "seed": seed, "out": out}
-    experiment = Experiment(config.check()).replace(**given, **flags).check()
+    named = {"num_seeds": num_seeds, "seed": seed, "out": out}
+    options = {"recipe": CUSTOM, "quiet": True, **flags, **named}
+    experiment = Experiment(config.check()).replace(**options).check()
     path = folder.choose(out, experiment.label)
     with xla.compilation_cache(experiment.machine.compilation_cache):
         pipeline.run(experiment, path, Console(experiment.console.quiet), hooks)
