@@ -1,5 +1,6 @@
 """Trains from Python what the command line trains."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ def train(
     *,
     num_seeds: int = 1,
     seed: int = 0,
-    out: str | None = None,
+    out: str | os.PathLike[str] | None = None,
     hooks: Sequence[Any] = (),
     **flags: Any,
 ) -> Run:
@@ -35,12 +36,20 @@ def train(
     """
     named = {"num_seeds": num_seeds, "seed": seed, "out": out}
     options = {"recipe": CUSTOM, "quiet": True, **flags, **named}
-    experiment = Experiment(config.check()).replace(**options).check()
+    plain = {name: _as_option(value) for name, value in options.items()}
+    experiment = Experiment(config.check()).replace(**plain).check()
     path = folder.choose(out, experiment.label)
     with xla.compilation_cache(experiment.machine.compilation_cache):
         pipeline.run(experiment, path, Console(experiment.console.quiet), hooks)
     given = {name: getattr(config, name) for name in OBJECTS}
     return saved.load(path, **{name: one for name, one in given.items() if not _is_name(one)})
+
+
+def _as_option(value: Any) -> Any:
+    """A value as its flag has it: paths are text, lists are tuples."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _is_name(given: Any) -> bool:
