@@ -4,7 +4,7 @@ from typing import Any
 
 from ppo_jax.config import Config, override
 
-# The original algorithm, one episode an update (the corrections are in the README).
+# The original algorithm, one episode an update (docs/recipes.md has the corrections).
 _NOTEBOOK: dict[str, Any] = {
     "num_envs": 1,
     "num_steps": None,

@@ -1,5 +1,6 @@
 """What ends a command early: one line for the user, and the process's exit code."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -49,6 +50,9 @@ def run_command(main: Callable[[list[str]], int], arguments: Sequence[str] | Non
         return main(given)
     except (CommandError, Interrupted) as error:
         ended: CommandError | Interrupted = error
+    except BrokenPipeError:  # nobody reads any more (`--help | head`), not even at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:  # outside the training loop, which ends by itself
         ended = Interrupted(signal.SIGINT)
     except MemoryError as error:

@@ -68,6 +68,7 @@ def run(
         checkpoint = None
         if storage.resume:
             checkpoint = resume.find(path, plan.table, plan.chosen, console)
+            plan = plan._replace(lanes=max(plan.lanes, _lanes_of(checkpoint, plan)))
         print_header(plan, console)
         with plan.device_errors():
             summary = _run(plan, path, console, own, checkpoint)
@@ -105,6 +106,14 @@ def make_plan(experiment: Experiment) -> Plan:
     return Plan(experiment, table, chosen, lanes, initial)
 
 
+def _lanes_of(checkpoint: Checkpoint | None, plan: Plan) -> int:
+    """Lanes that each process needs for the checkpoint's batch, which other devices have begun."""
+    agent_ids = checkpoint.arrays["batch.agent_ids"] if checkpoint else np.zeros(0, int)
+    process = agent_ids[agent_ids >= 0] // plan.table.per_process(jax.process_count())
+    devices = len(plan.chosen)
+    return -(-int(np.bincount(process).max(initial=0)) // devices) * devices
+
+
 def initial_parameters(experiment: Experiment) -> Params | None:
     """The parameters that --init-from and --agent name. Raises ValueError for another network's."""
     path, agent = experiment.agents.init_from, experiment.agents.agent
@@ -113,8 +122,10 @@ def initial_parameters(experiment: Experiment) -> Params | None:
     from ppo_jax.run.saved import load
 
     try:
-        params = load(path).agent(agent).params
-        return arrays.to_parameters(arrays.to_named(params), experiment.algorithm)
+        found = load(path).agent(agent)
+        if found.config.activation != experiment.algorithm.activation:
+            raise ValueError(f"its activation is {found.config.activation}")
+        return arrays.to_parameters(arrays.to_named(found.params), experiment.algorithm)
     except (OSError, IndexError, ValueError) as error:
         raise ValueError(
             f"--init-from {path}: {error}; give a run of this env and network"

@@ -55,7 +55,10 @@ def to_parameters(named: dict[str, np.ndarray], config: Config) -> Params:
             raise ValueError(f"{_name(path)} is not that of such a network")
         return jnp.asarray(array)
 
-    return jax.tree_util.tree_map_with_path(find, like)
+    params = jax.tree_util.tree_map_with_path(find, like)
+    for name in sorted(named.keys() - to_named(params).keys()):
+        raise ValueError(f"{name} is not that of such a network")
+    return params
 
 
 def place(like: Any, arrays: Any) -> Any:

@@ -1,0 +1,148 @@
+"""gymnax's environments by name: their parameters, limits and observations, and what is refused;
+and what the core may import."""
+
+import gymnax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ppo_jax import env, ppo, recipe
+
+SMALL = recipe("fast", num_envs=2, num_steps=4, num_minibatches=2, num_updates=2, hidden_sizes=(8,))
+
+
+def refusal(*fragments, **overrides):
+    """That `env.make` refuses, in one line that has all fragments."""
+    with pytest.raises(ValueError) as caught:
+        env.make(SMALL.replace(**overrides))
+    message = str(caught.value)
+    assert "\n" not in message
+    for fragment in fragments:
+        assert fragment in message
+
+
+# What is refused
+
+
+def test_an_unknown_environment_names_its_neighbours():
+    refusal("'CartPole-v2'", "CartPole-v1", env="CartPole-v2")
+    refusal("'breakout'", "Breakout-MinAtar", env="breakout")
+
+
+def test_an_unknown_environment_like_no_other_says_where_to_look():
+    refusal("'xyzzy'", "registered_envs", env="xyzzy")
+
+
+def test_an_unknown_parameter_names_those_that_there_are():
+    refusal("'gravty'", "gravity", "force_mag", env_params={"gravty": 9.8})
+
+
+def test_the_time_limit_is_no_traced_parameter():
+    refusal("max_episode_steps", env_params={"max_steps_in_episode": 100})
+
+
+def test_a_gymnax_that_knows_no_truncation_is_refused(monkeypatch):
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "0.0.9")
+    with pytest.raises(ImportError, match=r"gymnax 0\.0\.9 does not tell .*gymnax>=1\.0\.1"):
+        env.make(recipe("fast", env="Any-v0"))
+
+
+# Parameters and observations
+
+
+def one_step(config, action=1):
+    environment = env.make(config)
+    state, _ = environment.reset(jax.random.key(0))
+    return environment.step(jax.random.key(1), state, jnp.int32(action))[1].observation
+
+
+def test_a_parameter_takes_effect_and_can_be_traced_and_swept():
+    cartpole, parameters = gymnax.make("CartPole-v1")
+    forces = jnp.array([5.0, 10.0, 20.0])
+    swept = jax.jit(
+        jax.vmap(lambda force: one_step(SMALL.replace(env_params={"force_mag": force})))
+    )
+    _, state = cartpole.reset_env(jax.random.key(0), parameters)
+    expected = [
+        cartpole.step_env(jax.random.key(1), state, 1, parameters.replace(force_mag=float(force)))[
+            0
+        ]
+        for force in forces
+    ]
+    np.testing.assert_allclose(swept(forces), np.stack(expected), atol=1e-6)
+    np.testing.assert_allclose(one_step(SMALL), expected[1], atol=1e-6)
+    assert np.ptp(expected, axis=0).max() > 0.1
+
+
+def test_the_time_limit_is_the_environments_own_unless_given():
+    assert env.make(SMALL).max_episode_steps == 500
+    assert env.make(SMALL.replace(max_episode_steps=7)).max_episode_steps == 7
+    assert env.make(SMALL.replace(env="MountainCar-v0")).max_episode_steps == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "dtype"),
+    [
+        ("Breakout-MinAtar", (10, 10, 4), jnp.float32),
+        ("FourRooms-misc", (4,), jnp.int32),
+        ("FrozenLake-misc", (), jnp.int32),
+        ("Catch-bsuite", (10, 5), jnp.float32),
+    ],
+)
+def test_observations_stay_as_gymnax_gives_them(name, shape, dtype):
+    environment = env.make(SMALL.replace(env=name))
+    gymnax_env, parameters = gymnax.make(name)
+    expected, expected_state = gymnax_env.reset_env(jax.random.key(0), parameters)
+    state, observation = environment.reset(jax.random.key(0))
+    later, _, reward, _, _ = gymnax_env.step_env(jax.random.key(1), expected_state, 1, parameters)
+    _, step = environment.step(jax.random.key(1), state, jnp.int32(1))
+    for found in (observation, step.observation):
+        assert (found.shape, found.dtype) == (shape, dtype)
+    np.testing.assert_array_equal(observation, expected)
+    np.testing.assert_array_equal(step.observation, later)
+    np.testing.assert_allclose(step.reward, reward)
+
+
+def test_built_in_networks_see_discrete_observations_one_hot():
+    config = SMALL.replace(env="FrozenLake-misc", initialization="uniform")
+    params = ppo.policy(config).init(jax.random.key(0))
+    values = ppo.value(params, jnp.arange(16), config)
+    layers = jax.tree.map(lambda leaf: np.asarray(leaf, float), params.trainable["network"])
+    hidden, output = layers["critic"]["hidden_0"], layers["critic"]["output"]
+    expected = np.tanh(np.eye(16) @ hidden["kernel"] + hidden["bias"]) @ output["kernel"]
+    np.testing.assert_allclose(values, (expected + output["bias"])[:, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("CartPole-v1", (4,)), ("Breakout-MinAtar", (10, 10, 4)), ("FrozenLake-misc", ())],
+)
+def test_acting_and_valuing_take_observations_of_any_leading_shape(name, shape):
+    config = SMALL.replace(env=name, initialization="uniform")
+    params = ppo.policy(config).init(jax.random.key(0))
+    observations = np.random.default_rng(0).integers(16, size=(2, 3, *shape))
+
+    @jax.jit
+    def ask(observations):
+        return (
+            ppo.value(params, observations, config),
+            ppo.act(params, observations, config),
+            ppo.act(params, observations, config, jax.random.key(1)),
+        )
+
+    value, action, sampled = ask(observations)
+    assert value.shape == action.shape == sampled.shape == (2, 3)
+    assert np.ptp(value) > 0
+    one_value, one_action, _ = ask(observations[1, 2])
+    np.testing.assert_allclose(value[1, 2], one_value, rtol=1e-5)
+    assert action[1, 2] == one_action
+
+
+@pytest.mark.parametrize("name", ["DeepSea-bsuite", "FourRooms-misc", "MetaMaze-misc"])
+def test_an_environment_with_arrays_of_its_own_may_first_be_made_inside_a_trace(name):
+    """And again inside another: nothing of the first trace is kept."""
+    env._load_named.cache_clear()
+    for _ in range(2):
+        jax.eval_shape(lambda: env.make(SMALL.replace(env=name)).reset(jax.random.key(0)))
+    env.make(SMALL.replace(env=name)).reset(jax.random.key(0))

@@ -1,0 +1,263 @@
+"""Every function of fast.py beside its plain twin, in float64: equal values and gradients, below
+and beyond its bound; and the plain one is what runs beyond."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ppo_jax import fast
+from tests.helpers.quick import quick_jit
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+CLOSE = {"rtol": 1e-10, "atol": 1e-12}
+HIGHEST = jax.lax.Precision.HIGHEST
+DIMENSIONS = (((1,), (0,)), ((), ()))  # as flax hands them on
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def integers(high, *shape):
+    return np.random.default_rng(1).integers(0, high, shape, np.int32)
+
+
+def product(rows, inputs, outputs):
+    def call(function, arrays):
+        return function(*arrays, DIMENSIONS, precision=HIGHEST)
+
+    return call, [(normal(rows, inputs), normal(inputs, outputs))]
+
+
+def convolution(image, side, strides):
+    def call(function, arrays):
+        return function(*arrays, strides, "VALID", precision=HIGHEST)
+
+    return call, [(normal(2, *image), normal(*side, image[-1], 3))]
+
+
+def of_actions(actions):
+    """log π of actions [2, 3] by logits of very different sizes."""
+    logits, chosen = 30 * normal(2, 3, actions), integers(actions, 2, 3)
+    return lambda function, logits, chosen: function(logits, chosen), [logits, chosen]
+
+
+def over_entries(entries):
+    return lambda function, values: function(values), [3 * normal(2, 3, entries)]
+
+
+def drawn(draw, *shape):
+    def call(function, scale):
+        return scale * function(draw, jax.random.key(3), shape)
+
+    return call, [np.ones(())]
+
+
+def matrix(*shape):
+    return lambda function, gaussian: function(gaussian), [normal(*shape)]
+
+
+def network(params, rows):
+    """An MLP whose rows go their own ways, with a tuple for its output."""
+    kernel, bias, image_kernel = params
+    vector, image = rows
+    hidden = jnp.tanh(jnp.dot(vector, kernel) + jnp.broadcast_to(bias, (len(vector), len(bias))))
+    seen = jnp.dot(image.reshape(len(image), -1), image_kernel)
+    return (hidden, seen), jnp.sum(hidden * seen, axis=1)
+
+
+def of_rows(rows, hidden=3):
+    params = normal(4, hidden), normal(hidden, seed=1), normal(6, hidden, seed=2)
+
+    batch = normal(rows, 4, seed=3), normal(rows, 2, 3, seed=4)
+    return lambda function, both: function(network)(*both), [(params, batch)]
+
+
+def transitions(width):
+    """Numbers of several types; a transition is `width` + 6 of them."""
+    fixed = {
+        "action": integers(9, 10),
+        "image": integers(256, 10, 2, 2).astype(np.uint8),
+        "done": integers(2, 10) == 1,
+    }
+
+    def call(function, values, fixed, chosen):
+        return function({**fixed, "values": values})(chosen)
+
+    return call, [normal(10, width), fixed, np.array([3, 9, 3, 0])]
+
+
+def population(agents, size):
+    def one(agents, own):
+        rates, nothing = own
+        assert nothing is None
+        return {"moved": agents * rates[:, None], "rates": jnp.square(rates)}
+
+    def call(function, both):
+        agents, rates = both
+        return function(one, size, agents, [rates, None])
+
+    return call, [(normal(agents, 4), normal(agents, seed=1))]
+
+
+# By function: whether the plain one is to run, and (call, arrays).
+CASES = {
+    "dot_general": [
+        *((False, product(7, 5, outputs)) for outputs in (1, fast.FEW_OUTPUTS)),
+        (False, product(1, 5, 9)),
+        (True, product(7, 5, fast.FEW_OUTPUTS + 1)),
+    ],
+    "convolve": [
+        (False, convolution((6, 5, 2), (3, 3), (1, 1))),
+        (False, convolution((9, 8, 1), (4, 4), (2, 3))),
+        (True, convolution((9, 8, 1), (5, 4), (2, 3))),
+    ],
+    "sum_entries": [
+        *((False, over_entries(entries)) for entries in (1, 2, fast.FEW_ACTIONS)),
+        *((True, over_entries(entries)) for entries in (0, fast.FEW_ACTIONS + 1)),
+    ],
+    "log_softmax_at": [
+        *((False, of_actions(actions)) for actions in (1, 2, fast.FEW_ACTIONS)),
+        (True, of_actions(fast.FEW_ACTIONS + 1)),
+    ],
+    "softmax_entropy": [
+        *((False, over_entries(actions)) for actions in (1, 2, fast.FEW_ACTIONS)),
+        (True, over_entries(fast.FEW_ACTIONS + 1)),
+    ],
+    "draw": [
+        (False, drawn(jax.random.normal, 3, 2, 5)),
+        (False, drawn(jax.random.gumbel, 4, 2)),
+    ],
+    "orthonormal": [(False, matrix(*shape)) for shape in ((7, 3), (3, 7), (4, 4), (1, 5), (5, 1))],
+    "rows": [
+        *((False, of_rows(rows)) for rows in (1, fast.FEW_ROWS)),
+        (True, of_rows(fast.FEW_ROWS + 1)),
+        (True, of_rows(2, hidden=fast.FEW_PARAMETERS // 11 + 1)),
+    ],
+    "gather": [
+        *((False, transitions(width)) for width in (1, fast.FEW_NUMBERS - 6)),
+        (True, transitions(fast.FEW_NUMBERS - 5)),
+    ],
+    "in_batches": [(False, population(5, size)) for size in (1, 2, 3, 5, 8)],
+}
+PAIRS = [
+    pytest.param(name, plain, call, arrays, id=f"{name}-{index}")
+    for name, cases in CASES.items()
+    for index, (plain, (call, arrays)) in enumerate(cases)
+]
+
+
+def test_every_function_has_a_twin_and_is_tried():
+    own = {
+        name
+        for name, value in vars(fast).items()
+        if getattr(value, "__module__", "") == "ppo_jax.fast"
+    }
+    public = {name for name in own if not name.startswith(("_", "plain_"))}
+    assert public == set(CASES)
+    assert {f"plain_{name}" for name in public} == {name for name in own if name[:6] == "plain_"}
+
+
+def weighted(outputs):
+    """One number in which every float counts differently."""
+    return sum(
+        jnp.sum(jnp.sin(leaf) * (1 + jnp.arange(leaf.size)).reshape(leaf.shape))
+        for leaf in jax.tree.leaves(outputs)
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+    )
+
+
+@pytest.mark.parametrize(("name", "plain", "call", "arrays"), PAIRS)
+def test_a_function_equals_its_plain_twin(name, plain, call, arrays):
+    functions = getattr(fast, name), getattr(fast, f"plain_{name}")
+
+    arrays = jax.tree.map(jnp.asarray, arrays)
+
+    def value_and_gradient(function, *arrays):
+        def loss(*arrays):
+            outputs = call(function, *arrays)
+            return weighted(outputs), outputs
+
+        (_, outputs), gradient = jax.value_and_grad(loss, has_aux=True)(*arrays)
+        return outputs, gradient
+
+    ours, expected = (
+        quick_jit(functools.partial(value_and_gradient, function))(*arrays)
+        for function in functions
+    )
+    assert jax.tree.structure(ours) == jax.tree.structure(expected)
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)
+        np.testing.assert_allclose(one, other, **CLOSE)
+    own, others = (
+        str(jax.make_jaxpr(functools.partial(call, function))(*arrays)) for function in functions
+    )
+    assert (own == others) == plain
+
+
+# Rows under transformations: they have rules of their own.
+
+
+ROWS = fast.FEW_ROWS
+PARAMS = normal(3, 4, 3), normal(3, 3, seed=1), normal(3, 6, 3, seed=2)  # of 3 agents
+BATCHES = normal(3, ROWS, 4, seed=3), normal(3, ROWS, 2, 3, seed=4)
+
+
+def first(tree):
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), tree)
+
+
+@pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0), ((0, None, 0), (None, 0))])
+@pytest.mark.parametrize("differentiate", [False, True])
+def test_rows_of_many_agents_are_each_agents_own(axes, differentiate):
+    """Whatever is mapped over: parameters, rows, or parts of them."""
+
+    def pick(tree, axis):
+        per_leaf = axis if isinstance(axis, tuple) else (axis,) * len(tree)
+        pairs = zip(map(jnp.asarray, tree), per_leaf, strict=True)
+        return tuple(leaf if one == 0 else leaf[0] for leaf, one in pairs)
+
+    arguments = tuple(map(pick, (PARAMS, BATCHES), axes))
+
+    def of(wrapper):
+        function = wrapper(network)
+        if not differentiate:
+            return jax.jit(jax.vmap(function, axes))
+        loss = jax.grad(lambda params, batch: weighted(function(params, batch)), (0, 1))
+        return jax.jit(jax.vmap(loss, axes))
+
+    ours, expected = of(fast.rows)(*arguments), of(fast.plain_rows)(*arguments)
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        assert len(one) == 3
+        np.testing.assert_allclose(one, other, **CLOSE)
+
+
+def test_rows_have_directional_derivatives_and_work_in_a_loop():
+    params, batch = first(PARAMS), first(BATCHES)
+
+    def derivative(wrapper):
+        function = wrapper(network)
+
+        def step(params, _):
+            outputs, tangents = jax.jvp(function, (params, batch), (params, batch))
+            moved = jax.tree.map(lambda leaf: leaf + 0.01 * weighted(tangents), params)
+            return moved, (outputs, tangents)
+
+        return jax.jit(lambda params: jax.lax.scan(step, params, length=3)[1])(params)
+
+    ours, expected = derivative(fast.rows), derivative(fast.plain_rows)
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, **CLOSE)
+
+
+def test_rows_are_taken_one_by_one_and_in_one_product_by_many_agents():
+    """Else nothing above has tried what it says."""
+    alone = str(jax.make_jaxpr(fast.rows(network))(first(PARAMS), first(BATCHES)))
+    assert "f64[1,3] = dot_general" in alone
+    many = str(jax.make_jaxpr(jax.vmap(fast.rows(network)))(PARAMS, BATCHES))
+    assert "f64[1,3] = dot_general" not in many
+    assert f"f64[3,{ROWS},3] = dot_general" in many

@@ -1,0 +1,223 @@
+"""In the first gradient step of an update every probability ratio is 1, whatever the recipe, the
+network, the actions and the statistics are: the policy that is optimized is the one that acted."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from ppo_jax import normalize, ppo, recipe, spaces
+from ppo_jax.env import Environment, Step
+from tests.helpers.quick import quick_jit
+
+LIMIT = 6  # steps of an episode
+TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
+
+# One epoch of one minibatch.
+RECIPES = {
+    "notebook": {"min_transitions": 12, "minibatch_size": 12 - 1 + LIMIT},
+    "standard": {"num_envs": 2, "num_steps": 8, "num_minibatches": 1},
+    "fast": {"num_envs": 3, "num_steps": 5, "num_minibatches": 1},
+}
+ACTIONS = {
+    "discrete": (spaces.Discrete(3), {}),
+    "multidiscrete": (spaces.MultiDiscrete((2, 3)), {}),
+    "clipped": (spaces.Box(-0.5, np.array([0.5, 1.0]), (2,)), {}),
+    "squashed": (spaces.Box(-0.5, np.array([[0.5], [1.0]]), (2, 1)), {"squash_action": True}),
+}
+FACTORS = (
+    tuple(RECIPES),
+    ("mlp", "cnn", "shared"),
+    tuple(ACTIONS),
+    (False, True),  # statistics
+    tuple(TOLERANCE),
+)
+ALL = list(itertools.product(*FACTORS))
+
+
+class Shared(nn.Module):
+    """A user's module: one torso for both heads."""
+
+    num_outputs: int | tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, observation):
+        flat = [jnp.reshape(leaf, (len(leaf), -1)) for leaf in jax.tree.leaves(observation)]
+        inputs = jnp.concatenate([leaf.astype(float) for leaf in flat], axis=1)
+        hidden = nn.tanh(nn.Dense(4, name="torso")(inputs))
+        value = nn.Dense(1, name="value")(hidden)[:, 0]
+        if isinstance(self.num_outputs, int):
+            return nn.Dense(self.num_outputs, name="head")(hidden), value
+        return tuple(nn.Dense(n)(hidden) for n in self.num_outputs), value
+
+
+OBSERVATIONS = {
+    "mlp": (spaces.Box(-np.inf, np.inf, (3,)), lambda state: 5 * state + 2),
+    "cnn": (
+        spaces.Box(0, 255, (4, 4, 2), jnp.uint8),
+        lambda state: (
+            (128 + 80 * jnp.sin(jnp.arange(32) * state[0] + state[1]))
+            .astype(jnp.uint8)
+            .reshape(4, 4, 2)
+        ),
+    ),
+    "shared": (
+        spaces.Dict({"place": spaces.Discrete(4), "vector": spaces.Box(-9, 9, (3,))}),
+        lambda state: {"place": (state[0] > 0).astype(jnp.int32), "vector": 3 * state - 1},
+    ),
+}
+
+
+@functools.cache
+def world(observation, actions):
+    """An environment that drifts where actions push it, and ends at random or after LIMIT steps."""
+    action_space = ACTIONS[actions][0]
+    observation_space, observe = OBSERVATIONS[observation]
+
+    def reset(key):
+        state = jax.random.normal(key, (3,), float)
+        return state, observe(state)
+
+    def step(key, state, action):
+        assert action.shape == action_space.shape
+        push = jnp.sum(jnp.asarray(action, float))
+        state = 0.9 * state + 0.3 * push + 0.3 * jax.random.normal(key, (3,), float)
+        ended = jax.random.bernoulli(jax.random.fold_in(key, 1), 0.15)
+        return state, Step(observe(state), jnp.cos(state[0]) + push, ended, False)
+
+    return Environment(reset, step, observation_space, action_space, LIMIT, truncates_early=False)
+
+
+def pairs_of(cases):
+    """All pairs of two factors' levels that occur together."""
+    return {
+        (one, case[one], other, case[other])
+        for case in cases
+        for one, other in itertools.combinations(range(len(FACTORS)), 2)
+    }
+
+
+# 12 cases in which every two levels of two factors occur together: every recipe with every kind of
+# action, the rest shifted from one to the next.
+COVER = [
+    tuple(levels[place % len(levels)] for levels, place in zip(FACTORS, places, strict=True))
+    for one, action in itertools.product(range(3), range(4))
+    for places in [(one, one + action, action, one + action, one + action // 2)]
+]
+
+
+def test_the_default_cases_cover_all_pairs():
+    assert pairs_of(COVER) == pairs_of(ALL)
+    assert pairs_of(COVER[1:]) != pairs_of(ALL)
+
+
+def configured(recipe_name, network, actions, statistics):
+    return recipe(
+        recipe_name,
+        **RECIPES[recipe_name],
+        **ACTIONS[actions][1],
+        env=world(network, actions),
+        network=Shared if network == "shared" else network,
+        hidden_sizes=(4,),
+        num_updates=2,
+        num_epochs=1,
+        normalize_observation=statistics,
+        normalize_reward=statistics,
+        learning_rate=0.05,
+        anneal_learning_rate=False,
+    )
+
+
+def second_update(config, jit=quick_jit, merge_first=False):
+    """An agent's second update, as it optimizes: what the policy says of the batch beside what the
+    batch has of it.
+
+    merge_first: plants the bug of statistics that take the rollout in before it is learned from.
+    """
+    optimize, make_policy = ppo.optimize, ppo.policy
+    noises, found = [], []
+
+    def recording_policy(config):
+        own = make_policy(config)
+
+        def noise(*arguments):
+            noises.append(own.noise(*arguments))
+            return noises[-1]
+
+        return own._replace(noise=noise)
+
+    def recording_optimize(key, params, optimizer_state, batch, scale, policy, config):
+        if merge_first:
+            seen = jax.tree.map(lambda leaf: leaf[None], batch.observation)
+            valid = jnp.ones((1, len(batch.log_prob)), bool)
+            params = params._replace(statistics=normalize.merge(params.statistics, seen, valid))
+        distribution, value, _ = policy.apply(params, batch.observation)
+        drawn = noises[-1].reshape(-1, noises[-1].shape[-1])
+        found.append(
+            {
+                "ratio": jnp.exp(distribution.log_prob(batch.action) - batch.log_prob),
+                "value": value - batch.value,
+                "action": batch.action,
+                "acted": distribution.sample(drawn),
+                "valid": jnp.ones(len(value), bool) if batch.valid is None else batch.valid,
+                "count": params.statistics.count if config.normalize_observation else 0,
+            }
+        )
+        return optimize(key, params, optimizer_state, batch, scale, policy, config)
+
+    def run(key):
+        state = ppo.init(key, config)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ppo, "policy", recording_policy)
+            patch.setattr(ppo, "optimize", recording_optimize)
+
+            def update(state, _):
+                state, metrics = ppo.update(state, config)
+                return state, (metrics, found.pop())
+
+            return jax.lax.scan(update, state, length=2)[1]
+
+    metrics, second = jax.tree.map(lambda leaf: np.asarray(leaf[1]), jit(run)(jax.random.key(0)))
+    valid = second.pop("valid")
+    return metrics, {name: leaf[valid] if leaf.ndim else leaf for name, leaf in second.items()}
+
+
+def assert_first_ratios_are_one(recipe_name, network, actions, statistics, precision, jit):
+    tolerance = TOLERANCE[precision]
+    with jax.enable_x64(precision == "float64"):
+        config = configured(recipe_name, network, actions, statistics)
+        metrics, second = second_update(config, jit)
+    assert metrics.gradient_steps == 1
+    assert metrics.clip_fraction == 0
+    assert abs(metrics.approx_kl) <= tolerance
+    assert second["ratio"].dtype == precision
+    assert len(second["ratio"]) == metrics.env_steps >= 12
+    assert np.abs(second["ratio"] - 1).max() <= tolerance
+    assert np.abs(second["value"]).max() <= 10 * tolerance
+    np.testing.assert_allclose(second["acted"], second["action"], rtol=0, atol=10 * tolerance)
+    assert len(np.unique(second["action"], axis=0)) > 1
+    assert (second["count"] > 0) == statistics
+
+
+@pytest.mark.parametrize("case", COVER, ids=str)
+def test_every_first_ratio_is_one(case):
+    """For an agent whose statistics are not empty; and its actions are those that this policy
+    draws."""
+    assert_first_ratios_are_one(*case, quick_jit)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_every_first_ratio_is_one_in_every_case_as_it_is_compiled_for_users(case):
+    assert_first_ratios_are_one(*case, jax.jit)
+
+
+def test_statistics_that_are_merged_too_early_are_found():
+    """As rsl_rl once did: the ratios say so."""
+    config = configured("standard", "mlp", "squashed", True)
+    _, second = second_update(config, merge_first=True)
+    assert np.abs(second["ratio"] - 1).max() > 100 * TOLERANCE["float32"]

@@ -1,0 +1,1 @@
+"""What tests share: oracles, problems to solve with them, small populations."""

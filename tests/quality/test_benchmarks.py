@@ -1,0 +1,234 @@
+"""The benchmarks, run as their users do: each a command of its own, with sizes that take seconds.
+
+Peers speak to the benchmarks by lines of JSON (`benchmarks/peers`); none of them is installed here.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+PEERS = BENCHMARKS / "peers"
+WORKERS = sorted(path.stem for path in PEERS.glob("*_worker.py"))
+COMMANDS = sorted(
+    path.stem
+    for path in BENCHMARKS.glob("[!_]*.py")
+    if 'if __name__ == "__main__"' in path.read_text()
+)
+
+
+def run(*command, code=0, timeout=300, **options):
+    """A finished process of Python, which exits with that code."""
+    result = subprocess.run(
+        [sys.executable, *map(str, command)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=BENCHMARKS.parent,
+        **options,
+    )
+    assert result.returncode == code, result.stderr
+    return result
+
+
+def measured(name, out, *flags):
+    """What a benchmark of that name writes."""
+    run("-m", f"benchmarks.{name}", *flags, "--out", out)
+    assert (out / f"{name}.png").stat().st_size > 0
+    content = json.loads((out / f"{name}.json").read_text())
+    assert content["setting"]["versions"]["jax"]
+    return content
+
+
+# Commands
+
+
+def test_an_unknown_part_is_refused_with_those_that_there_are():
+    result = run("-m", "benchmarks", "throughputs", code=2)
+    assert result.stdout.startswith("no part throughputs; there are throughput, profile")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_benchmark_explains_itself(name):
+    if name.startswith("pytorch"):
+        pytest.importorskip("torch")
+    assert "usage: " in run("-m", f"benchmarks.{name}", "--help").stdout
+
+
+def spread(row):
+    """A row's median speed, which lies in its range."""
+    speed = row["env_steps_per_second"]
+    low, high = speed["range"]
+    assert 0 < low <= speed["median"] <= high
+    return speed["median"]
+
+
+@pytest.mark.slow
+def test_throughput_counts_the_operations_of_a_step_and_leaves_out_who_cannot_run(tmp_path):
+    pytest.importorskip("torch")
+    flags = ("--recipes", "standard", "--agents", "1", "--peers", "--repeats", "2")
+    absent = ("--rl-tools", tmp_path / "nowhere")
+    content = measured("throughput", tmp_path, *flags, "--seconds", "0.1", *absent)
+    rows = {row["contestant"]: row for row in content["rows"]}
+    assert {"ppo_jax", "PyTorch", "PyTorch tuned"} <= set(rows)
+    assert "rl_tools (Pendulum)" not in rows
+    # Actor 4-64-64-2 and critic 4-64-64-1; the first layers' inputs need no gradient.
+    forward, first_layers = 2 * (256 + 4096 + 128 + 256 + 4096 + 64), 2 * (256 + 256)
+    counted = forward + 4 * (forward + forward + (forward - first_layers))
+    for row in rows.values():
+        assert row["flops_per_second"] / spread(row) == pytest.approx(counted)
+        ratio = spread(rows["ppo_jax"]) / spread(row)
+        assert row["ours_over_it"] == pytest.approx(ratio)
+
+
+@pytest.mark.slow
+def test_the_waterfall_says_what_is_left_of_the_environments_speed(tmp_path):
+    flags = ("--agents", "1", "2", "--repeats", "2", "--updates", "1")
+    rows = measured("waterfall", tmp_path, *flags)["rows"]
+    stages = ["environment only", "+ policy", "+ training"]
+    assert [(row["agents"], row["stage"]) for row in rows] == [
+        (agents, stage) for agents in (1, 2) for stage in stages
+    ]
+    for row, whole in zip(rows, [rows[0]] * 3 + [rows[3]] * 3, strict=True):
+        assert row["left"] == pytest.approx(spread(row) / spread(whole))
+        assert row["compile_seconds"] > 0
+
+
+@pytest.mark.slow
+def test_solving_takes_the_median_agent_that_long(tmp_path):
+    flags = ("--seeds", "3", "--first-starts", "0", "--starts", "0")
+    content = measured("solve", tmp_path, *flags)
+    agents = content["warm"]["agents"]
+    assert [agent["seed"] for agent in agents] == [0, 1, 2]
+    for name in ("train_seconds", "seconds", "updates"):
+        values = [agent[name] if agent["solved"] else np.inf for agent in agents]
+        assert content["warm"][name]["median"] == sorted(values)[1]
+    assert all(agent["train_seconds"] < agent["seconds"] for agent in agents)
+    assert content["cold"]["later_start"] == {"median": None, "processes": []}
+
+
+@pytest.mark.slow
+def test_the_benchmark_for_accelerators_runs_on_a_cpu(tmp_path):
+    sizes = ("--agents", "2", "1", "--parts-agents", "1", "--flags-agents", "--size", "64")
+    flags = ("--recipes", "standard", "--updates", "2", "--repeats", "1", "--test-seconds", "0")
+    content = measured("gpu", tmp_path, *sizes, *flags)
+    assert {row["matmul"] for row in content["matmul"]} == {"HIGHEST", "DEFAULT"}
+    peak = next(row["flops_per_second"] for row in content["matmul"] if row["matmul"] == "HIGHEST")
+    assert [row["agents"] for row in content["sweep"]] == [2, 1]
+    for row in content["sweep"]:
+        share = spread(row) * row["flops_per_step"] / peak
+        assert row["share_of_peak"] == pytest.approx(share)
+        # The parameters and Adam's moments at least.
+        assert row["program_bytes_per_agent"] > 4 * 3 * 2 * (4 * 64 + 64 * 64 + 2 * 64)
+    (parts,) = content["parts"]
+    assert parts["milliseconds_an_update"]["rollout"] > 0
+
+
+# Peers
+
+
+def requirements(name):
+    """The dependencies that a worker's header names, without versions."""
+    source = (PEERS / f"{name}.py").read_text()
+    headers = re.findall(r"^# /// script$(.*?)^# ///$", source, re.M | re.S)
+    assert len(headers) <= 1
+    return re.findall(r'"([A-Za-z0-9_.-]+)[^"]*"', "".join(headers).partition("dependencies")[2])
+
+
+def test_every_peer_says_what_it_needs():
+    names = {name.removesuffix("_worker") for name in WORKERS}
+    assert {"cleanrl", "stable_baselines3", "sbx", "rejax", "purejaxrl", "rl_tools"} <= names
+    for name in WORKERS:
+        nothing = name.removesuffix("_worker") in {"ours", "torch", "rl_tools"}
+        assert bool(requirements(name)) != nothing, name
+
+
+def test_no_script_hides_a_package_that_a_peer_imports():
+    scripts = {path.stem for path in PEERS.glob("*.py")}
+    packages = {package.replace("-", "_") for name in WORKERS for package in requirements(name)}
+    assert not scripts & (packages | {"jax", "numpy", "torch", "ppo", "sbx", "wrappers"})
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("ours", "{", "options are not JSON: "),
+        ("ours", "[]", "options are a JSON object, not []\n"),
+        ("ours", '{"agent": 1}', "no option agent; there are recipe, agents, "),
+        ("ours", '{"agents": 0}', "agents is a positive whole number, not 0\n"),
+        ("ours", '{"devices": true}', "devices is a positive whole number, not True\n"),
+        ("ours", '{"seconds": "5"}', "seconds is a positive number, not '5'\n"),
+        ("ours", '{"path": 3}', "path is a string, not 3\n"),
+        ("torch", '{"recipe": "fast"}', "recipe 'fast': this peer does notebook, standard only\n"),
+        ("torch", '{"agents": 2}', "agents 2: this peer trains 1 at once\n"),
+        ("rl_tools", "{}", "give `path`: a checkout of rl-tools/rl-tools\n"),
+        ("rl_tools", '{"path": "/nowhere"}', "path /nowhere: no such folder"),
+    ],
+)
+def test_what_a_peer_cannot_do_is_refused_in_one_line(name, options, message):
+    result = run(PEERS / f"{name}_worker.py", options, code=2)
+    assert result.stderr.startswith(message)
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+WORKER = """
+from protocol import Options, Peer, serve
+
+def start(options: Options) -> Peer:
+    print("noise on stdout")
+    def turn():
+        print("more noise")
+        MORE
+        return {"env_steps": options.agents * 512, "seconds": 0.5}
+    return Peer(turn, 1.5, {"fake": "1"}, options.recipe)
+
+serve(start)
+"""
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """A function that writes a worker whose turns do more, and gives its path."""
+    monkeypatch.setenv("PYTHONPATH", str(PEERS))
+
+    def write(more):
+        script = tmp_path / "fake_worker.py"
+        script.write_text(WORKER.replace("MORE", more))
+        return script
+
+    return write
+
+
+def test_a_worker_serves_turns_whatever_the_peer_prints(write):
+    result = run(write("pass"), '{"agents": 3}', input="turn\n" * 3)
+    ready, *turns = map(json.loads, result.stdout.splitlines())
+    assert ready == {
+        "ready": True,
+        "compile_seconds": 1.5,
+        "versions": {"fake": "1"},
+        "note": "standard",
+    }
+    assert len(turns) == 3
+    for turn in turns:
+        assert (turn["env_steps"], turn["seconds"]) == (1536, 0.5)
+        assert 1e6 < turn["peak_memory_bytes"] < 1e9
+
+
+def test_a_hung_worker_ends_with_its_parent(write):
+    parent = (
+        "import os, subprocess, sys\n"
+        "worker = subprocess.Popen([sys.executable, sys.argv[1], '{}'], stdin=-1, stdout=-1)\n"
+        "assert b'ready' in worker.stdout.readline()\n"
+        "worker.stdin.write(b'turn\\n')\n"
+        "worker.stdin.flush()\n"
+        "os._exit(0)\n"
+    )
+    # Its stderr is the worker's too: `run` returns when both have ended, long before 60 s.
+    run("-c", parent, write("import time; time.sleep(60)"), timeout=30)

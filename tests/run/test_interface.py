@@ -1,0 +1,146 @@
+"""ppo_jax.run.train: the command from Python."""
+
+import threading
+
+import jax
+import numpy as np
+import pytest
+
+from ppo_jax import recipe
+from ppo_jax.run import load, train
+from tests.helpers.commands import SMALL, run_command
+from tests.helpers.own_parts import SMALL as OWN
+from tests.helpers.own_parts import teller
+
+CONFIG = recipe("fast", num_envs=4, num_steps=32, hidden_sizes=(8,), total_timesteps=1300)
+
+
+def same(one, other):
+    """Whether two pytrees are the same to the bit."""
+    leaves = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return all(np.array_equal(a, b, equal_nan=True) for a, b in leaves)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return out, train(CONFIG, seed=5, out=str(out))
+
+
+def test_what_is_returned_is_what_load_gives(run):
+    out, returned = run
+    loaded = load(out)
+    for name in ("params", "metrics", "evaluations", "numbers", "hyperparameters"):
+        assert same(getattr(returned, name), getattr(loaded, name)), name
+    assert returned.config == loaded.config == CONFIG
+    assert returned.summary == loaded.summary
+    assert returned.summary["finished"]
+
+
+def test_it_is_the_commands_run(run, tmp_path):
+    out = tmp_path / "run"
+    assert run_command("train", *SMALL, "--seed", 5, "--quiet", "--out", out) == (0, "", "")
+    assert load(out).summary["state_sha256"] == run[1].summary["state_sha256"]
+    assert run[1].summary["recipe"] == "custom"
+
+
+def test_it_is_quiet_unless_told_otherwise(tmp_path, capfd):
+    train(CONFIG, out=str(tmp_path / "one"))
+    assert capfd.readouterr() == ("", "")
+    train(CONFIG, out=str(tmp_path / "other"), quiet=False)
+    assert "training 100%" in capfd.readouterr().out
+
+
+def test_without_a_folder_it_is_a_fresh_one_under_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train(CONFIG)
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("CartPole-v1-custom-seed0-")
+
+
+def test_it_trains_beside_the_main_thread(tmp_path):
+    """Which alone may catch signals."""
+    found = []
+    thread = threading.Thread(target=lambda: found.append(train(CONFIG, out=str(tmp_path / "run"))))
+    thread.start()
+    thread.join()
+    assert found[0].summary["finished"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_seeds": 0}, "--num-seeds is 0; it must be a whole number of at least 1"),
+        ({"seed": -1}, "--seed is -1"),
+        ({"num_sedes": 3}, "num_sedes; did you mean num_seeds?"),
+        ({"resume": "newest", "out": None}, "--resume needs --out"),
+        ({"resume": "sometimes"}, "--resume is 'sometimes'; it must be newest or auto"),
+        ({"sweep": ("discount=2",)}, "discount is 2.0; it must be between 0 and 1"),
+        ({"sweep": "discount=0.5"}, "--sweep is 'discount=0.5'; it must be a tuple of texts"),
+        ({"init_from": "nowhere", "agent": 0}, "--init-from nowhere"),
+        ({"config": CONFIG.replace(env="CartPol")}, "near it: CartPole-v1"),
+        ({"config": CONFIG.replace(discount=2.0)}, "discount is 2.0"),
+    ],
+)
+def test_bad_input_is_a_value_error_in_one_line_and_nothing_is_written(
+    options, message, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError) as raised:
+        train(**{"config": CONFIG, "out": "run", **options})
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_holds_a_run_is_a_value_error_unless_it_is_to_be_replaced(run, tmp_path):
+    out, _ = run
+    before = (out / "summary.json").read_bytes()
+    with pytest.raises(ValueError, match="holds a run; give another folder"):
+        train(CONFIG, out=str(out))
+    assert (out / "summary.json").read_bytes() == before
+    own = str(tmp_path / "run")
+    first = train(CONFIG, out=own)
+    again = train(CONFIG, out=own, seed=5, overwrite=True)
+    assert again.summary["state_sha256"] == run[1].summary["state_sha256"]
+    assert again.summary["state_sha256"] != first.summary["state_sha256"]
+
+
+def test_what_the_file_system_refuses_is_an_os_error(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    for path in (file, file / "below"):
+        with pytest.raises(OSError, match=str(file)):
+            train(CONFIG, out=str(path))
+
+
+def test_a_device_that_is_not_there_and_divergence_are_runtime_errors(tmp_path):
+    with pytest.raises(RuntimeError, match="--device tpu: jax finds none"):
+        train(CONFIG, out=str(tmp_path / "run"), device="tpu")
+    with pytest.raises(RuntimeError, match="every agent diverged"):
+        train(CONFIG.replace(learning_rate=1e38), out=str(tmp_path / "run"))
+    assert load(tmp_path / "run").summary["diverged_seeds"] == [0]
+
+
+def test_a_run_of_objects_is_resumed_and_loaded_with_them(tmp_path):
+    """Which its files name, and cannot hold."""
+    out = str(tmp_path / "run")
+    config = OWN.replace(env=teller(), num_updates=4, anneal_learning_rate=False)
+
+    class Fault:
+        def at_boundary(self, batch):
+            if batch.num_updates == 4:
+                raise RuntimeError("stop here")
+
+    with pytest.raises(ValueError, match="hook Fault"):
+        train(config, out=out, hooks=[Fault()], checkpoint_every=2)
+    resumed = train(config, out=out, resume="newest")
+    assert resumed.summary["finished"]
+    assert resumed.agent(0).act(np.zeros(2)) in (0, 1)
+    whole = train(config, out=str(tmp_path / "whole"))
+    assert whole.summary["state_sha256"] == resumed.summary["state_sha256"]
+    with pytest.raises(ValueError, match=r"env was the object .*Environment.*load\(path, env="):
+        load(out)
+    assert same(load(out, env=teller()).params, resumed.params)
+    finished = train(config, out=out, resume="auto")
+    assert finished.summary == resumed.summary

@@ -1,0 +1,43 @@
+"""What batches of agents came to, together."""
+
+import numpy as np
+
+from ppo_jax.run.training import Results, join
+
+
+def made_up(agent_ids, updates, evaluated=True):
+    """Made-up agents after so many updates of 100 steps each; agent 1 is frozen one before."""
+    agent_ids = np.array(agent_ids)
+    return Results(
+        agent_ids=agent_ids,
+        params={"actor.0.bias": np.stack([agent_ids, agent_ids], 1)},
+        made=np.where(agent_ids == 1, updates - 1, updates),
+        updates=np.full(len(agent_ids), updates),
+        env_steps=100 * updates + agent_ids,
+        eval_returns=np.where(evaluated, agent_ids, np.nan),
+        digests=np.repeat(agent_ids[:, None], 32, axis=1).astype(np.uint8),
+    )
+
+
+def test_batches_together_are_in_the_tables_order():
+    whole = join([made_up([0, 3, 1], 4), made_up([4, 2], 4)])
+    assert whole.agent_ids.tolist() == whole.eval_returns.tolist() == [0, 1, 2, 3, 4]
+    assert whole.params["actor.0.bias"].tolist() == [[agent] * 2 for agent in range(5)]
+    assert whole.frozen.tolist() == [False, True, False, False, False]
+    assert whole.env_steps.tolist() == [400, 401, 402, 403, 404]
+    assert whole.digests[:, 31].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_batch_that_stopped_early_made_fewer_updates_and_none_of_it_froze():
+    whole = join([made_up([0, 3], 2), made_up([2], 4)])
+    assert whole.agent_ids.tolist() == [0, 2, 3]
+    assert whole.updates.tolist() == [2, 4, 2]
+    assert not whole.frozen.any()
+
+
+def test_a_signal_in_a_later_batch_leaves_what_was_trained():
+    """Then that batch has no evaluations."""
+    whole = join([made_up([0, 1], 4), made_up([2], 1, evaluated=False)])
+    assert whole.params["actor.0.bias"].tolist() == [[0, 0], [1, 1], [2, 2]]
+    assert whole.updates.tolist() == [4, 4, 1]
+    np.testing.assert_array_equal(whole.eval_returns, [0, 1, np.nan])
