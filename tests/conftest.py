@@ -6,14 +6,19 @@ import os
 import jax
 import pytest
 
+pytest.register_assert_rewrite("tests.helpers")  # asserts of helpers say as much as those of tests
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_platforms", jax.config.jax_platforms or "cpu")
 
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory):
-    """Commands keep what they compile in a folder of the tests, not in the user's."""
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    """Commands keep what they compile in a folder of the tests, which all workers share, not in
+    the user's."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    os.environ["XDG_CACHE_HOME"] = str(shared / "cache")
 
 
 @pytest.fixture

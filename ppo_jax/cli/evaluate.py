@@ -41,8 +41,8 @@ def _main(arguments: list[str]) -> int:
     options = flags.read_options(Options, arguments, "evaluate")
     if options.all and options.agent is not None:
         raise InputError(f"--agent {options.agent} and --all: leave out one")
-    if options.episodes < 2:
-        raise InputError(f"--episodes is {options.episodes}; an interval needs at least 2")
+    if not 2 <= options.episodes < 2**31:
+        raise InputError(f"--episodes is {options.episodes}; it must be from 2 to {2**31 - 1}")
     path, console = Path(options.run), Console(options.quiet)
     if not (path / folder.CONFIG).exists():
         raise InputError(f"{path} is not a run's folder: it has no {folder.CONFIG}")

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: list[str]) -> int:
     options = flags.read_options(Options, arguments, "replay")
-    if options.agent < 0 or options.episodes < 1:
+    if options.agent < 0 or not 1 <= options.episodes < 2**31:
         raise InputError(
             f"--agent is {options.agent} and --episodes {options.episodes}; agents count from 0,"
             " and there must be an episode"

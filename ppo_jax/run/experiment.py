@@ -191,7 +191,7 @@ class Experiment:
             boxes[name] = dataclasses.replace(getattr(self, name), **changes)
         for name in options:
             known = [key for box in boxes.values() for key in _fields_of(box)]
-            near = difflib.get_close_matches(name, known, n=1)
+            near = "".join(difflib.get_close_matches(name, known, n=1))
             raise InputError(f"no option is called {name}" + f"; did you mean {near}?" * bool(near))
         return dataclasses.replace(self, **boxes)
 

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -175,9 +175,10 @@ def _run(
     if main:  # only now, for the run can begin or continue
         _prepare_folder(plan.experiment, path, checkpoint)
     with contextlib.ExitStack() as stack:
-        hooks = _hooks(plan, path, console, own)
-        for hook in hooks:
+        hooks: list[Hook] = []
+        for hook in _hooks(plan, path, console, own, hooks):
             stack.callback(hook.close)
+            hooks.append(hook)
         signals = stack.enter_context(catch_signals())
         made, seconds = _train(plan, programs, hooks, signals, checkpoint)
     summary = _summarize(plan, made, compile_seconds, seconds, signals.received)
@@ -199,20 +200,21 @@ def _prepare_folder(experiment: Experiment, path: Path, checkpoint: Checkpoint |
     folder.write_json(path / folder.CONFIG, experiment.describe())
 
 
-def _hooks(plan: Plan, path: Path, console: Console, own: list[UserHook]) -> list[Hook]:
+def _hooks(
+    plan: Plan, path: Path, console: Console, own: list[UserHook], made: list[Hook]
+) -> Iterator[Hook]:
     """All hooks in the order in which they are called; the last one saves the others' state."""
-    experiment, hooks = plan.experiment, list[Hook]()
+    experiment = plan.experiment
     if experiment.stopping.evaluation_updates:
-        solved_at = env.SOLVED_AT.get(experiment.algorithm.env)
-        hooks.append(Evaluation(experiment.stopping, solved_at))
+        yield Evaluation(experiment.stopping, env.SOLVED_AT.get(experiment.algorithm.env))
     if experiment.evolving:
-        hooks.append(Evolution(experiment, path))
+        yield Evolution(experiment, path)
     if distributed.is_main_process():
+        yield from sinks.make(plan.table, path)
         batches = -(-plan.table.per_process(jax.process_count()) // plan.lanes)
-        hooks += sinks.make(plan.table, path)
-        hooks.append(Progress(console, batches, experiment.algorithm.num_updates or 0))
-    hooks += own
-    return [*hooks, Checkpointer(experiment, path, plan.chosen, hooks)]
+        yield Progress(console, batches, experiment.algorithm.num_updates or 0)
+    yield from own
+    yield Checkpointer(experiment, path, plan.chosen, list(made))
 
 
 def _train(
@@ -236,7 +238,7 @@ def _train(
             checkpointer.restore_run(checkpoint, batch)
             checkpoint = None
         train_batch(batch, hooks, signals)
-        last = batch.results(evaluated=not signals.received)
+        last = batch.results(evaluated=not signals.agreed())
         if signals.agreed():  # the evaluation is done again when the run is resumed
             checkpointer.save(batch)
             return join([*checkpointer.finished, last]), batch.seconds

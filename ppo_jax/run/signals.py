@@ -12,11 +12,11 @@ class Signals:
     """The first signal that this process, or another of the run's, has received; none: 0."""
 
     def __init__(self) -> None:
-        self.received = 0
+        self.received = self.own = 0  # `own` alone changes at any moment
 
     def agreed(self) -> int:
         """The signal that any process has received; all of them ask at the same time."""
-        self.received = distributed.allreduce(self.received)
+        self.received = distributed.allreduce(self.own)
         return self.received
 
 
@@ -26,7 +26,7 @@ def catch_signals() -> Iterator[Signals]:
     signals = Signals()
 
     def receive(number: int, _: Any) -> None:
-        signals.received = signals.received or number
+        signals.own = signals.own or number
         signal.signal(number, signal.SIG_DFL)
 
     previous = {}

@@ -6,13 +6,16 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from ppo_jax import ppo, statistics
+from ppo_jax.objects import first_line
 from ppo_jax.run.agents import AgentTable
+from ppo_jax.run.errors import InputError
 from ppo_jax.run.experiment import Experiment
 from ppo_jax.run.storage import folder
 from ppo_jax.run.storage.tables import Table
@@ -144,34 +147,49 @@ class Tracker(Sink):
     continues the same run there."""
 
     def __init__(self, path: Path, experiment: Experiment):
-        library = importlib.import_module(experiment.storage.track or "")
+        self._path, self._pending, self._name = path, [], experiment.storage.track or ""
+        library = importlib.import_module(self._name)
         identity = {"id": path.name} if experiment.storage.track == "wandb" else {}
-        self._run = library.init(
-            project=experiment.storage.track_project,
-            name=path.name,
-            config=experiment.describe(),
-            resume="allow",
-            **identity,
-        )
-        self._path, self._pending = path, []
+        with self._errors():
+            self._run = library.init(
+                project=experiment.storage.track_project,
+                name=path.name,
+                config=experiment.describe(),
+                resume="allow",
+                **identity,
+            )
 
     def while_computing(self) -> None:
-        while self._pending:
-            for tag, value, step in _scalars(*self._pending.pop(0)):
-                self._run.log({tag: value, f"{tag}/step": step})
+        with self._errors():
+            while self._pending:
+                for tag, value, step in _scalars(*self._pending.pop(0)):
+                    self._run.log({tag: value, f"{tag}/step": step})
 
     def close(self) -> None:
-        self._run.finish()
+        with self._errors():
+            self._run.finish()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # the library may raise anything
+            raise InputError(
+                f"--track {self._name}: {first_line(error)}; leave it out, or --resume later"
+            ) from error
 
 
-def make(table: AgentTable, path: Path) -> list[Hook]:
+def make(table: AgentTable, path: Path) -> Iterator[Hook]:
     """The sinks that the run asks for; they are the main process's."""
     experiment = table.experiment
-    sinks: list[Hook] = [Metrics(path, table)] if experiment.agents.curves else []
-    sinks += [Statistics(path), TensorBoard(path)]
+    if experiment.agents.curves:
+        yield Metrics(path, table)
+    yield Statistics(path)
+    yield TensorBoard(path)
     if experiment.stopping.evaluation_updates:
-        sinks.append(Evaluations(path, table))
-    return [*sinks, Tracker(path, experiment)] if experiment.storage.track else sinks
+        yield Evaluations(path, table)
+    if experiment.storage.track:
+        yield Tracker(path, experiment)
 
 
 def import_tensorboard() -> Any:

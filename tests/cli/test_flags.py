@@ -1,0 +1,195 @@
+"""What the flags of a training understand, and what they refuse."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from ppo_jax.cli import flags
+from tests.helpers.commands import SMALL, refused, run_command
+
+
+def read(*arguments):
+    return flags.read([str(argument) for argument in arguments], "train")
+
+
+@pytest.mark.parametrize(
+    ("alias", "field", "value"),
+    [
+        ("--gamma", "discount", 0.9),
+        ("--lr", "learning_rate", 0.125),
+        ("--ent-coef", "entropy_coefficient", 0.25),
+        ("--ent_coef", "entropy_coefficient", 0.25),
+        ("--vf-coef", "value_coefficient", 0.75),
+        ("--clip-coef", "clip_range", 0.3),
+        ("--total-steps", "total_timesteps", 1024),
+    ],
+)
+def test_the_names_that_people_type_are_understood(alias, field, value):
+    assert getattr(read().algorithm, field) != value
+    assert getattr(read(alias, value).algorithm, field) == value
+    assert getattr(read(f"{alias}={value}").algorithm, field) == value
+
+
+def test_an_alias_after_the_flag_itself_wins_as_twice_the_flag_would():
+    assert read("--discount", 0.5, "--gamma", 0.75).algorithm.discount == 0.75
+
+
+@pytest.mark.parametrize(
+    ("flag", "nearest"),
+    [
+        ("--learning-rte", "--learning-rate"),
+        ("--num-seed", "--num-seeds"),
+        ("--checkpoint-evry", "--checkpoint-every"),
+        ("--stop-when-solve", "--stop-when-solved"),
+    ],
+)
+def test_an_unknown_flag_names_the_nearest(flag, nearest, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, error = run_command("train", flag, "1")
+    assert code == 2
+    assert flag in error
+    assert f"{nearest} " in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", ["--num-envs many", "--recipe notebok", "--device quantum"])
+def test_the_flag_parser_refuses_a_value_with_code_2(arguments):
+    code, _, error = run_command("train", *arguments.split())
+    assert code == 2
+    assert arguments.split()[0] in error
+    assert arguments.split()[1] in error
+
+
+EVOLVE = "--num-seeds 4 --evolve clip_range=log:0.1:0.2"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--learning-rate nan", "learning_rate is nan"),
+        ("--lr -1", "learning_rate is -1.0; it must be positive and finite"),
+        ("--discount 1.5", "discount is 1.5; it must be between 0 and 1"),
+        ("--num-envs 3 --num-minibatches 7", "the nearest that does is 6"),
+        ("--total-timesteps 10", "less than one update"),
+        ("--recipe notebook --total-timesteps 5000", "give num_updates"),
+        ("--total-timesteps 5000 --recipe notebook", "give num_updates"),
+        ("--total-timesteps 5000 --num-updates 3", "say the same thing twice"),
+        ("--env CartPol", "near it: CartPole-v1"),
+        ("--env nowhere:make", "does not import"),
+        ("--env-params force 5.0", "has no parameter 'force'; there are: gravity"),
+        ("--config missing.json", "No such file"),
+        ("--config x --recipe fast", "leave out --recipe"),
+        ("--drop-solved", "--drop-solved is gone"),
+        ("--drop-solved --num-seeds 8", "--drop-solved is gone"),
+        # agents
+        ("--seed -1", "--seed is -1; it must be a whole number of at least 0"),
+        ("--seed 4294967296", "seeds go from 0 to 4294967295"),
+        ("--seed 4294967295 --num-seeds 2", "seeds go from 0 to 4294967295"),
+        ("--num-seeds 0", "--num-seeds is 0; it must be a whole number of at least 1"),
+        ("--group-size 0", "--group-size is 0; it must be a whole number of at least 1"),
+        ("--group-size -3", "--group-size is -3; it must be a whole number of at least 1"),
+        ("--num-seeds 300000000", "300000000 agents at once make"),
+        ("--init-from runs/x", "--init-from RUN and --agent NUMBER go together"),
+        ("--agent 1", "--init-from RUN and --agent NUMBER go together"),
+        ("--init-from x --agent -1", "--agent is -1"),
+        # sweeps
+        ("--sweep num_envs=1,2", "--sweep 'num_envs=1,2': num_envs is static"),
+        ("--sweep learning_rte=1", "did you mean learning_rate?"),
+        ("--sweep env_params.force=1", "CartPole-v1 has no parameter 'force'"),
+        ("--sweep discount=high", "'high' is not a number"),
+        ("--sweep discount=", "--sweep 'discount=' is not of the form learning_rate=1e-4,3e-4"),
+        ("--sweep discount", "--sweep 'discount' is not of the form learning_rate=1e-4,3e-4"),
+        ("--sweep discount=0.9,2", "discount is 2.0; it must be between 0 and 1"),
+        ("--sweep learning_rate=1e39", "1e39 is too large for float32"),
+        ("--sweep learning_rate=1e-50", "learning_rate is 1e-50; it must be positive and finite"),
+        ("--sweep discount=1 --sweep discount=0.9", "discount varies twice"),
+        ("--sweep discount=1 --search discount=log:0.1:1 --samples 2", "discount varies twice"),
+        (
+            "--sweep max_grad_norm=1 --max-grad-norm None",
+            "max_grad_norm has no numeric default; set --max-grad-norm",
+        ),
+        (
+            "--env Acrobot-v1 --sweep env_params.available_torque=1",
+            "available_torque of Acrobot-v1 is an array",
+        ),
+        ("--search discount=0.9:1 --samples 2", "is not of the form log:LOW:HIGH or uniform:"),
+        ("--search discount=log:0:1 --samples 2", "LOW must be below HIGH, and above 0 for log"),
+        ("--search discount=log:0.1:1", "--samples is 0; say how many settings --search draws"),
+        ("--search discount=log:0.1:1 --samples -2", "--samples is -2"),
+        ("--samples 3", "--samples is 3, but there is no --search"),
+        ("--samples 3 --sweep discount=1", "--samples is 3, but there is no --search"),
+        # evolution
+        ("--num-seeds 4 --evolve learning_rate=1e-3,1e-2", "is not of the form log:LOW:HIGH"),
+        ("--num-seeds 4 --evolve learning_rate=log:1e-2:1e-3", "LOW must be below HIGH"),
+        (
+            "--num-seeds 4 --evolve learning_rate",
+            "is not of the form learning_rate=log:1e-5:1e-2",
+        ),
+        ("--num-seeds 4 --evolve num_envs=log:1:8", "num_envs is static"),
+        ("--num-seeds 4 --evolve discount=uniform:0:2", "discount is 2.0"),
+        (f"{EVOLVE} --evolve clip_range=log:0.2:0.3", "varies twice"),
+        (f"{EVOLVE} --num-seeds 3", "--num-seeds is 3; --evolve needs a population of at least 4"),
+        (f"{EVOLVE} --evolve-every 0", "--evolve-every is 0"),
+        (f"{EVOLVE} --evolve-every 2", "--evolve-every is 2, but the run has 2 updates"),
+        (f"{EVOLVE} --sweep discount=0.9", "goes with none of --sweep"),
+        (f"{EVOLVE} --group-size 4", "goes with none of --sweep"),
+        (f"{EVOLVE} --search discount=uniform:0:1 --samples 2", "goes with none of --sweep"),
+        (
+            "--num-seeds 4 --evolve-every 1 --evolve env_params.force=uniform:1:9",
+            "has no parameter 'force'",
+        ),
+        # stopping
+        ("--stop-when-solved 2", "--stop-when-solved is 2.0; it must be above 0 and at most 1"),
+        ("--stop-when-solved 0", "--stop-when-solved is 0.0; it must be above 0 and at most 1"),
+        ("--stop-when-solved nan", "--stop-when-solved is nan; it must be above 0 and at most 1"),
+        ("--env Catch-bsuite --stop-when-solved 1", "Catch-bsuite"),
+        ("--evaluate-every 0", "--evaluate-every is 0; it must be a whole number of at least 1"),
+        # storage
+        ("--resume", "--resume needs --out"),
+        ("--resume auto", "--resume needs --out"),
+        ("--resume --out x --overwrite", "leave out one"),
+        ("--checkpoint-every 0", "--checkpoint-every is 0"),
+        ("--checkpoint-seconds 0", "--checkpoint-seconds is 0.0; it must be above 0"),
+        ("--checkpoints-kept 0", "--checkpoints-kept is 0"),
+        # machine
+        ("--process-id 0", "--process-id 0 needs --distributed"),
+        ("--coordinator host:1", "--coordinator host:1 needs --distributed"),
+        (f"{EVOLVE} --evolve-every 1 --distributed", "leave out one"),
+    ],
+)
+def test_a_bad_flag_is_refused_with_code_2_one_line_and_nothing_written(
+    arguments, message, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    budget = () if "updates" in arguments or "total" in arguments else ("--num-updates", "2")
+    refused(2, message, "train", *arguments.split(), *budget)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reading_the_flags_needs_no_jax(tmp_path):
+    code = """
+import sys
+from ppo_jax.cli import flags
+flags.read(
+    "--sweep discount=0.9 --search clip_range=log:0.1:1 --samples 2 --num-seeds 3".split(), "train"
+)
+print("jax" in sys.modules)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert (result.stdout, result.stderr) == ("False\n", "")
+
+
+def test_flags_on_top_of_a_config_replace_its_sweeps(tmp_path):
+    """A repeated flag that is given stands for all that the file has of it."""
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(read(*SMALL, "--sweep", "discount=0.9").describe()))
+    kept, other = (
+        read("--config", config, *more).agents.sweep
+        for more in ((), ("--sweep", "learning_rate=1e-2,1e-3"))
+    )
+    assert kept == ("discount=0.9",)
+    assert other == ("learning_rate=0.01,0.001",)
