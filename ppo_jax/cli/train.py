@@ -27,8 +27,7 @@ def _main(arguments: list[str], command: str) -> int:
     path = folder.choose(storage.out, experiment.label)
     if not machine.distributed and not plans:  # of several processes the main one checks
         folder.check_not_locked(path)
-        if not storage.resume:
-            folder.check_no_other_run(path, storage.overwrite)
+        folder.check_request(path, storage.resume, storage.overwrite)
     flags.check_versions()
     xla.set_flags(experiment.agents_at_once)
 

@@ -354,6 +354,8 @@ def _source(given: Any) -> dict[str, str] | None:
 
 def _boxes(saved: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The boxes of a config.json; format 2 and older had the options in one."""
+    if saved.get("format", 0) > FORMAT:
+        raise ValueError(f"it has format {saved['format']}, and this version reads {FORMAT}")
     if "algorithm" in saved:
         return {name: saved[name] for name in ("algorithm", "agents", "stopping")}
     varied = {name: sweeps.to_flags(saved.get(name, {})) for name in ("sweep", "search", "evolve")}

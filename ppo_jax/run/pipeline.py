@@ -62,9 +62,11 @@ def run(
     if summary:
         console.say(f"{path}: run already finished")
         return summary
+    if storage.resume:
+        folder.check_request(path, storage.resume, storage.overwrite)
     with folder.lock(path) if main else contextlib.nullcontext():
-        if main and not storage.resume:  # another one may have ended since the flags were read
-            folder.check_no_other_run(path, storage.overwrite)
+        if main:  # another one may have ended since the flags were read
+            folder.check_request(path, storage.resume, storage.overwrite)
         checkpoint = None
         if storage.resume:
             checkpoint = resume.find(path, plan.table, plan.chosen, console)

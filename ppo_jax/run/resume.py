@@ -36,10 +36,6 @@ def find(
     Raises InputError where there is none to resume, none is intact, or it is another run's.
     """
     description, newest = table.experiment.describe(), table.experiment.storage.resume == "newest"
-    if newest and not folder.holds_a_run(path):
-        raise InputError(
-            f"--out {path} holds no run to resume; --resume auto starts afresh where there is none"
-        )
     found, corrupt = checkpoints.newest_intact(
         path, lambda metadata: tables.check_offsets(path, metadata["files"])
     )
@@ -71,10 +67,12 @@ def find(
 def _read_description(path: Path) -> dict[str, Any] | None:
     """The run's config.json, if there is one. Raises InputError for one that is corrupt."""
     try:
-        return folder.read_json(path / folder.CONFIG)
+        saved = folder.read_json(path / folder.CONFIG)
+        differences(saved, saved)  # it has all the boxes
+        return saved
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         name = path / folder.CONFIG
         raise InputError(f"{name} is corrupt ({error}); --overwrite starts afresh") from error
 

@@ -211,7 +211,7 @@ def _scalars(chunk: Chunk, evaluation: np.ndarray | None) -> Iterator[tuple[str,
     for row in range(len(chunk.agent_steps)):
         for tag, metric, count in TAGS:
             mean = float(chunk.statistics.means[metric][row])
-            if not math.isnan(mean):  # no episode ended, so there is nothing to say
+            if math.isfinite(mean):  # else no episode ended, and there is nothing to say
                 yield tag, mean, round(chunk.mean_counts[count][row])
     if evaluation is not None and not np.isnan(evaluation).all():
         steps = round(chunk.mean_counts["env_steps"][-1])

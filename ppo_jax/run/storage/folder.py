@@ -44,9 +44,14 @@ def holds_a_run(path: Path) -> bool:
     return any((path / name).exists() for name in (CONFIG, METRICS, SUMMARY, CHECKPOINTS))
 
 
-def check_no_other_run(path: Path, overwrite: bool) -> None:
-    """Raise InputError where the folder holds a run that is not to be overwritten."""
-    if holds_a_run(path) and not overwrite:
+def check_request(path: Path, resume: str | None, overwrite: bool) -> None:
+    """Raise InputError where the folder holds a run that is neither resumed nor overwritten, or
+    none to resume."""
+    if resume == "newest" and not holds_a_run(path):
+        raise InputError(
+            f"--out {path} holds no run to resume; --resume auto starts afresh where there is none"
+        )
+    if holds_a_run(path) and not overwrite and not resume:
         raise InputError(
             f"--out {path} holds a run; give another folder, or --overwrite to replace it, or"
             " --resume to continue it"

@@ -1,4 +1,4 @@
-"""python -m benchmarks.determinism: the same run in fresh processes, and how many results it has.
+"""python -m tests.reliability.determinism: the same run in fresh processes, its different results.
 
 Counts the different `state_sha256` of the command's runs: with the flags that it sets by itself,
 and with XLA's thread pool kept out of the products as well (`PINNED`).
@@ -18,8 +18,8 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from benchmarks import machine
-from ppo_jax.run import folder
+from ppo_jax.run.storage import folder
+from tests.helpers.setting import describe_setting
 
 PINNED = "--xla_cpu_multi_thread_eigen=false"
 CASES = {
@@ -48,7 +48,7 @@ class Options:
     """Which runs."""
     flags: tuple[str, ...] = tuple(FLAGS)
     """With which flags: default, pinned."""
-    out: Path = Path("benchmarks/results")
+    out: Path = Path("tests/reliability/results")
     """Folder for determinism.json."""
 
 
@@ -96,10 +96,10 @@ def main(options: Options) -> int:
                 f" {options.processes} processes"
             )
     options.out.mkdir(parents=True, exist_ok=True)
-    result = {"setting": machine.describe(), "rows": rows}
+    result = {"setting": describe_setting("tests.reliability.determinism"), "rows": rows}
     (options.out / "determinism.json").write_text(json.dumps(result, indent=2) + "\n")
     return int(any(row["different_states"] > 1 for row in rows if row["flags"] == "pinned"))
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options, prog="python -m benchmarks.determinism")))
+    sys.exit(main(tyro.cli(Options, prog="python -m tests.reliability.determinism")))

@@ -1,4 +1,4 @@
-"""python -m benchmarks.chaos: kill real training runs, resume them, and compare what they leave.
+"""python -m tests.reliability.chaos: kill real runs, resume them, and compare what they leave.
 
 Each run is the command in a process of its own. It is killed at a random moment, while it starts,
 trains or saves a checkpoint, by SIGKILL, SIGTERM or SIGINT; resumed by `--resume auto` and killed
@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,11 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import machine
-from benchmarks.fingerprint import fingerprint, rows
-from ppo_jax.run import folder
+from ppo_jax.run.storage import folder
+from tests.helpers.setting import describe_setting
+from tests.reliability.fingerprint import fingerprint, rows
 
+_MODULE = "tests.reliability.chaos"
 _SMALL = (
     *("--num-envs", "4", "--num-steps", "16", "--hidden-sizes", "8", "--num-updates", "1200"),
     *("--checkpoint-every", "40", "--quiet"),
@@ -42,10 +43,7 @@ CASES = {
     "groups": ("--num-seeds", "5", "--group-size", "2", "--num-updates", "400"),
     "sweep, no curves": ("--sweep", "learning_rate=1e-3,3e-3", "--no-curves"),
     "evolution": ("--num-seeds", "4", "--evolve", "learning_rate=log:1e-4:1e-2"),
-    "drop solved": (
-        *("--num-seeds", "4", "--drop-solved", "--num-steps", "64", "--num-updates", "600"),
-        *("--learning-rate", "5e-3"),
-    ),
+    "evaluations": ("--num-seeds", "2", "--evaluate-every", "50", "--num-updates", "600"),
     "whole episodes": (
         *("--recipe", "notebook", "--hidden-sizes", "8", "--num-envs", "1", "--num-steps", "None"),
         *("--min-transitions", "32"),
@@ -55,8 +53,8 @@ _KINDS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 _MOMENTS = ("starting", "training", "saving")
 _PATIENCE = 300.0  # seconds, for anything at all
 _LIBRARIES = (  # all that a run imports, but for gymnax itself, which starts jax's threads
-    *("ppo_jax.train", "ppo_jax.run.loop", "ppo_jax.run.cache", "tensorboardX"),
-    *("orbax.checkpoint", "matplotlib.pyplot", "seaborn", "scipy.stats", "flax"),
+    *("ppo_jax.train", "ppo_jax.run.pipeline", "ppo_jax.run.xla", "tensorboardX"),
+    *("orbax.checkpoint", "matplotlib.figure", "flax"),
 )
 _FORKED = multiprocessing.get_context("forkserver")
 
@@ -77,7 +75,7 @@ class Options:
     """Start a new interpreter for every run, not only for the uninterrupted ones."""
     seed: int = 0
     """Of the moments and signals."""
-    out: Path = Path("benchmarks/results")
+    out: Path = Path("tests/reliability/results")
     """Folder for chaos.json."""
 
 
@@ -150,9 +148,12 @@ class Run:
 
 def _train(arguments: list[str], errors: Path) -> None:
     """What `python -m ppo_jax.train` does, in a process that has imported its libraries."""
-    from ppo_jax import train
+    from ppo_jax.cli import flags, train
+    from ppo_jax.run import xla
 
     with open(errors, "w", buffering=1) as sys.stderr:
+        # The command sets them itself where jax is not imported yet; XLA reads them when it starts.
+        os.environ["XLA_FLAGS"] = xla.flags(flags.read(arguments, "train").agents_at_once)
         sys.exit(train.main(arguments))
 
 
@@ -233,20 +234,18 @@ def _finish(run: Run, out: Path, expected: dict[str, Any]) -> str | None:
     return f"{', '.join(others)} differ from an uninterrupted run's" if others else None
 
 
-def run(options: Options, console: Console) -> list[Campaign]:
-    """All campaigns, several at a time."""
+def run(options: Options, console: Console) -> Iterator[Campaign]:
+    """All campaigns, several at a time, each as it ends."""
     with tempfile.TemporaryDirectory() as parent:
         expected = {}
         for index, case in enumerate(options.cases):
             expected[case] = uninterrupted(case, Path(parent, str(index)))
             console.print(f"uninterrupted: {case}")
     _FORKED.set_forkserver_preload(list(_LIBRARIES))
-    campaigns: list[Campaign] = []
-    numbers = itertools.count(options.seed)
+    numbers, killed = itertools.count(options.seed), 0
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         running: set[concurrent.futures.Future[Campaign]] = set()
         while True:
-            killed = sum(len(one.kills) for one in campaigns)
             wanted = options.kills - killed - options.kills_per_run * len(running)
             while wanted > 0 and len(running) < options.jobs:
                 number = next(numbers)
@@ -257,15 +256,15 @@ def run(options: Options, console: Console) -> list[Campaign]:
                 )
                 wanted -= kills
             if not running:
-                return campaigns
+                return
             ended, running = concurrent.futures.wait(
                 running, return_when=concurrent.futures.FIRST_COMPLETED
             )
             for one in (future.result() for future in ended):
-                campaigns.append(one)
-                killed = sum(len(each.kills) for each in campaigns)
+                killed += len(one.kills)
                 said = one.wrong or "all equal"
                 console.print(f"{killed} kills; {len(one.kills)} of {one.case}: {said}")
+                yield one
 
 
 def summarize(campaigns: list[Campaign]) -> dict[str, Any]:
@@ -298,16 +297,19 @@ def main(options: Options) -> int:
         return 2
     # A shell's background job ignores SIGINT, and so would the runs.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    began = time.perf_counter()
-    campaigns = run(options, console)
-    result = {
-        "setting": machine.describe("orbax-checkpoint"),
-        **summarize(campaigns),
-        "seconds": time.perf_counter() - began,
-        "kill_by_kill": [str(kill) for one in campaigns for kill in one.kills],
-    }
+    began, setting = time.perf_counter(), describe_setting(_MODULE, "orbax-checkpoint")
+    campaigns: list[Campaign] = []
+    result = {"setting": setting, **summarize(campaigns)}
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "chaos.json").write_text(json.dumps(result, indent=1) + "\n")
+    for one in run(options, console):
+        campaigns.append(one)
+        result = {
+            "setting": setting,
+            **summarize(campaigns),
+            "seconds": time.perf_counter() - began,
+            "kill_by_kill": [str(kill) for each in campaigns for kill in each.kills],
+        }
+        (options.out / "chaos.json").write_text(json.dumps(result, indent=1) + "\n")
     table = Table("moment", *(kind.name for kind in dict.fromkeys(_KINDS)))
     count = Counter((kill.moment, kill.signal) for one in campaigns for kill in one.kills)
     for moment in _MOMENTS:
@@ -317,8 +319,8 @@ def main(options: Options) -> int:
         f"{result['kills']} kills of {result['runs']} runs in {result['seconds']:.0f} s:"
         f" {result['runs_that_differ_or_are_lost']} lost or different"
     )
-    return int(bool(result["wrong"]))
+    return int(bool(result["wrong"]) or result["kills"] < options.kills)
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options, prog="python -m benchmarks.chaos")))
+    sys.exit(main(tyro.cli(Options, prog=f"python -m {_MODULE}")))
