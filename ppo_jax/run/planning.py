@@ -62,13 +62,13 @@ def show(experiment: Experiment, console: Console) -> Needs:
 def _measure(plan: Plan, console: Console) -> Needs:
     sinks.import_tensorboard()  # a run would, and imports are not counted
     config, agents, devices = plan.experiment.algorithm, len(plan.table), len(plan.chosen)
-    before, free, lanes = _memory("VmHWM", "/proc/self/status"), _free(plan.chosen), plan.lanes
+    before, free, lanes = _peak(), _free(plan.chosen), plan.lanes
     started = time.perf_counter()
     with console.waiting(f"compiling {plan.experiment.agents.recipe} for {lanes:,} agents at once"):
         own = next(plan.table.batches(lanes))
         programs = compiled.build(plan.table.configure(own.agent_ids), lanes, plan.chosen)
     compile_seconds = time.perf_counter() - started
-    compiling = max(0, _memory("VmHWM", "/proc/self/status") - before) + _REST
+    compiling = max(0, _peak() - before) + _REST
     per_agent = programs.memory() * devices / lanes
     fit = int((free - compiling) / per_agent)
     if fit < lanes:  # what does not fit cannot be timed: time what does
@@ -100,6 +100,11 @@ def _free(chosen: list[jax.Device]) -> int:
     if all(statistics):
         return sum(one["bytes_limit"] - one["bytes_in_use"] for one in statistics)
     return _memory("MemAvailable", "/proc/meminfo")
+
+
+def _peak() -> int:
+    """The most bytes of memory that this process has held."""
+    return _memory("VmHWM", "/proc/self/status")
 
 
 def _memory(name: str, path: str) -> int:
