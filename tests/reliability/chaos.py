@@ -148,13 +148,19 @@ class Run:
 
 def _train(arguments: list[str], errors: Path) -> None:
     """What `python -m ppo_jax.train` does, in a process that has imported its libraries."""
+    from ppo_jax.run.errors import run_command
+
+    with open(errors, "w", buffering=1) as sys.stderr:
+        sys.exit(run_command(_command, arguments))  # a signal may come before the command begins
+
+
+def _command(arguments: list[str]) -> int:
+    """The command, with the flags that it sets itself where jax is not imported yet."""
     from ppo_jax.cli import flags, train
     from ppo_jax.run import xla
 
-    with open(errors, "w", buffering=1) as sys.stderr:
-        # The command sets them itself where jax is not imported yet; XLA reads them when it starts.
-        os.environ["XLA_FLAGS"] = xla.flags(flags.read(arguments, "train").agents_at_once)
-        sys.exit(train.main(arguments))
+    os.environ["XLA_FLAGS"] = xla.flags(flags.read(arguments, "train").agents_at_once)
+    return train.main(arguments)
 
 
 def uninterrupted(case: str, out: Path) -> dict[str, Any]:
