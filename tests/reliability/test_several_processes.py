@@ -90,6 +90,7 @@ def disturb(begin, out, victims, number):
     return codes, time.monotonic() - sent, said
 
 
+@pytest.mark.slow
 def test_two_processes_stopped_and_then_killed_resume_to_the_bit(begin, undisturbed, tmp_path):
     """A SIGTERM to one ends both, with a checkpoint of the same update; SIGKILL needs none."""
     codes, seconds, said = disturb(begin, tmp_path, (1,), signal.SIGTERM)
