@@ -14,7 +14,6 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -172,46 +171,28 @@ def paired_improvement(values: jax.Array, baseline: jax.Array) -> jax.Array:
     return jnp.mean(better, -1, where=~(jnp.isnan(values) | jnp.isnan(baseline)))
 
 
-class Ranking(NamedTuple):
-    """Settings of a sweep, beside the first; NaN where there is no number."""
+class Comparison(NamedTuple):
+    """Settings of a sweep beside the first one, [settings] each."""
 
-    iqm: np.ndarray  # [settings], interquartile mean over seeds
-    low: np.ndarray  # [settings], its 95 % interval
-    high: np.ndarray  # [settings]
-    improvement: np.ndarray  # [settings], probability that a seed of it beats one of setting 0
-    solved: np.ndarray  # [settings], fraction of seeds
-    solved_after: np.ndarray  # [settings, 3], quartiles of the environment steps to solve
-    order: np.ndarray  # [settings], the best first; of equal means the one that solved more
+    iqm: jax.Array  # interquartile mean over seeds
+    low: jax.Array  # its 95 % interval
+    high: jax.Array
+    improvement: jax.Array  # probability that a seed of it beats one of setting 0
 
 
-def rank_settings(
-    key: jax.Array,
-    scores: np.ndarray,
-    solved_at: float | None = None,
-    returns: np.ndarray | None = None,
-    env_steps: np.ndarray | None = None,
-) -> Ranking:
-    """Settings of a sweep, ranked by the interquartile mean of their scores.
+def compare_settings(key: jax.Array, scores: jax.Array) -> Comparison:
+    """Interquartile means of settings with their intervals, and improvements over setting 0.
 
-    scores: [settings, seeds], -inf where an agent has none; returns, env_steps: learning curves
-    with cumulative steps, if there are any, [updates, settings × seeds]. Every setting is resampled
-    with the same draws. The results are on the host.
+    scores: [settings, seeds], -inf where an agent has none. Every setting is resampled with the
+    same draws. Returns the scores' unit, and fractions. Agarwal et al., arXiv:2108.13264.
     """
 
-    def one(own: jax.Array) -> tuple[jax.Array, ...]:
+    def one(own: jax.Array) -> Comparison:
         low, high = stratified_bootstrap(key, own[None], lambda run: interquartile_mean(run[0]))
-        return interquartile_mean(own), low, high, probability_of_improvement(own, scores[0])
+        better = probability_of_improvement(own, scores[0])
+        return Comparison(interquartile_mean(own), low, high, better)
 
-    compare = jax.jit(lambda scores: jax.lax.map(one, scores))
-    iqm, low, high, better = map(np.asarray, compare(jnp.asarray(scores, float)))
-    solved = np.full(len(scores), np.nan) if solved_at is None else (scores >= solved_at).mean(1)
-    after = np.full((len(scores), 3), np.inf)
-    if returns is not None and env_steps is not None and solved_at is not None:
-        steps = env_steps.astype(np.float32)  # here: jax makes int64 int32, which 2**31 overflows
-        solving = jax.jit(steps_to_solve)(returns, steps, solved_at)
-        after = np.asarray(quantiles_of_solving(solving.reshape(len(scores), -1)))
-    order = np.lexsort((-np.arange(len(scores)), np.nan_to_num(solved), iqm))[::-1]
-    return Ranking(iqm, low, high, better, solved, after, order)
+    return jax.lax.map(one, scores)
 
 
 def mean_interval(values: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -91,7 +91,9 @@ def make_plan(experiment: Experiment) -> Plan:
     name = objects.name(config.env)
     try:
         if experiment.stopping.stop_when_solved is not None and config.env not in env.SOLVED_AT:
-            raise ValueError(f"{name} is never solved; leave out --stop-when-solved")
+            raise ValueError(
+                f"{name} has no return from which it counts as solved; leave out --stop-when-solved"
+            )
         if not env.is_gymnax_own(config):
             findings = env.check_environment(config)
             if findings:

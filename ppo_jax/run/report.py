@@ -16,7 +16,6 @@ from ppo_jax.run.storage import folder
 _SHOWN = 20  # rows of the table on the screen; the file has all
 _DRAWN = 8  # curves in the figure
 _BOOTSTRAP = 0xB007  # key of the resampling
-_COLUMNS = ("iqm", "low", "high", "improvement", "solved")
 _QUARTILES = ("solved_after_q25", "solved_after", "solved_after_q75")
 
 Row = dict[str, Any]
@@ -62,16 +61,27 @@ def rank(
     env_steps: np.ndarray | None,
     solved_at: float | None,
 ) -> list[Row]:
-    """A row per setting, best interquartile mean of the final greedy returns first."""
+    """A row per setting, best interquartile mean of the final greedy returns first; of equals, the
+    one that solved more."""
     scores = np.where(np.isnan(eval_returns), -np.inf, eval_returns)
     scores = scores.reshape(table.num_settings, -1)
-    key = jax.random.key(_BOOTSTRAP)
-    ranking = statistics.rank_settings(key, scores, solved_at, returns, env_steps)
+    compare = jax.jit(statistics.compare_settings)
+    compared = compare(jax.random.key(_BOOTSTRAP), jnp.asarray(scores, float))
+    columns = {name: np.asarray(array) for name, array in compared._asdict().items()}
+    none = np.full(len(scores), np.nan)
+    columns["solved"] = none if solved_at is None else (scores >= solved_at).mean(axis=1)
+    after = np.full((len(scores), 3), np.inf)
+    if returns is not None and env_steps is not None and solved_at is not None:
+        steps = env_steps.astype(np.float32)  # here: jax makes int64 int32, which 2**31 overflows
+        solving = jax.jit(statistics.steps_to_solve)(returns, steps, solved_at)
+        by_setting = solving.reshape(len(scores), -1)
+        after = np.asarray(statistics.quantiles_of_solving(by_setting))
+    worst_first = np.lexsort((-np.arange(len(scores)), columns["solved"], columns["iqm"]))
     rows = []
-    for place, setting in enumerate(ranking.order.tolist(), start=1):
-        numbers = {name: getattr(ranking, name)[setting] for name in _COLUMNS}
+    for place, setting in enumerate(worst_first[::-1].tolist(), start=1):
+        numbers = {name: column[setting] for name, column in columns.items()}
         numbers["improvement"] = numbers["improvement"] if setting else np.nan
-        quartiles = dict(zip(_QUARTILES, ranking.solved_after[setting], strict=True))
+        quartiles = dict(zip(_QUARTILES, after[setting], strict=True))
         rows.append(
             {"rank": place, "setting": setting, **table.describe(setting)}
             | {"seeds": scores.shape[1]}
