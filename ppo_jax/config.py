@@ -47,7 +47,7 @@ NOT_NEGATIVE = Rule(
 FINITE = Rule(lambda value: abs(value) <= _MOST, f"finite, and at most {_MOST:.2g} in size")
 UNIT = Rule(lambda value: (value >= 0) & (value <= 1), "between 0 and 1")
 
-BUILT_IN_NETWORKS = ("mlp", "cnn")
+BUILT_IN_NETWORKS = ("mlp", "cnn", "gru")
 OBJECTS = ("env", "network", "optimizer")  # fields that may hold what no file can
 
 
@@ -162,9 +162,11 @@ class Config:
     normalize_reward: bool = static(False, BOOLEAN)
     """Scale rewards by the running deviation of their discounted sum."""
     network: Any = static("mlp", NETWORK)
-    """mlp, cnn, a flax module, its class, or package.module:Class."""
+    """mlp, cnn, gru (with memory), a flax module, its class, or package.module:Class."""
     hidden_sizes: tuple[int, ...] = static((64,), SIZES)
     """Widths of the built-in networks' hidden layers."""
+    memory_size: int = static(64, SIZE)
+    """Width of the memory of gru."""
     activation: Literal["tanh", "relu"] = static("tanh", one_of("tanh", "relu"))
     """Nonlinearity after every hidden layer of the built-in networks."""
     initialization: Literal["orthogonal", "uniform"] = static(
@@ -176,6 +178,12 @@ class Config:
     """Initial log σ of continuous actions."""
     squash_action: bool = static(False, BOOLEAN)
     """Squash continuous actions onto their bounds by tanh (no: clip them at the environment)."""
+    noise_correlation: float = traced(0.0, UNIT)
+    """ρ of the noise of continuous actions, from one step to the next of an episode."""
+    previous_action: bool = static(False, BOOLEAN)
+    """The network sees the action before as well, zeros where an episode begins."""
+    previous_reward: bool = static(False, BOOLEAN)
+    """The network sees the reward before as well, 0 where an episode begins."""
 
     def __post_init__(self) -> None:
         if isinstance(self.hidden_sizes, list):  # as JSON has it
@@ -398,7 +406,7 @@ def _check_fixed_length(config: Config) -> None:
         if divisor is not None and batch % divisor:
             raise ValueError(
                 f"{arithmetic}, which {name} {divisor} does not divide; the nearest that does is"
-                f" {_nearest_divisor(batch, divisor)}"
+                f" {nearest_divisor(batch, divisor)}"
             )
     gradient_steps = config.num_epochs * (batch // config.transitions_per_minibatch)
     _check_largest("num_epochs × num_minibatches", gradient_steps)
@@ -419,7 +427,8 @@ def _check_fixed_length(config: Config) -> None:
         _check_largest("the number of updates in total_timesteps", config.total_timesteps // batch)
 
 
-def _nearest_divisor(number: int, wanted: int) -> int:
+def nearest_divisor(number: int, wanted: int) -> int:
+    """The divisor of a number that is nearest to the wanted one."""
     small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
     divisors = small + [number // d for d in reversed(small)]
     return min(divisors, key=lambda divisor: abs(divisor - wanted))

@@ -19,6 +19,7 @@ SOLVED_AT = {
     "CartPole-v1": 475.0,
     "Acrobot-v1": -100.0,
     "MountainCar-v0": -110.0,
+    "CartPoleNoVelocity-v1": 475.0,
 }
 
 State = Any  # an environment's own pytree
@@ -63,20 +64,21 @@ def make(config: Config) -> Environment:
     environment = _with_stable_types(raw)
     if not counts:
         environment = _with_clock(environment, raw.max_episode_steps)
+    if config.previous_action or config.previous_reward:
+        environment = _with_previous(environment, config)
     return _terminating(environment) if config.time_limit == "terminate" else environment
 
 
 def names() -> list[str]:
     """The names of all environments that train by name."""
-    import gymnax  # seconds
-
-    return sorted(gymnax.registered_envs)
+    return sorted(_registry().registered_envs)
 
 
-def is_gymnax_own(config: Config) -> bool:
-    """Whether the environment is one of gymnax's own, of which is known that it works."""
+def is_known(config: Config) -> bool:
+    """Whether the environment is gymnax's own or one of this library's, which are known to work."""
     found = _load(config)
-    return isinstance(found, tuple) and type(found[0]).__module__.startswith("gymnax.")
+    known = ("gymnax.", "ppo_jax.")
+    return isinstance(found, tuple) and type(found[0]).__module__.startswith(known)
 
 
 def parameter(config: Config, name: str) -> float:
@@ -175,8 +177,7 @@ def _find_in_gymnax(name: str) -> Any:
         raise ImportError(
             f"gymnax {version} does not tell termination from truncation; install gymnax>=1.0.1"
         )
-    import gymnax  # seconds: every environment, seaborn and scipy come with it
-
+    gymnax = _registry()
     if name not in gymnax.registered_envs:
         near = difflib.get_close_matches(name, gymnax.registered_envs, n=3, cutoff=0.4)
         hint = f"near it: {', '.join(near)}" if near else "see gymnax.registered_envs"
@@ -184,6 +185,17 @@ def _find_in_gymnax(name: str) -> Any:
             f"environment {name!r} is unknown to gymnax {version}; {hint}; one of your own is"
             " package.module:factory"
         )
+    return gymnax
+
+
+def _registry() -> Any:
+    """gymnax, and in its registry the environments of this library's own."""
+    import gymnax  # seconds: every environment, seaborn and scipy come with it
+
+    from ppo_jax.envs import cartpole_no_velocity
+
+    if cartpole_no_velocity.NAME not in gymnax.registered_envs:
+        gymnax.register(cartpole_no_velocity.NAME, cartpole_no_velocity.CartPoleNoVelocity)
     return gymnax
 
 
@@ -288,6 +300,44 @@ def _terminating(environment: Environment) -> Environment:
         return state, found._replace(terminated=found.terminated | found.truncated)
 
     return environment._replace(step=step)
+
+
+def _with_previous(environment: Environment, config: Config) -> Environment:
+    """The environment whose observations have the action and the reward before them as parts of
+    their own, zeros where an episode begins; a discrete action is one-hot."""
+    space: Any = environment.action_space
+    parts: dict[str, spaces.Space] = {"observation": environment.observation_space}
+    encoded = jax.eval_shape(partial(_one_hot, space), jax.ShapeDtypeStruct(space.shape, float))
+    if config.previous_action:
+        parts["action"] = spaces.Box(-np.inf, np.inf, encoded.shape)
+    if config.previous_reward:
+        parts["reward"] = spaces.Box(-np.inf, np.inf)
+
+    def observe(observation: Any, action: jax.Array, reward: jax.Array) -> dict[str, Any]:
+        every = {"observation": observation, "action": action, "reward": reward}
+        return {part: every[part] for part in parts}
+
+    def reset(key: jax.Array) -> tuple[State, Any]:
+        state, observation = environment.reset(key)
+        return state, observe(observation, jnp.zeros(encoded.shape), jnp.zeros(()))
+
+    def step(key: jax.Array, state: State, action: jax.Array) -> tuple[State, Step]:
+        state, found = environment.step(key, state, action)
+        observation = observe(found.observation, _one_hot(space, action), found.reward)
+        return state, found._replace(observation=observation)
+
+    return environment._replace(reset=reset, step=step, observation_space=spaces.Dict(parts))
+
+
+def _one_hot(space: Any, action: jax.Array) -> jax.Array:
+    """An action as floats: as it is, or if discrete one-hot, entry by entry."""
+    match space:
+        case spaces.Discrete(n):
+            return jax.nn.one_hot(action, n, dtype=float)
+        case spaces.MultiDiscrete(nvec):
+            pairs = zip(jnp.unstack(action), nvec, strict=True)
+            return jnp.concatenate([jax.nn.one_hot(one, n, dtype=float) for one, n in pairs])
+    return jnp.asarray(action, float)
 
 
 def _strong(leaf: Any) -> jax.Array:

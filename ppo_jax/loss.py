@@ -12,7 +12,10 @@ from ppo_jax.policy import Params, Policy
 
 class Minibatch(NamedTuple):
     """M transitions with what the rollout's policy and critic said of them; all [M] but
-    `observation` and `action` [M, ...]. Means go over the valid ones (None: all of them)."""
+    `observation` and `action` [M, ...]. Means go over the valid ones (None: all of them).
+
+    For a network with memory they are sequences, [T, n] for [M], with the n memories that they
+    begin with."""
 
     observation: Any
     action: jax.Array
@@ -22,6 +25,8 @@ class Minibatch(NamedTuple):
     advantage: jax.Array
     target: jax.Array  # the return G
     valid: jax.Array | None = None
+    memory: Any = ()  # [n, ...]
+    start: Any = ()  # [T, n], whether an episode begins here
 
 
 class Diagnostics(NamedTuple):
@@ -44,7 +49,7 @@ def loss(
     Schulman et al., arXiv:1707.06347, eq. 7 and 9.
     """
     mean = partial(jnp.mean, where=batch.valid)
-    distribution, value, _ = policy.apply(params, batch.observation)
+    distribution, value, _ = policy.unroll(params, batch.observation, batch.memory, batch.start)
     advantage = _advantage(value, batch, config)
 
     log_ratio = distribution.log_prob(batch.action) - batch.log_prob

@@ -3,6 +3,9 @@
 A module maps observations [B, ...] to (action_output, value [B]); `action_output` is logits
 [B, A] for Discrete(A), a tuple of logits for MultiDiscrete, and the mean [B, K] for a Box of K
 entries. Parameters under the top-level name `critic` are the critic's, all others the actor's.
+
+A module that has `initial_memory(num_envs)` remembers: it maps (observation, memory, start [B]) to
+(action_output, value, memory), and forgets where `start` says that an episode begins.
 """
 
 from collections.abc import Callable
@@ -68,6 +71,22 @@ class Convolutions(nn.Module):
         return image.reshape(len(image), -1)
 
 
+class Remembering(nn.Module):
+    """A gated recurrent unit, then a perceptron. Cho et al., arXiv:1406.1078, eq. 5 to 8."""
+
+    memory_size: int
+    perceptron: Perceptron
+
+    @nn.compact
+    def __call__(
+        self, inputs: jax.Array, memory: jax.Array, start: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """[B, D], memory [B, memory_size], start [B] -> [B, H], memory."""
+        memory = jnp.where(start[:, None], 0, memory)
+        memory, features = nn.GRUCell(self.memory_size, name="gru")(memory, inputs)
+        return self.perceptron(features), memory
+
+
 class _BuiltIn(nn.Module):
     """Separate actor and critic, each a torso and a perceptron."""
 
@@ -84,12 +103,15 @@ class _BuiltIn(nn.Module):
     def __call__(self, observation: Any) -> tuple[Any, jax.Array]:
         """(action_output, value [B]) of observations [B, ...]."""
         inputs = self.encode(observation)
-        outputs: Any = self.actor(inputs)
-        if not isinstance(self.num_outputs, int):
-            outputs = tuple(jnp.split(outputs, list(accumulate(self.num_outputs))[:-1], axis=-1))
-        return outputs, self.critic(inputs)[:, 0]
+        return self.divide(self.actor(inputs)), self.critic(inputs)[:, 0]
 
-    def tower(self, sizes: tuple[int, ...], head_gain: float) -> Callable[..., jax.Array]:
+    def divide(self, outputs: jax.Array) -> Any:
+        """The actor's outputs, for MultiDiscrete a part for each entry."""
+        if isinstance(self.num_outputs, int):
+            return outputs
+        return tuple(jnp.split(outputs, list(accumulate(self.num_outputs))[:-1], axis=-1))
+
+    def tower(self, sizes: tuple[int, ...], head_gain: float) -> Callable[..., Any]:
         """One network."""
         raise TypeError
 
@@ -126,6 +148,34 @@ class CNN(_BuiltIn):
             shapes = ", ".join(str(image.shape[1:]) for image in images)
             raise ValueError(f"cnn takes one image [H, W, C] of at least 3 × 3, not {shapes}")
         return images[0]
+
+
+class GRU(MLP):
+    """Separate recurrent networks of the flattened observation, each with a memory of its own."""
+
+    memory_size: int = 64
+
+    def __call__(  # type: ignore[override]
+        self, observation: Any, memory: dict[str, jax.Array], start: jax.Array
+    ) -> tuple[Any, jax.Array, dict[str, jax.Array]]:
+        """(action_output, value [B], memory) of observations [B, ...]."""
+        inputs = self.encode(observation)
+        outputs, actor = self.actor(inputs, memory["actor"], start)
+        values, critic = self.critic(inputs, memory["critic"], start)
+        return self.divide(outputs), values[:, 0], {"actor": actor, "critic": critic}
+
+    def initial_memory(self, num_envs: int) -> dict[str, jax.Array]:
+        """Zeros, [num_envs, memory_size] each."""
+        return {name: jnp.zeros((num_envs, self.memory_size)) for name in ("actor", "critic")}
+
+    def tower(self, sizes: tuple[int, ...], head_gain: float) -> Callable[..., Any]:
+        """A recurrent unit, then a perceptron."""
+        return Remembering(self.memory_size, Perceptron(sizes, self.activation, head_gain))
+
+
+def has_memory(module: nn.Module) -> bool:
+    """Whether a module remembers."""
+    return callable(getattr(module, "initial_memory", None))
 
 
 def _nonlinearity(name: str) -> Callable[[jax.Array], jax.Array]:
@@ -169,8 +219,9 @@ class _Named:
 def init_built_in(key: jax.Array, shapes: Any, initialization: str) -> Any:
     """Initial parameters of a built-in network, of these shapes, from one draw for each half.
 
-    "orthogonal": kernels with orthonormal rows or columns times √2, policy head 0.01, value head
-    1, biases zero (Saxe et al., arXiv:1312.6120; Engstrom et al., arXiv:2005.12729).
+    "orthogonal": kernels with orthonormal rows or columns times √2, recurrent ones 1, policy head
+    0.01, value head 1, biases zero (Saxe et al., arXiv:1312.6120; Engstrom et al.,
+    arXiv:2005.12729).
     "uniform": kernels and biases uniform in ±1/√inputs (LeCun et al., Efficient BackProp, 1998).
     """
     init_half = {"orthogonal": _init_orthogonal, "uniform": _init_uniform}[initialization]
@@ -179,14 +230,14 @@ def init_built_in(key: jax.Array, shapes: Any, initialization: str) -> Any:
 
 
 def _init_orthogonal(key: jax.Array, half: Any, head_gain: float) -> Any:
-    def init(kernel: jax.Array, bias: Any, gain: float) -> dict[str, jax.Array]:
-        return {"kernel": gain * fast.orthonormal(kernel), "bias": jnp.zeros(bias.shape)}
+    def init(kernel: jax.Array, gain: float) -> dict[str, jax.Array]:
+        return {"kernel": gain * fast.orthonormal(kernel), "bias": jnp.zeros(kernel.shape[1])}
 
     return _init_layers(partial(jax.random.normal, key), half, 0, init, head_gain)
 
 
 def _init_uniform(key: jax.Array, half: Any, _: float) -> Any:
-    def init(rows: jax.Array, bias: Any, _: float) -> dict[str, jax.Array]:
+    def init(rows: jax.Array, _: float) -> dict[str, jax.Array]:
         bounded = rows * (len(rows) - 1) ** -0.5
         return {"kernel": bounded[:-1], "bias": bounded[-1]}
 
@@ -204,19 +255,22 @@ def _init_layers(
 ) -> Any:
     """The layers of one network, each from its part of one flat draw: every draw of its own costs
     half a second to compile."""
-    layers, structure = jax.tree.flatten(half, is_leaf=lambda node: "kernel" in node)
-    layers_rows = [layer["kernel"].size // layer["bias"].size + more_rows for layer in layers]
-    ends = list(
-        accumulate(
-            rows * layer["bias"].size for rows, layer in zip(layers_rows, layers, strict=True)
-        )
-    )
+    found, structure = jax.tree_util.tree_flatten_with_path(half, lambda node: "kernel" in node)
+    layers = [layer for _, layer in found]
+    gains = [1.0 if "gru" in jax.tree_util.keystr(path) else 2**0.5 for path, _ in found]
+    gains[-1] = head_gain
+    columns = [layer["kernel"].shape[-1] for layer in layers]
+    sizes = [
+        layer["kernel"].size + more_rows * width
+        for layer, width in zip(layers, columns, strict=True)
+    ]
+    ends = list(accumulate(sizes))
     pieces = jnp.split(draw((ends[-1],)), ends[:-1])
-    gains = [2**0.5] * (len(layers) - 1) + [head_gain]
     made = []
-    for layer, rows, piece, gain in zip(layers, layers_rows, pieces, gains, strict=True):
-        one = init(piece.reshape(rows, layer["bias"].size), layer["bias"], gain)
-        made.append({**one, "kernel": one["kernel"].reshape(layer["kernel"].shape)})
+    for layer, width, piece, gain in zip(layers, columns, pieces, gains, strict=True):
+        one = init(piece.reshape(-1, width), gain)
+        shaped = {**one, "kernel": one["kernel"].reshape(layer["kernel"].shape)}
+        made.append({name: shaped[name] for name in layer})  # not every layer has a bias
     return jax.tree.unflatten(structure, made)
 
 
@@ -253,8 +307,10 @@ def make(config: Config, observation: Any, action_space: spaces.Space) -> nn.Mod
 
 def _resolve(config: Config, outputs: NumOutputs) -> nn.Module:
     if config.network in BUILT_IN_NETWORKS:
-        built_in = {"mlp": MLP, "cnn": CNN}[config.network]
-        return built_in(outputs, config.hidden_sizes, config.activation)
+        arguments = outputs, config.hidden_sizes, config.activation
+        if config.network == "gru":
+            return GRU(*arguments, memory_size=config.memory_size)
+        return {"mlp": MLP, "cnn": CNN}[config.network](*arguments)
     given = config.network
     if isinstance(given, str):
         given = load(given, "network")
@@ -283,17 +339,58 @@ def _check(
     batch = jax.tree.unflatten(
         structure, [jax.ShapeDtypeStruct((_ROWS, *shape), dtype) for shape, dtype in types]
     )
+    inputs: tuple[Any, ...] = (batch,)
     try:
-        variables = jax.eval_shape(module.init, jax.random.key(0), batch)
+        if has_memory(module):
+            memory = jax.eval_shape(lambda: first_memory(module, _ROWS))
+            inputs = batch, memory, jax.ShapeDtypeStruct((_ROWS,), bool)
+        variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
         if set(variables) != {"params"}:
             others = ", ".join(sorted(set(variables) - {"params"})) or "none"
             raise ValueError(f"its variables are in the collections: {others}; {_ONLY_PARAMS}")
-        found = jax.eval_shape(module.apply, variables, batch)
+        found = jax.eval_shape(module.apply, variables, *inputs)
     except InvalidRngError as error:
         raise ValueError(f"network {said}: {first_line(error)}; {_ONLY_PARAMS}") from error
     except Exception as error:  # of the user's module
         raise ValueError(f"network {said}: {first_line(error)}") from error
+    if len(inputs) > 1:
+        found = _check_memory(found, inputs[1], said)
     _check_outputs(found, outputs, said)
+
+
+def first_memory(module: Any, num_envs: int) -> Any:
+    """The memory of fresh episodes [num_envs, ...], its floats as wide as all others."""
+    return jax.tree.map(as_float, jax.tree.map(jnp.asarray, module.initial_memory(num_envs)))
+
+
+def as_float(leaf: jax.Array) -> jax.Array:
+    """The leaf, if it holds floats, as floats of the width of all others."""
+    return leaf.astype(float) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+
+def _check_memory(found: Any, memory: Any, said: str) -> Any:
+    """The action output and value of a module with memory, which must keep its memory's shapes."""
+    if not isinstance(found, tuple) or len(found) != 3:
+        raise ValueError(
+            f"network {said} has initial_memory and gives no triple; it must return"
+            " (action_output, value, memory)"
+        )
+    for leaf in jax.tree.leaves(memory):
+        if leaf.shape[:1] != (_ROWS,):
+            raise ValueError(
+                f"network {said}: initial_memory({_ROWS}) has a part of shape {leaf.shape}; every"
+                " part's first axis must be num_envs"
+            )
+    given = jax.eval_shape(lambda tree: jax.tree.map(as_float, tree), found[2])
+    before, after = (
+        jax.tree.map(lambda leaf: f"{leaf.dtype}{_shape_in_words(leaf)}", tree)
+        for tree in (memory, given)
+    )
+    if before != after:
+        raise ValueError(
+            f"network {said} gives memory {after}; it must be like initial_memory, {before}"
+        )
+    return found[:2]
 
 
 _ROWS = 3  # of the batch that a module is tried with

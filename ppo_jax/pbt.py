@@ -34,7 +34,7 @@ def evolve(
 
     A child keeps its own key, so that its updates draw what no other agent's do, and its own
     environments, so that its transitions are not its parent's; episodes under way are finished by
-    the new policy.
+    the new policy, whose memory, if it has one, begins there.
 
     states: every leaf [N, ...]; config: as in `ppo_jax.population`; fitness: [N], higher is
     better. A NaN, -∞ and a frozen agent are worst, and no parents; where all are, nobody has a
@@ -69,12 +69,15 @@ def evolve(
     )
     params, optimizer_state, reward_statistics, num_updates = taken
     reward_statistics = normalize.inherit(states.reward_statistics, reward_statistics)
+    is_child = (parents != jnp.arange(agents))[:, None]
     return (
         states._replace(
             params=params,
             optimizer_state=optimizer_state,
             reward_statistics=reward_statistics,
             num_updates=num_updates,
+            # A child's memory is another policy's: its own begins where its environments stand.
+            rollout=states.rollout._replace(start=states.rollout.start | is_child),
         ),
         with_hyperparameters(config, values),
         parents,

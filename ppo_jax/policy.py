@@ -13,7 +13,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from ppo_jax import env, fast, network, normalize, spaces
-from ppo_jax.config import BUILT_IN_NETWORKS, Config
+from ppo_jax.config import BUILT_IN_NETWORKS, Config, nearest_divisor
 from ppo_jax.distributions import (
     Categorical,
     Distribution,
@@ -43,8 +43,13 @@ class Policy(NamedTuple):
     init: Callable[[jax.Array], Params]  # key -> initial parameters
     apply: Callable[..., tuple[Distribution, jax.Array, Any]]
     """(params, observation [..., *shape], memory=(), start=None) -> distribution over the actions,
-    value [...], memory. A network without memory gives () back."""
+    value [...], memory. A network without memory gives () back; one with it begins anew where
+    `start` [...] is true, and nowhere if that is left out."""
+    unroll: Callable[..., tuple[Distribution, jax.Array, Any]]
+    """(params, observation [T, N, *shape], memory [N, ...], start [T, N]) -> distribution, value
+    [T, N], memory after every step [T, N, ...]. Without memory it is `apply`."""
     initial_memory: Callable[[int], Any]  # num_envs -> memory of fresh episodes
+    has_memory: bool
     noise: Callable[[jax.Array, tuple[int, ...]], jax.Array]
     """(key, leading shape) -> the noise that `Distribution.sample` takes, [*leading, ...]."""
     env_action: Callable[[jax.Array], jax.Array]
@@ -71,33 +76,65 @@ def make(config: Config) -> Policy:
         return encode(statistics(), observation)
 
     module = network.make(config, jax.eval_shape(seen, example), action_space)
+    has_memory = network.has_memory(module)
+    if has_memory:
+        _check_sequences(config)
+    _check_noise(config, action_space)
     actions = _actions(action_space, config.squash_action)
 
+    def initial_memory(num_envs: int) -> Any:
+        return network.first_memory(module, num_envs) if has_memory else ()
+
     def init(key: jax.Array) -> Params:
-        trainable = {"network": _init_network(key, module, seen, example, config)}
+        zeros = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape), leaf.dtype), example)
+        inputs = (zeros, initial_memory(1), jnp.ones(1, bool)) if has_memory else (zeros,)
+        trainable = {"network": _init_network(key, module, seen, inputs, config)}
         if isinstance(action_space, spaces.Box):
             trainable["log_std"] = jnp.full(action_space.size, config.log_std_init, float)
         return Params(trainable, statistics())
 
     @partial(jax.jit, inline=True)  # traced once for all that calls it, and part of its program
-    def forward(variables: Any, batch: Any) -> Any:
+    def forward(variables: Any, inputs: Any) -> Any:
         with jax.default_matmul_precision("highest"):
-            outputs = module.apply({"params": variables}, batch)
-        return jax.tree.map(_as_float, outputs)  # a module may compute in half precision
+            outputs = module.apply({"params": variables}, *inputs)
+        return jax.tree.map(network.as_float, outputs)  # a module may compute in half precision
+
+    def outputs(params: Params, observation: Any, memory: Any, start: Any) -> Any:
+        batch, leading = _flatten(observation, example)
+        inputs: tuple[Any, ...] = (encode(params.statistics, batch),)
+        if has_memory:
+            begins = jnp.zeros(leading, bool) if start is None else start
+            inputs = *inputs, *jax.tree.map(partial(_merge_axes, leading), (memory, begins))
+        found = fast.rows(forward)(params.trainable["network"], inputs)
+        given, values, *memories = jax.tree.map(
+            lambda leaf: leaf.reshape(*leading, *leaf.shape[1:]), found
+        )
+        return given, values, memories[0] if has_memory else memory
+
+    def distribution(params: Params, given: Any) -> Distribution:
+        return actions.distribution(given, params.trainable.get("log_std"))
 
     def apply(params: Params, observation: Any, memory: Any = (), start: Any = None) -> Any:
-        del start
-        batch, leading = _flatten(observation, example)
-        batch = encode(params.statistics, batch)
-        outputs, values = fast.rows(forward)(params.trainable["network"], batch)
-        outputs = jax.tree.map(lambda leaf: leaf.reshape(*leading, *leaf.shape[1:]), outputs)
-        distribution = actions.distribution(outputs, params.trainable.get("log_std"))
-        return distribution, values.reshape(leading), memory
+        given, values, memory = outputs(params, observation, memory, start)
+        return distribution(params, given), values, memory
+
+    def unroll(params: Params, observation: Any, memory: Any, start: Any) -> Any:
+        if not has_memory:
+            return apply(params, observation, memory)
+
+        def step(memory: Any, inputs: tuple[Any, jax.Array]) -> Any:
+            given, values, memory = outputs(params, inputs[0], memory, inputs[1])
+            return memory, (given, values, memory)
+
+        given, values, memories = jax.lax.scan(step, memory, (observation, start))[1]
+        return distribution(params, given), values, memories
 
     return Policy(
         init=init,
         apply=apply,
-        initial_memory=lambda num_envs: (),
+        unroll=unroll,
+        initial_memory=initial_memory,
+        has_memory=has_memory,
         noise=actions.noise,
         env_action=actions.env_action,
         entropy_needs_noise=config.squash_action and isinstance(action_space, spaces.Box),
@@ -164,13 +201,53 @@ def _encoder(config: Config, space: spaces.Space, example: Any) -> Callable[[Any
     return encode
 
 
+def _check_sequences(config: Config) -> None:
+    """Raise ValueError where a network with memory would have its time cut."""
+    if config.whole_episodes:
+        raise ValueError(
+            "a network with memory learns from rollouts of fixed length, and min_transitions"
+            f" {config.min_transitions} collects whole episodes; give num_steps instead"
+        )
+    per_environment = config.num_steps or 1
+    size = config.transitions_per_minibatch
+    if size % per_environment == 0:
+        return
+    # Minibatches of whole environments: their number divides that of the environments.
+    wanted = config.batch_size // size
+    nearest = nearest_divisor(config.num_envs, wanted)
+    said = f"num_minibatches {config.num_minibatches}"
+    remedy = f"num_minibatches {nearest}"
+    if config.minibatch_size is not None:
+        said, remedy = f"minibatch_size {size}", f"{config.batch_size // nearest}"
+    raise ValueError(
+        f"{said} cuts the time of {config.num_envs} environments × {per_environment} steps, and the"
+        f" network has memory: minibatches must hold whole environments; the nearest that do are of"
+        f" {remedy}"
+    )
+
+
+def _check_noise(config: Config, space: spaces.Space) -> None:
+    """Raise ValueError for correlated noise of actions that are not continuous."""
+    correlation = config.noise_correlation
+    if isinstance(space, spaces.Box) or isinstance(correlation, jax.core.Tracer):
+        return
+    if np.any(np.asarray(correlation) != 0):
+        raise ValueError(
+            f"noise_correlation is {correlation}, and actions are {spaces.describe(space)}; only"
+            " the noise of continuous actions is correlated, so leave it out"
+        )
+
+
 def _init_network(
-    key: jax.Array, module: Any, seen: Callable[[Any], Any], example: Any, config: Config
+    key: jax.Array,
+    module: Any,
+    seen: Callable[[Any], Any],
+    inputs: tuple[Any, ...],
+    config: Config,
 ) -> Any:
     def init_module(key: jax.Array) -> Any:
-        zeros = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape), leaf.dtype), example)
-        params = module.init(key, seen(zeros))["params"]
-        return jax.tree.map(_as_float, params)
+        params = module.init(key, seen(inputs[0]), *inputs[1:])["params"]
+        return jax.tree.map(network.as_float, params)
 
     if config.network in BUILT_IN_NETWORKS:
         shapes = jax.eval_shape(init_module, key)
@@ -180,8 +257,8 @@ def _init_network(
     return jax.custom_batching.sequential_vmap(init_module)(key)
 
 
-def _as_float(leaf: jax.Array) -> jax.Array:
-    return leaf.astype(float) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+def _merge_axes(leading: tuple[int, ...], leaf: jax.Array) -> jax.Array:
+    return leaf.reshape(-1, *leaf.shape[len(leading) :])
 
 
 def _flatten(observation: Any, example: Any) -> tuple[Any, tuple[int, ...]]:

@@ -1,13 +1,14 @@
 """PPO as one pure function: init, update, and the compiled training loop."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ppo_jax import env, fast, loss, normalize, optimizer, returns, rollout, shuffle
+from ppo_jax import env, fast, loss, normalize, objects, optimizer, returns, rollout, shuffle
 from ppo_jax.config import Config
 from ppo_jax.policy import Params, Policy
 from ppo_jax.policy import make as policy
@@ -125,8 +126,11 @@ def act(
     params: Params, observation: Any, config: Config, key: jax.Array | None = None
 ) -> jax.Array:
     """The action that the environment receives for each observation [..., *shape of one]: greedy,
-    or sampled with a key; in its space's shape, and within its bounds."""
-    own_policy = policy(config)
+    or sampled with a key; in its space's shape, and within its bounds.
+
+    Raises ValueError for a network with memory.
+    """
+    own_policy = _without_memory(config)
     distribution, values, _ = own_policy.apply(params, observation)
     if key is None:
         return own_policy.env_action(distribution.mode())
@@ -135,8 +139,21 @@ def act(
 
 def value(params: Params, observation: Any, config: Config) -> jax.Array:
     """The critic's value V(s), [...], for each observation [..., *shape of one]; where rewards are
-    normalized, in their scaled unit."""
-    return policy(config).apply(params, observation)[1]
+    normalized, in their scaled unit.
+
+    Raises ValueError for a network with memory.
+    """
+    return _without_memory(config).apply(params, observation)[1]
+
+
+def _without_memory(config: Config) -> Policy:
+    own_policy = policy(config)
+    if own_policy.has_memory:
+        raise ValueError(
+            f"network {objects.name(config.network)} has memory, which one observation does not"
+            " tell; give ppo.policy(config).apply its memory, from initial_memory(num_envs)"
+        )
+    return own_policy
 
 
 def learning_rate_scale(num_updates: jax.Array, config: Config) -> jax.Array | float:
@@ -169,13 +186,15 @@ def compute_advantages(
 
     The policy that the rollout was made with is evaluated once, over all of it. A termination has
     no value after it; a truncation, and the rollout's end, go on with that of the state they
-    really led to.
+    really led to. For a network with memory the batch stays as it was collected, [T, N, ...].
     """
-    distribution, values, _ = policy.apply(params, transitions.observation)
+    distribution, values, memories = policy.unroll(
+        params, transitions.observation, transitions.memory, transitions.start
+    )
     advantages = returns.gae(
         transitions.reward,
         values,
-        rollout.next_values(params, transitions, values, rollout_state, policy),
+        rollout.next_values(params, transitions, values, memories, rollout_state, policy),
         transitions.terminated,
         transitions.done,
         config.discount,
@@ -190,7 +209,11 @@ def compute_advantages(
         advantage=advantages,
         target=advantages + values,
         valid=transitions.valid if config.whole_episodes else None,
+        memory=transitions.memory,
+        start=transitions.start,
     )
+    if policy.has_memory:
+        return batch
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
 
 
@@ -224,16 +247,16 @@ def optimize(
     """Gradient steps over `num_epochs` epochs of minibatches of the batch [B, ...].
 
     Every epoch visits every valid transition exactly once, in a fresh random order; the valid
-    ones come first in the batch. The last minibatch of an epoch may be smaller. With `target_kl` a
+    ones come first in the batch. The last minibatch of an epoch may be smaller. For a network with
+    memory the batch is [T, N, ...], and minibatches are of whole environments. With `target_kl` a
     minibatch whose approximate KL divergence exceeds 1.5 times it is not applied, nor any after it.
 
     Returns the trainable parameters, the optimizer's state, and what the steps did.
     """
-    capacity, size = batch.log_prob.shape[0], config.transitions_per_minibatch
+    capacity, size, minibatch_at = _cut(batch, policy, config)
     num_valid = capacity if batch.valid is None else jnp.sum(batch.valid, dtype=jnp.int32)
     num_minibatches = -(-num_valid // size)
     orders = epoch_orders(key, capacity + -capacity % size, num_valid, config.num_epochs)
-    minibatch_at = fast.gather(batch._replace(valid=None))
     optimized, to_trainable = optimizer.to_optimized(params.trainable, config)
     transformation = optimizer.make(config, scale)
 
@@ -276,6 +299,24 @@ def optimize(
         carry.optimizer_state,
         UpdateStats(carry.gradient_steps, diagnostics, norms),
     )
+
+
+def _cut(
+    batch: loss.Minibatch, policy: Policy, config: Config
+) -> tuple[int, int, Callable[[jax.Array], loss.Minibatch]]:
+    """Of what a minibatch is made, transitions or, with memory, environments: their number in the
+    batch and in a minibatch, and the function that gives the minibatch of some of them."""
+    size = config.transitions_per_minibatch
+    if not policy.has_memory:
+        return len(batch.log_prob), size, fast.gather(batch._replace(valid=None))
+    num_steps, num_envs = batch.log_prob.shape
+
+    def environments_at(chosen: jax.Array) -> loss.Minibatch:
+        sequences = jax.tree.map(lambda leaf: leaf[:, chosen], batch._replace(memory=()))
+        memory = jax.tree.map(lambda leaf: leaf[chosen], batch.memory)
+        return sequences._replace(memory=memory)
+
+    return num_envs, size // num_steps, environments_at
 
 
 def epoch_orders(

@@ -1,11 +1,14 @@
 """Transitions from the current policy: fixed-length rollouts, and whole episodes."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from ppo_jax import spaces
 from ppo_jax.config import Config
 from ppo_jax.env import Environment
 from ppo_jax.policy import Params, Policy
@@ -21,7 +24,8 @@ class Transition(NamedTuple):
     [T, N, ...], or, where only the time limit truncates, of each environment's truncations alone
     [K, N, ...], one after another.
     `valid` is false past the end of whole episodes. The episode's return and length are those of
-    the episode that the step belongs to, counted up to and including it.
+    the episode that the step belongs to, counted up to and including it. A network with memory has
+    its memory before the first step and where episodes begin kept as well.
     """
 
     observation: Any  # [T, N, ...], as the environment gives them
@@ -34,6 +38,8 @@ class Transition(NamedTuple):
     episode_return: jax.Array  # [T, N]
     episode_length: jax.Array  # [T, N]
     valid: Any  # [T, N]; within a rollout of fixed length ()
+    memory: Any = ()  # [N, ...], before the first step
+    start: Any = ()  # [T, N], whether an episode begins here
 
     @property
     def done(self) -> jax.Array:
@@ -50,6 +56,7 @@ class RolloutState(NamedTuple):
     start: jax.Array  # [N], whether an episode begins here
     episode_return: jax.Array  # [N], of the running episode
     episode_length: jax.Array  # [N]
+    noise: Any  # [N, K], of the last action, where it is continuous; else ()
 
 
 class _Noise(NamedTuple):
@@ -63,6 +70,7 @@ class _Noise(NamedTuple):
 
 def start(key: jax.Array, environment: Environment, policy: Policy, num_envs: int) -> RolloutState:
     """N freshly reset environments."""
+    space = environment.action_space
     env_state, observation = jax.vmap(environment.reset)(jax.random.split(key, num_envs))
     return RolloutState(
         env_state=env_state,
@@ -71,6 +79,7 @@ def start(key: jax.Array, environment: Environment, policy: Policy, num_envs: in
         start=jnp.ones(num_envs, bool),
         episode_return=jnp.zeros(num_envs),
         episode_length=jnp.zeros(num_envs, jnp.int32),
+        noise=jnp.zeros((num_envs, space.size)) if isinstance(space, spaces.Box) else (),
     )
 
 
@@ -105,14 +114,15 @@ def collect(
     check_resets(config, environment)
     shape = length(config, environment), config.num_envs
     noise, pool = _draw(key, environment, policy, shape, config.reset_pool)
-    slots = truncation_slots(config, environment)
+    slots = None if policy.has_memory else truncation_slots(config, environment)
     is_large = sum(leaf.nbytes for leaf in jax.tree.leaves(state.observation)) > _LARGE * shape[1]
     params = jax.lax.stop_gradient(params)  # what was seen is given
-    minimum = config.min_transitions
+    minimum, memory = config.min_transitions, state.memory
+    act = partial(_act, params, policy, config.noise_correlation)
 
     def step(carry: Any, noise: _Noise) -> Any:
         state, finals, num_collected, done = carry
-        next_state, transition = _step(params, state, ~done, noise, pool, environment, policy)
+        next_state, transition = _step(act, state, ~done, noise, pool, environment, policy)
         if slots is not None and is_large:
             finals, transition = _keep_truncated(finals, transition)
         if minimum is None:
@@ -131,8 +141,7 @@ def collect(
     if slots is not None:
         kept = finals.observation if is_large else _truncated_rows(transitions, slots)
         transitions = transitions._replace(final_observation=kept)
-    keeps_noise = policy.entropy_needs_noise
-    return state, transitions._replace(noise=noise.action if keeps_noise else ())
+    return state, transitions._replace(memory=memory)
 
 
 class _Finals(NamedTuple):
@@ -178,19 +187,21 @@ def next_values(
     params: Params,
     transitions: Transition,
     values: jax.Array,
+    memories: Any,
     state: RolloutState,
     policy: Policy,
 ) -> jax.Array:
     """V of the state that each step really led to, [T, N].
 
     Where the episode went on, that is the next step's own value; so only the rollout's last
-    observations and those of truncations are evaluated here. After a termination the number has no
-    meaning.
+    observations and those of truncations are evaluated here, with memory all. After a termination
+    the number has no meaning.
 
-    values: [T, N], of the transitions' observations; state: where the rollout ended.
+    values: [T, N], of the transitions' observations; memories: [T, N, ...], that have seen these;
+    state: where the rollout ended.
     """
     if len(jax.tree.leaves(transitions.final_observation)[0]) == len(values):
-        return policy.apply(params, transitions.final_observation)[1]
+        return policy.apply(params, transitions.final_observation, memories)[1]
     few = jax.tree.map(
         lambda final, last: jnp.concatenate([final, last[None]]),
         transitions.final_observation,
@@ -234,8 +245,27 @@ def check_resets(config: Config, environment: Environment, agents: int = 1) -> N
         )
 
 
-def _step(
+def _act(
     params: Params,
+    policy: Policy,
+    correlation: jax.Array | float,
+    state: RolloutState,
+    noise: jax.Array,
+) -> tuple[jax.Array, jax.Array, Any]:
+    """The actions drawn with the noise ξ [N, ...], the noise they were drawn with, and the memory.
+
+    Of continuous actions it is ε_t = ρ ε_{t-1} + √(1 - ρ²) ξ_t, and ξ_t where an episode begins:
+    as likely as ξ_t itself, so that log-probabilities stay as they are.
+    """
+    distribution, _, memory = policy.apply(params, state.observation, state.memory, state.start)
+    if not isinstance(state.noise, tuple):
+        correlated = correlation * state.noise + jnp.sqrt(1 - correlation**2) * noise
+        noise = _where(state.start, noise, correlated)
+    return distribution.sample(noise), noise, memory
+
+
+def _step(
+    act: Callable[[RolloutState, jax.Array], tuple[jax.Array, jax.Array, Any]],
     state: RolloutState,
     valid: jax.Array,
     noise: _Noise,
@@ -243,15 +273,14 @@ def _step(
     environment: Environment,
     policy: Policy,
 ) -> tuple[RolloutState, Transition]:
-    distribution, _, memory = policy.apply(params, state.observation, state.memory, state.start)
-    action = distribution.sample(noise.action)
+    action, own_noise, memory = act(state, noise.action)
     env_state, timestep = jax.vmap(environment.step)(
         noise.step_key, state.env_state, policy.env_action(action)
     )
     transition = Transition(
         observation=state.observation,
         action=action,
-        noise=(),
+        noise=own_noise if policy.entropy_needs_noise else (),
         reward=timestep.reward,
         terminated=timestep.terminated,
         truncated=timestep.truncated,
@@ -259,6 +288,7 @@ def _step(
         episode_return=state.episode_return + timestep.reward,
         episode_length=state.episode_length + 1,
         valid=jnp.broadcast_to(valid, timestep.reward.shape),
+        start=state.start if policy.has_memory else (),
     )
     done = transition.done
     fresh = noise.reset if pool is None else jax.tree.map(lambda leaf: leaf[noise.reset], pool)
@@ -271,6 +301,7 @@ def _step(
             start=done,
             episode_return=jnp.where(done, 0, transition.episode_return),
             episode_length=jnp.where(done, 0, transition.episode_length),
+            noise=() if isinstance(state.noise, tuple) else own_noise,
         ),
         transition,
     )

@@ -94,7 +94,7 @@ def make_plan(experiment: Experiment) -> Plan:
             raise ValueError(
                 f"{name} has no return from which it counts as solved; leave out --stop-when-solved"
             )
-        if not env.is_gymnax_own(config):
+        if not env.is_known(config):
             findings = env.check_environment(config)
             if findings:
                 raise ValueError(f"env {name}: {'; '.join(findings)}")

@@ -1,0 +1,1 @@
+"""Environments of this library's own."""

@@ -1,0 +1,33 @@
+"""CartPole without velocities: what is hidden must be remembered."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from gymnax.environments import spaces
+from gymnax.environments.classic_control.cartpole import CartPole
+
+NAME = "CartPoleNoVelocity-v1"
+_SEEN = (0, 2)  # position and angle
+
+
+class CartPoleNoVelocity(CartPole):
+    """gymnax's CartPole, of which only position and angle are observed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.obs_shape = (len(_SEEN),)
+
+    def get_obs(self, state: Any, params: Any = None, key: Any = None) -> jax.Array:
+        """Position and angle, [2]."""
+        return super().get_obs(state, params, key)[jnp.array(_SEEN)]
+
+    def observation_space(self, params: Any) -> spaces.Box:
+        """The bounds of position and angle."""
+        full = super().observation_space(params)
+        return spaces.Box(full.low[jnp.array(_SEEN)], full.high[_SEEN,], self.obs_shape, full.dtype)
+
+    @property
+    def name(self) -> str:
+        """Its name in the registry."""
+        return NAME
