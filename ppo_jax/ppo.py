@@ -143,7 +143,8 @@ def value(params: Params, observation: Any, config: Config) -> jax.Array:
 
     Raises ValueError for a network with memory.
     """
-    return _without_memory(config).apply(params, observation)[1]
+    own_policy = _without_memory(config)
+    return own_policy.apply(params, observation)[1]
 
 
 def _without_memory(config: Config) -> Policy:

@@ -129,7 +129,10 @@ def test_a_list_of_sizes_and_whole_numbers_for_hyperparameters_are_taken():
         ({"normalize_observation": 1}, "normalize_observation is 1; it must be True or False"),
         ({"normalize_reward": None}, "normalize_reward is None"),
         ({"squash_action": "yes"}, "squash_action is 'yes'; it must be True or False"),
-        ({"network": "resnet"}, "network is 'resnet'; it must be mlp, cnn, package.module:Class"),
+        (
+            {"network": "resnet"},
+            "network is 'resnet'; it must be mlp, cnn, gru, package.module:Class",
+        ),
         ({"optimizer": "adam"}, "optimizer is 'adam'; it must be package.module:factory"),
         ({"num_envs": 0}, "num_envs is 0; it must be a whole number of at least 1"),
         ({"num_envs": 2.5}, "num_envs is 2.5"),

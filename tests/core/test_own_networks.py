@@ -128,7 +128,9 @@ def test_fields_that_cannot_be_hashed_are_refused_by_the_constructor():
 
 
 def test_a_name_that_is_no_network_is_refused_by_the_constructor():
-    with pytest.raises(ValueError, match=r"^network is 'mlpp'; it must be mlp, cnn, package.*$"):
+    with pytest.raises(
+        ValueError, match=r"^network is 'mlpp'; it must be mlp, cnn, gru, package.*$"
+    ):
         SMALL.replace(network="mlpp")
 
 

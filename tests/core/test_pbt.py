@@ -69,8 +69,10 @@ def test_a_generation_keeps_its_rules(agents, fraction, number):
         for name in ("params", "optimizer_state", "num_updates"):
             old, new = bits(getattr(states, name)), bits(getattr(after, name))
             np.testing.assert_array_equal(new, old[parents])
-        for name in ("rollout", "key"):
-            np.testing.assert_array_equal(bits(getattr(after, name)), bits(getattr(states, name)))
+        is_child = (parents != np.arange(agents))[:, None]
+        worlds = states.rollout._replace(start=states.rollout.start | is_child)
+        for name, kept in (("rollout", worlds), ("key", states.key)):
+            np.testing.assert_array_equal(bits(getattr(after, name)), bits(kept))
         for name in ("count", "mean", "m2"):
             old, new = (getattr(one.reward_statistics, name) for one in (states, after))
             np.testing.assert_array_equal(new, np.asarray(old)[parents])
@@ -308,7 +310,8 @@ def test_a_child_takes_its_parents_statistics_and_goes_on_in_its_own_worlds():
     assert child.reward_statistics.mean != itself.reward_statistics.mean
     np.testing.assert_array_equal(child.reward_statistics.returns, itself.reward_statistics.returns)
     assert (child.reward_statistics.returns != parent.reward_statistics.returns).any()
-    np.testing.assert_array_equal(bits(after.rollout), bits(before.rollout))
+    worlds = before.rollout._replace(start=before.rollout.start.at[0].set(True))
+    np.testing.assert_array_equal(bits(after.rollout), bits(worlds))
 
     later = run(after)  # by the learning rate of `SCALED`, which no statistic depends on
     assert (later.params.statistics.count == 32).all()

@@ -131,7 +131,8 @@ NONLINEARITIES = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0)}
 def test_a_rollout_is_time_major(fixed):
     updates, time, envs = FIXED.num_updates, FIXED.num_steps, FIXED.num_envs
     arrays = fixed.transitions._asdict()
-    assert arrays.pop("noise") == ()
+    for absent in ("noise", "memory", "start"):
+        assert arrays.pop(absent) == ()
     shapes = {name: leaf.shape[3:] for name, leaf in arrays.items()}
     assert all(leaf.shape[:3] == (updates, time, envs) for leaf in arrays.values())
     assert {name for name, shape in shapes.items() if shape} == {
@@ -554,7 +555,7 @@ def test_values_after_truncations_are_those_of_their_final_observations(config, 
     @jax.jit
     def next_values(transitions):
         values = own_policy.apply(state.params, transitions.observation)[1]
-        return rollout.next_values(state.params, transitions, values, state.rollout, own_policy)
+        return rollout.next_values(state.params, transitions, values, (), state.rollout, own_policy)
 
     def value(observations):
         return perceptron(critic, observations, NONLINEARITIES[config.activation])[..., 0]

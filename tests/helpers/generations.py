@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from ppo_jax import normalize, policy, population, ppo
+from ppo_jax import normalize, policy, population, ppo, rollout
 
 RATES = ("log", 1e-6, 1e-1)
 
@@ -23,7 +23,15 @@ def some_states(seed, agents, num_updates):
             ),
         ),
         optimizer_state=(jnp.asarray(random.integers(0, 99, agents)), jnp.asarray(matrices[1])),
-        rollout={"observation": jnp.asarray(matrices[2])},
+        rollout=rollout.RolloutState(
+            env_state=(),
+            observation=jnp.asarray(matrices[2]),
+            memory=(),
+            start=jnp.asarray(random.random((agents, 2)) < 0.5),
+            episode_return=jnp.asarray(matrices[2, :, :, 0]),
+            episode_length=jnp.asarray(random.integers(0, 99, (agents, 2))),
+            noise=(),
+        ),
         reward_statistics=normalize.RewardStatistics(
             *map(jnp.asarray, moments), jnp.asarray(returns)
         ),

@@ -133,8 +133,8 @@ ROLLOUTS = (
     Bug(
         "rollouts-are-greedy",
         "The rollout takes the most probable action: nothing is explored.",
-        "rollout:_step.action",
-        value("distribution.mode()"),
+        "rollout:_act",
+        replace("distribution.sample(noise)", "distribution.mode()"),
         ACTIONS,
     ),
     Bug(
@@ -385,7 +385,7 @@ AGENTS = (
         "biases-not-zero",
         "Orthogonal initialization leaves the biases at a constant.",
         "network:_init_orthogonal",
-        replace("jnp.zeros(bias.shape)", "jnp.full(bias.shape, 0.1)"),
+        replace("jnp.zeros(kernel.shape[1])", "jnp.full(kernel.shape[1], 0.1)"),
         ORTHOGONAL,
     ),
     Bug(

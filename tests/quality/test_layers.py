@@ -1,4 +1,4 @@
-"""The layers of the package: the core never touches the shell, and only env.py knows gymnax."""
+"""The layers of the package: the core never touches the shell; only environments know gymnax."""
 
 import ast
 from pathlib import Path
@@ -56,6 +56,10 @@ def test_the_core_never_touches_the_shell(path):
     assert not used & SHELL
 
 
-def test_only_env_knows_gymnax():
-    knowing = [path.stem for path in CORE if any(n.startswith("gymnax") for n in names_used(path))]
-    assert knowing == ["env"]
+def test_only_environments_know_gymnax():
+    knowing = {
+        path.stem if path.parent.name != "envs" else "envs"
+        for path in CORE
+        if any(name.startswith("gymnax") for name in names_used(path))
+    }
+    assert knowing == {"env", "envs"}
