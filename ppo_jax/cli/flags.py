@@ -42,7 +42,7 @@ class Algorithm(Config):
     env_kwargs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Arguments of the environment's constructor, such as size 20."""
     network: str = "mlp"
-    """mlp, cnn, or package.module:Class of one's own flax module."""
+    """mlp, cnn, gru (with memory), or package.module:Class of one's own flax module."""
     optimizer: str | None = None
     """package.module:factory of an optax transformation, instead of clipping, Adam and
     annealing (none: those)."""

@@ -3,12 +3,12 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from gymnax.environments import spaces
 from gymnax.environments.classic_control.cartpole import CartPole
 
 NAME = "CartPoleNoVelocity-v1"
-_SEEN = (0, 2)  # position and angle
+_SEEN = np.array([0, 2])  # position and angle
 
 
 class CartPoleNoVelocity(CartPole):
@@ -20,12 +20,12 @@ class CartPoleNoVelocity(CartPole):
 
     def get_obs(self, state: Any, params: Any = None, key: Any = None) -> jax.Array:
         """Position and angle, [2]."""
-        return super().get_obs(state, params, key)[jnp.array(_SEEN)]
+        return super().get_obs(state, params, key)[_SEEN]
 
     def observation_space(self, params: Any) -> spaces.Box:
         """The bounds of position and angle."""
         full = super().observation_space(params)
-        return spaces.Box(full.low[jnp.array(_SEEN)], full.high[_SEEN,], self.obs_shape, full.dtype)
+        return spaces.Box(full.low[_SEEN], full.high[_SEEN], self.obs_shape, full.dtype)
 
     @property
     def name(self) -> str:

@@ -97,7 +97,12 @@ REFUSED = [
     row("budget below one update", "--total-timesteps 10", "is 10, less", "give at least 512"),
     row("two budgets", "--total-timesteps 5000 --num-updates 3", "twice; give one of them"),
     row("empty environment", ["--env", ""], "env is ''", "an environment, or the name of one"),
-    row("unknown network", "--network mpl", "network is 'mpl'", "mlp, cnn, package.module:Class"),
+    row(
+        "unknown network",
+        "--network mpl",
+        "network is 'mpl'",
+        "mlp, cnn, gru, package.module:Class",
+    ),
     row("unknown optimizer", "--optimizer adam", "optimizer is 'adam'", "package.module:factory"),
     row("KL limit of nothing", "--target-kl 0", "target_kl is 0.0", "positive and finite"),
     row("initial deviation", "--log-std-init nan", "log_std_init is nan", "finite"),

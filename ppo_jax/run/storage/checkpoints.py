@@ -24,7 +24,7 @@ from ppo_jax.run import distributed
 from ppo_jax.run.errors import FileSystemError, InputError
 from ppo_jax.run.storage import folder
 
-FORMAT = 3
+FORMAT = 4
 _ARRAYS, _METADATA, _MANIFEST = "arrays", "metadata.json", "manifest.json"
 
 
