@@ -59,6 +59,21 @@ _GENERAL: dict[str, Any] = {
     "normalize_observation": True,
 }
 
+# What the MinAtar games share.
+_MINATAR: dict[str, Any] = {
+    "num_envs": 64,
+    "num_steps": 32,
+    "total_timesteps": 2_000_000,
+    "num_epochs": 4,
+    "num_minibatches": 8,
+    "learning_rate": 5e-3,
+    "discount": 0.99,
+    "gae_lambda": 0.95,
+    "entropy_coefficient": 0.01,
+    "hidden_sizes": (64, 64),
+    "activation": "relu",
+}
+
 # `fast` by environment; CartPole's row are the defaults of `Config`.
 FAST: dict[str, dict[str, Any]] = {
     "CartPole-v1": {},
@@ -75,19 +90,11 @@ FAST: dict[str, dict[str, Any]] = {
         "hidden_sizes": (64, 64),
         "normalize_observation": True,
     },
-    "Breakout-MinAtar": {
-        "num_envs": 64,
-        "num_steps": 128,
-        "total_timesteps": 10_000_000,
-        "num_epochs": 4,
-        "num_minibatches": 8,
-        "learning_rate": 2.5e-3,
-        "discount": 0.99,
-        "gae_lambda": 0.95,
-        "entropy_coefficient": 0.01,
-        "hidden_sizes": (64, 64),
-        "activation": "relu",
-    },
+    "Asterix-MinAtar": {**_MINATAR, "learning_rate": 1.5e-3},
+    "Breakout-MinAtar": _MINATAR,
+    "Freeway-MinAtar": _MINATAR,
+    "Seaquest-MinAtar": _MINATAR,
+    "SpaceInvaders-MinAtar": _MINATAR,
 }
 
 RECIPES = ("notebook", "standard", "fast")
