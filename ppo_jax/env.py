@@ -307,7 +307,8 @@ def _with_previous(environment: Environment, config: Config) -> Environment:
     their own, zeros where an episode begins; a discrete action is one-hot."""
     space: Any = environment.action_space
     parts: dict[str, spaces.Space] = {"observation": environment.observation_space}
-    encoded = jax.eval_shape(partial(_one_hot, space), jax.ShapeDtypeStruct(space.shape, float))
+    kind = float if isinstance(space, spaces.Box) else int
+    encoded = jax.eval_shape(partial(_one_hot, space), jax.ShapeDtypeStruct(space.shape, kind))
     if config.previous_action:
         parts["action"] = spaces.Box(-np.inf, np.inf, encoded.shape)
     if config.previous_reward:

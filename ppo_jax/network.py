@@ -393,7 +393,7 @@ def _check_memory(found: Any, memory: Any, said: str) -> Any:
     return found[:2]
 
 
-_ROWS = 3  # of the batch that a module is tried with
+_ROWS = 11  # of the batch that a module is tried with: no usual length of anything else
 _ONLY_PARAMS = "only the collection params is served (no batch statistics, no dropout)"
 
 
