@@ -92,7 +92,7 @@ FAST: dict[str, dict[str, Any]] = {
     },
     "Asterix-MinAtar": {**_MINATAR, "learning_rate": 1.5e-3},
     "Breakout-MinAtar": _MINATAR,
-    "Freeway-MinAtar": _MINATAR,
+    "Freeway-MinAtar": {**_MINATAR, "learning_rate": 1.5e-3},
     "Seaquest-MinAtar": _MINATAR,
     "SpaceInvaders-MinAtar": _MINATAR,
 }

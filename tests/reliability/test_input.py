@@ -170,6 +170,20 @@ REFUSED_WITH_THE_ENVIRONMENT = [
     row("network that is none", "--network math:sqrt", "not a flax.linen module"),
     row("optimizer that is none", "--optimizer math:pi", "'math:pi' cannot be made"),
     row("image network", "--network cnn", "cnn takes one image [H, W, C]", "(4,)"),
+    row(
+        "minibatches that memory cannot be cut into",
+        "--network gru --num-envs 6 --num-minibatches 4",
+        "num_minibatches 4 cuts the time of 6 environments × 64 steps",
+        "num_minibatches 3",
+    ),
+    row(
+        "minibatch that memory cannot be cut into",
+        "--network gru --num-envs 6 --minibatch-size 96",
+        "minibatch_size 96 cuts the time of 6 environments × 64 steps",
+        "128",
+    ),
+    row("whole episodes and memory", "--recipe notebook --network gru", "give num_steps instead"),
+    row("correlated choices", "--noise-correlation 0.5", "noise_correlation is 0.5", "Discrete(2)"),
     row("squashed onto no bounds", "--squash-action --env NoBounds-v0", "finite action bounds"),
     row("unknown argument", "--env-kwargs size 5", "env_kwargs size 5", "CartPole-v1"),
     row(
