@@ -116,7 +116,7 @@ CLASSIC = (
     ),
     Row(
         "Acrobot-v1",
-        overrides=_steps(1_000_000),
+        overrides=_steps(1_000_000, num_envs=16, num_steps=128, num_minibatches=8),
         aim=-75,
         best=_ACROBOT,
         peers=(Peer("PPO", "-73.5 ± 18.2", 1_000_000, "zoo"), _QR_DQN),

@@ -77,24 +77,155 @@ _MINATAR: dict[str, Any] = {
 # `fast` by environment; CartPole's row are the defaults of `Config`.
 FAST: dict[str, dict[str, Any]] = {
     "CartPole-v1": {},
+    # 8 fresh seeds: interquartile mean 495.9, 7 of 8 at 475 or more; at 100,000 steps no row got there.
+    "CartPoleNoVelocity-v1": {
+        "num_envs": 16,
+        "num_steps": 16,  # enough to tell velocities; shorter sequences, more updates
+        "total_timesteps": 200_000,
+        "num_epochs": 16,
+        "num_minibatches": 1,
+        "learning_rate": 5e-3,
+        "gae_lambda": 0.9,
+        "normalize_observation": True,  # angles are small
+        "network": "gru",
+        "hidden_sizes": (32,),
+        "memory_size": 32,
+    },
+    # The aim of 100,000 steps (-85); ACROBOT_LONG is the one of 1,000,000 (-75).
+    "Acrobot-v1": {
+        "learning_rate": 5e-3,
+        "discount": 0.99,
+        "gae_lambda": 0.95,
+    },
+    "MountainCar-v0": {
+        "num_envs": 16,
+        "num_steps": 128,  # with 16 steps, and with rates of 5e-3, it stays at two swings (-130)
+        "total_timesteps": 1_000_000,
+        "num_minibatches": 8,
+        "learning_rate": 2e-2,
+        "discount": 0.997,
+        "entropy_coefficient": 0.05,
+        "normalize_observation": True,
+        "normalize_reward": True,
+    },
+    "MountainCarContinuous-v0": {
+        "num_steps": 128,
+        "learning_rate": 1e-3,
+        "discount": 0.99,
+        "gae_lambda": 0.95,
+        "normalize_observation": True,
+        "normalize_reward": True,
+        "noise_correlation": 0.9,  # without it some seeds never see the goal, and stand still
+    },
     "Pendulum-v1": {
         "num_envs": 16,
-        "num_steps": 128,
-        "total_timesteps": 300_000,
+        "total_timesteps": 150_000,
         "num_epochs": 10,
         "num_minibatches": 8,
-        "learning_rate": 2e-3,
+        "learning_rate": 7e-4,
         "joint_grad_norm": False,
-        "discount": 0.95,
-        "gae_lambda": 0.9,
-        "hidden_sizes": (64, 64),
+        "discount": 0.96,
+        "gae_lambda": 0.95,
         "normalize_observation": True,
+        "normalize_reward": True,  # an untrained episode costs over 1000
+        "hidden_sizes": (64, 64),
+        "activation": "relu",  # tanh ends between -180 and -250
     },
     "Asterix-MinAtar": {**_MINATAR, "learning_rate": 1.5e-3},
-    "Breakout-MinAtar": _MINATAR,
+    "Breakout-MinAtar": {**_MINATAR},
     "Freeway-MinAtar": {**_MINATAR, "learning_rate": 1.5e-3},
-    "Seaquest-MinAtar": _MINATAR,
-    "SpaceInvaders-MinAtar": _MINATAR,
+    "Seaquest-MinAtar": {**_MINATAR, "learning_rate": 2.5e-3},  # 1.5e-3 and 5e-3 tied at 800k
+    "SpaceInvaders-MinAtar": {**_MINATAR},
+    "Catch-bsuite": {
+        "num_envs": 16,
+        "num_steps": 32,
+        "total_timesteps": 50_000,
+        "learning_rate": 5e-3,
+        "entropy_coefficient": 0.01,
+    },
+    "DeepSea-bsuite": {
+        # 512 episodes an update: random actions reach the reward once in 256.
+        "num_envs": 128,
+        "num_steps": 32,
+        "total_timesteps": 200_000,
+        "learning_rate": 3e-3,
+        "entropy_coefficient": 0.05,
+    },
+    "MemoryChain-bsuite": {
+        "num_envs": 64,
+        "num_steps": 6,  # one episode
+        "total_timesteps": 30_000,
+        "num_minibatches": 2,
+        "learning_rate": 5e-3,
+        "network": "gru",
+        "hidden_sizes": (32,),
+        "memory_size": 32,
+    },
+    "UmbrellaChain-bsuite": {
+        "num_envs": 64,
+        "num_steps": 20,  # two episodes
+        "total_timesteps": 100_000,
+        "learning_rate": 3e-3,
+        "entropy_coefficient": 0.01,
+    },
+    "DiscountingChain-bsuite": {
+        "time_limit": "terminate",  # the clock is observed
+        "num_envs": 16,
+        "num_steps": 100,  # one episode
+        "total_timesteps": 100_000,
+        "learning_rate": 5e-3,
+        "entropy_coefficient": 0.01,
+    },
+    "SimpleBandit-bsuite": {
+        "total_timesteps": 5_120,  # every policy gets 0.5
+    },
+    # Aim 1: all of 8 settings x 4 seeds at 300,000 steps.
+    "FourRooms-misc": {
+        "num_envs": 16,
+        "total_timesteps": 200_000,
+        "learning_rate": 3e-3,
+        "discount": 0.98,
+        "gae_lambda": 0.95,
+        "entropy_coefficient": 0.01,
+    },
+    # Not yet confirmed with fresh seeds.
+    "BernoulliBandit-misc": {
+        "time_limit": "terminate",  # the clock is observed
+        "num_envs": 64,
+        "num_steps": 25,  # a quarter of an episode: the memory is carried on, its gradient is not
+        "total_timesteps": 300_000,
+        "num_epochs": 6,
+        "num_minibatches": 1,
+        "learning_rate": 5e-3,
+        "discount": 0.95,
+        "gae_lambda": 0.9,
+        "entropy_coefficient": 0.05,  # without it some agents keep to one arm
+        "network": "gru",
+        "hidden_sizes": (32,),
+        "memory_size": 32,
+    },
+    # Aim 435: 433.8 on 32 fresh seeds.
+    "Swimmer-misc": {
+        "num_envs": 64,
+        "total_timesteps": 1_000_000,
+        "num_minibatches": 8,
+        "learning_rate": 3e-3,
+        "gae_lambda": 0.95,
+        "normalize_reward": True,
+        "log_std_init": -1.0,  # without it, and with observation statistics, it drifts away: 40
+    },
+    # Aim 0.73: 0.740 with 4 seeds.
+    "FrozenLake-misc": {
+        "time_limit": "terminate",  # the limit of 100 steps is the task's
+        "num_envs": 32,
+        "num_steps": 128,
+        "total_timesteps": 1_000_000,
+        "num_minibatches": 8,
+        "learning_rate": 2.5e-3,
+        "discount": 1.0,  # a discount prefers fast and risky ways
+        "gae_lambda": 0.95,
+        "entropy_coefficient": 0.02,
+    },
 }
 
 RECIPES = ("notebook", "standard", "fast")
