@@ -167,7 +167,7 @@ def assert_trees(actual, expected):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("case", ["gru", "squashed gru"])
-def test_an_agents_first_updates_are_the_oracles(case):
+def test_a_recurrent_agents_updates_are_the_oracles(case):
     """Losses, gradients through the whole rollout, Adam's moments and parameters."""
     config, last, every = laid_open(case, "float64")
     for index in range(UPDATES):
@@ -216,7 +216,7 @@ def test_a_rollout_begins_with_the_memory_that_the_last_one_ended_with(case):
         ("module", "float32"),
     ],
 )
-def test_every_first_ratio_is_one(case, precision):
+def test_every_first_ratio_with_memory_is_one(case, precision):
     """The policy that is optimized is the one that acted, whatever it remembers."""
     assert_first_ratios_are_one(*laid_open(case, precision), precision)
 
@@ -241,7 +241,7 @@ def assert_first_ratios_are_one(config, last, every, precision):
 @pytest.mark.parametrize("network", ["gru", Trace])
 @pytest.mark.parametrize("more", [False, True])  # statistics, previous actions and rewards
 @pytest.mark.parametrize("actions", ["discrete", "choices", "clipped", "squashed"])
-def test_every_first_ratio_is_one_in_every_case(actions, more, network, precision):
+def test_every_first_ratio_with_memory_is_one_in_every_case(actions, more, network, precision):
     space = {"discrete": DISCRETE, "choices": CHOICES}.get(actions, BOX)
     with jax.enable_x64(precision == "float64"):
         config = configured("module").replace(

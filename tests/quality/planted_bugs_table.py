@@ -530,4 +530,46 @@ DOORS = (
     ),
 )
 
-BUGS = RETURNS + ROLLOUTS + LOSSES + EPOCHS_AND_OPTIMIZERS + AGENTS + DOORS
+MEMORY = (
+    Bug(
+        "memory-crosses-episodes",
+        "The recurrent unit does not forget where an episode begins.",
+        "network:Remembering.__call__",
+        replace("jnp.where(start[:, None], 0, memory)", "memory"),
+        "test_an_episode_begins_with_initial_memory[gru]",
+    ),
+    Bug(
+        "truncation-without-memory",
+        "The value after a truncation is that of an agent that remembers nothing.",
+        "rollout:next_values",
+        replace(
+            "policy.apply(params, transitions.final_observation, memories)",
+            "policy.apply(params, transitions.final_observation,"
+            " jax.tree.map(jnp.zeros_like, memories))",
+        ),
+        "test_a_truncation_goes_on_with_the_value_of_what_memory_has_seen",
+    ),
+    Bug(
+        "memory-of-other-environments",
+        "A minibatch's sequences begin with the memories of the first environments.",
+        "ppo:_cut.environments_at.memory",
+        replace("leaf[chosen]", "leaf[: len(chosen)]"),
+        "test_a_recurrent_agents_updates_are_the_oracles[gru]",
+    ),
+    Bug(
+        "child-keeps-its-memory",
+        "A child of a generation goes on with the memory of the policy that it had.",
+        "pbt:evolve",
+        replace("states.rollout.start | is_child", "states.rollout.start"),
+        "test_a_child_begins_with_initial_memory_in_its_own_environments",
+    ),
+    Bug(
+        "noise-crosses-episodes",
+        "Correlated noise goes on from one episode into the next.",
+        "rollout:_act.noise",
+        value("correlated"),
+        "test_the_correlation_is_the_one_asked_for_within_an_episode_and_none_across[0.7]",
+    ),
+)
+
+BUGS = RETURNS + ROLLOUTS + LOSSES + EPOCHS_AND_OPTIMIZERS + AGENTS + DOORS + MEMORY
