@@ -190,9 +190,11 @@ def _find_in_gymnax(name: str) -> Any:
 
 def _registry() -> Any:
     """gymnax, and in its registry the environments of this library's own."""
-    import gymnax  # seconds: every environment, seaborn and scipy come with it
+    # Modules of environments that hold arrays must hold no tracer of today's trace.
+    with jax.ensure_compile_time_eval():
+        import gymnax  # seconds: every environment, seaborn and scipy come with it
 
-    from ppo_jax.envs import cartpole_no_velocity
+        from ppo_jax.envs import cartpole_no_velocity
 
     if cartpole_no_velocity.NAME not in gymnax.registered_envs:
         gymnax.register(cartpole_no_velocity.NAME, cartpole_no_velocity.CartPoleNoVelocity)

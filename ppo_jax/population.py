@@ -27,7 +27,8 @@ CPU_AGENTS_AT_ONCE = 16
 def cpu_agents_at_once(config: Config) -> int:
     """How many agents one kernel should compute on a CPU: of a large network, whose products fill
     a core by themselves, one."""
-    trainable = jax.eval_shape(ppo.policy(config).init, jax.random.key(0)).trainable
+    one = jax.tree.map(lambda leaf: jnp.ravel(leaf)[0], config)  # of a sweep
+    trainable = jax.eval_shape(ppo.policy(one).init, jax.random.key(0)).trainable
     numbers = sum(leaf.size for leaf in jax.tree.leaves(trainable))
     return CPU_AGENTS_AT_ONCE if numbers <= fast.FEW_PARAMETERS else 1
 

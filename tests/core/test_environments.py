@@ -1,6 +1,9 @@
 """gymnax's environments by name: their parameters, limits and observations, and what is refused;
 and what the core may import."""
 
+import subprocess
+import sys
+
 import gymnax
 import jax
 import jax.numpy as jnp
@@ -146,3 +149,20 @@ def test_an_environment_with_arrays_of_its_own_may_first_be_made_inside_a_trace(
     for _ in range(2):
         jax.eval_shape(lambda: env.make(SMALL.replace(env=name)).reset(jax.random.key(0)))
     env.make(SMALL.replace(env=name)).reset(jax.random.key(0))
+
+
+@pytest.mark.slow
+def test_gymnax_may_first_be_imported_inside_a_trace():
+    """Some of its modules hold arrays, which must be no tracers: a process of its own, for it is
+    imported here already."""
+    program = """
+import jax
+from ppo_jax import evaluate, policy, recipe
+
+config = recipe(env="FrozenLake-misc", max_episode_steps=3)
+jax.eval_shape(lambda: policy.make(config).init(jax.random.key(0)))
+params = policy.make(config).init(jax.random.key(0))
+print(evaluate.evaluate(params, config, jax.random.key(0), 2))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "[0. 0.]\n"), done.stderr

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ppo_jax import evaluate, population, ppo
+from ppo_jax import evaluate, population, ppo, recipe
 from tests.helpers.populations import (
     AGENTS,
     EPISODES,
@@ -243,3 +243,8 @@ def test_an_environment_without_a_threshold_has_no_solved_fraction(metrics):
     assert summary.returns.solved.shape == (UPDATES,)
     summary = summarize(metrics, np.ones(LANES, bool), jnp.nan)
     assert np.isnan(summary.returns.solved).all()
+
+
+def test_a_sweep_of_numbers_that_agents_begin_with_is_planned_as_one_agent():
+    swept = recipe("fast", env="Pendulum-v1", log_std_init=jnp.zeros(6))
+    assert population.cpu_agents_at_once(swept) == population.CPU_AGENTS_AT_ONCE
