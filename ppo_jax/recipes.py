@@ -183,6 +183,36 @@ FAST: dict[str, dict[str, Any]] = {
         "gae_lambda": 0.95,
         "entropy_coefficient": 0.01,
     },
+    "MetaMaze-misc": {
+        "time_limit": "terminate",  # the clock is observed
+        "num_envs": 16,
+        "num_steps": 200,  # one episode
+        "total_timesteps": 600_000,
+        "learning_rate": 2e-3,
+        "discount": 0.985,
+        "gae_lambda": 0.95,
+        "entropy_coefficient": 0.01,  # 0.03 gets 52.1
+        "normalize_observation": True,
+        "normalize_reward": True,
+        "network": "gru",
+        "hidden_sizes": (32,),
+        "memory_size": 32,
+    },
+    "PointRobot-misc": {
+        "time_limit": "terminate",  # the clock is observed
+        "num_envs": 32,
+        "num_steps": 100,  # one episode: the gradient runs from the search to the last goal
+        "total_timesteps": 1_000_000,
+        "num_minibatches": 8,
+        "learning_rate": 2e-3,
+        "discount": 0.985,
+        "gae_lambda": 0.95,
+        "normalize_observation": True,
+        "network": "gru",
+        "hidden_sizes": (32,),
+        "memory_size": 32,
+        "squash_action": True,  # the bounds are ±0.1, and sigma 1 clipped to them is bang-bang
+    },
     "BernoulliBandit-misc": {
         "time_limit": "terminate",  # the clock is observed
         "num_envs": 64,
@@ -197,6 +227,38 @@ FAST: dict[str, dict[str, Any]] = {
         "network": "gru",
         "hidden_sizes": (32,),
         "memory_size": 32,
+    },
+    "GaussianBandit-misc": {
+        "time_limit": "terminate",  # the clock is observed
+        "num_envs": 64,
+        "num_steps": 25,  # a quarter of an episode: the memory is carried on, its gradient is not
+        "total_timesteps": 400_000,
+        "num_epochs": 6,
+        "num_minibatches": 1,
+        "learning_rate": 5e-3,
+        "joint_grad_norm": False,
+        "discount": 0.99,
+        "gae_lambda": 0.95,
+        "entropy_coefficient": 0.03,
+        "normalize_reward": True,  # a good arm's return reaches 200
+        "network": "gru",  # without memory the first step, to try the arm at, can hardly be told
+        "hidden_sizes": (32,),
+        "memory_size": 32,
+    },
+    "Reacher-misc": {
+        "num_envs": 16,
+        "num_steps": 128,
+        "total_timesteps": 1_000_000,
+        "num_epochs": 10,
+        "num_minibatches": 8,
+        "learning_rate": 1e-3,  # 5e-4 is as good, 2e-3 worse
+        "joint_grad_norm": False,
+        "gae_lambda": 0.95,
+        "normalize_observation": True,
+        "normalize_reward": True,
+        "hidden_sizes": (64, 64),
+        "activation": "relu",
+        "log_std_init": -0.5,
     },
     "Swimmer-misc": {
         "num_envs": 64,
