@@ -108,6 +108,8 @@ CLASSIC = (
         "100k",
         overrides=_steps(100_000),
         aim=500,
+        tried="22 settings of rollouts of 16 to 64 steps, 8 to 16 epochs, rates, λ and the previous"
+        " action: 350 to 487 with 4 seeds each. With 200,000 steps it is solved.",
         best=_POLE,
         peers=(Peer("RecurrentPPO", "500.0 ± 0", 100_000, "zoo"),),
     ),
@@ -124,6 +126,7 @@ CLASSIC = (
         "Acrobot-v1",
         overrides=_steps(1_000_000, num_envs=16, num_steps=128, num_minibatches=8),
         aim=-75,
+        tried="12 settings of rate, discount and entropy with 4 seeds each; this is the best.",
         best=_ACROBOT,
         peers=(Peer("PPO", "-73.5 ± 18.2", 1_000_000, "zoo"), _QR_DQN),
     ),
@@ -308,12 +311,16 @@ MISC = (
     Row(
         "MetaMaze-misc",
         aim=100,
+        tried="Rollouts of 50 and 200 steps, entropy 0.003 to 0.03, two rates, 600,000 to 1,000,000"
+        " steps: 52 to 67 a seed. Larger memories were not tried.",
         best=Best(324, "bound", "computed for a policy that knows the maze and the goal"),
         peers=_evolved("32"),
     ),
     Row(
         "PointRobot-misc",
         aim=10,
+        tried="Rollouts of 25, 50 and 100 steps, correlated noise, σ from e⁻¹, discounts 0.95 to"
+        " 0.985, two rates; squashing with whole episodes was best.",
         best=Best(12.8, "bound", "computed for a policy that knows the hidden goal"),
         peers=_evolved("10"),
     ),
@@ -334,12 +341,17 @@ MISC = (
     Row(
         "Reacher-misc",
         aim=68,
+        tried="tanh and one layer: 33; relu, two layers and 10 epochs: 52 to 61 with 2 seeds each."
+        " Layers of 128 were not followed to their end. Gradient ascent through the exact"
+        " dynamics, with the same bounds, finds 74.",
         best=Best(98, "bound", "computed"),
         note="the aim is the return of a crude controller with inverse kinematics",
     ),
     Row(
         "Swimmer-misc",
         aim=435,
+        tried="Rates from 1e-3 to 3e-3, 4 and 8 epochs, two layers, relu: 431 to 440. From σ = 1"
+        " and with observation statistics, 40.",
         best=Best(494, "bound", "computed; a controller to the best point gets 485"),
         note="the aim is the return of a controller that swims to the goal",
     ),
