@@ -108,8 +108,6 @@ CLASSIC = (
         "100k",
         overrides=_steps(100_000),
         aim=500,
-        tried="22 settings of rollouts of 16 to 64 steps, 8 to 16 epochs, rates, λ and the previous"
-        " action: 350 to 487 with 4 seeds each. With 200,000 steps it is solved.",
         best=_POLE,
         peers=(Peer("RecurrentPPO", "500.0 ± 0", 100_000, "zoo"),),
     ),
@@ -335,6 +333,8 @@ MISC = (
         "GaussianBandit-misc",
         episodes=1000,
         aim=7,
+        tried="Without memory, 0 in every setting. With it, 7.15 with 16 other seeds; 4 never"
+        " try the unknown arm. An MLP that sees its previous action gets 6.9.",
         best=Best(8.3, "bound", "computed for a policy that knows the better arm"),
         peers=_evolved("0"),
     ),

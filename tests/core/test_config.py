@@ -62,7 +62,7 @@ def test_every_field_has_a_docstring_and_a_default_that_its_rule_allows():
 
 
 def test_fast_is_a_row_for_an_environments_name_and_a_general_one_for_all_else():
-    general = recipe("fast", env="Acrobot-v1")
+    general = recipe("fast", env="MNISTBandit-bsuite")
     assert {"CartPole-v1", "Pendulum-v1", "Breakout-MinAtar"} <= set(FAST)
     for name, row in FAST.items():
         config = recipe("fast", env=name)

@@ -165,8 +165,11 @@ def assert_trees(actual, expected):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **FLOAT64), actual, expected)
 
 
+SQUASHED = pytest.param("squashed gru", marks=pytest.mark.slow)
+
+
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("case", ["gru", "squashed gru"])
+@pytest.mark.parametrize("case", ["gru", SQUASHED])
 def test_a_recurrent_agents_updates_are_the_oracles(case):
     """Losses, gradients through the whole rollout, Adam's moments and parameters."""
     config, last, every = laid_open(case, "float64")
@@ -189,7 +192,7 @@ def test_a_recurrent_agents_updates_are_the_oracles(case):
 # What is remembered, and how long ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", ["gru", "squashed gru", "module"])
+@pytest.mark.parametrize("case", ["gru", SQUASHED, "module"])
 def test_a_rollout_begins_with_the_memory_that_the_last_one_ended_with(case):
     """And its first step begins an episode only where the last one ended with one."""
     precision = "float32" if case == "module" else "float64"
@@ -212,7 +215,7 @@ def test_a_rollout_begins_with_the_memory_that_the_last_one_ended_with(case):
     ("case", "precision"),
     [
         ("gru", "float64"),
-        ("squashed gru", "float64"),
+        pytest.param("squashed gru", "float64", marks=pytest.mark.slow),
         ("module", "float32"),
     ],
 )

@@ -110,7 +110,7 @@ REFUSED = [
     row(
         "a row's own number",
         "--env Pendulum-v1 --num-envs 3 --num-minibatches 7",
-        "3 environments × 128 steps = 384 transitions, which num_minibatches 7 does not divide",
+        "3 environments × 64 steps = 192 transitions, which num_minibatches 7 does not divide",
     ),
     row(
         "own optimizer beside a sweep",
@@ -188,7 +188,7 @@ REFUSED_WITH_THE_ENVIRONMENT = [
     row("unknown argument", "--env-kwargs size 5", "env_kwargs size 5", "CartPole-v1"),
     row(
         "reset states without end",
-        "--env Pong-misc --num-envs 4096 --num-minibatches 1",
+        "--env Pong-misc --num-envs 4096 --num-minibatches 1 --total-timesteps 600000",
         "more than 2 GiB",
         "--reset-pool",
     ),

@@ -270,11 +270,11 @@ def test_a_field_that_an_older_file_lacks_has_its_neutral_value(edited):
     def change(description):
         for name in names:
             del description["algorithm"][name]
-        description["algorithm"]["env"] = "Catch-bsuite"
+        description["algorithm"]["env"] = "MountainCar-v0"
 
     config = flags.read(["--config", str(edited(change) / "config.json")], "train").algorithm
     assert (config.normalize_observation, config.network) == (False, "mlp")
-    assert recipe("fast", env="Catch-bsuite").normalize_observation
+    assert recipe("fast", env="MountainCar-v0").normalize_observation
     assert config.target_kl is None
 
 
