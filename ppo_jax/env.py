@@ -310,7 +310,7 @@ def _with_previous(environment: Environment, config: Config) -> Environment:
     space: Any = environment.action_space
     parts: dict[str, spaces.Space] = {"observation": environment.observation_space}
     kind = float if isinstance(space, spaces.Box) else int
-    encoded = jax.eval_shape(partial(_one_hot, space), jax.ShapeDtypeStruct(space.shape, kind))
+    encoded = jax.eval_shape(partial(_as_floats, space), jax.ShapeDtypeStruct(space.shape, kind))
     if config.previous_action:
         parts["action"] = spaces.Box(-np.inf, np.inf, encoded.shape)
     if config.previous_reward:
@@ -326,14 +326,14 @@ def _with_previous(environment: Environment, config: Config) -> Environment:
 
     def step(key: jax.Array, state: State, action: jax.Array) -> tuple[State, Step]:
         state, found = environment.step(key, state, action)
-        observation = observe(found.observation, _one_hot(space, action), found.reward)
+        observation = observe(found.observation, _as_floats(space, action), found.reward)
         return state, found._replace(observation=observation)
 
     return environment._replace(reset=reset, step=step, observation_space=spaces.Dict(parts))
 
 
-def _one_hot(space: Any, action: jax.Array) -> jax.Array:
-    """An action as floats: as it is, or if discrete one-hot, entry by entry."""
+def _as_floats(space: Any, action: jax.Array) -> jax.Array:
+    """An action as a vector of floats: one-hot for each discrete entry, a Box's as it is."""
     match space:
         case spaces.Discrete(n):
             return jax.nn.one_hot(action, n, dtype=float)

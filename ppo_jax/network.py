@@ -4,8 +4,8 @@ A module maps observations [B, ...] to (action_output, value [B]); `action_outpu
 [B, A] for Discrete(A), a tuple of logits for MultiDiscrete, and the mean [B, K] for a Box of K
 entries. Parameters under the top-level name `critic` are the critic's, all others the actor's.
 
-A module that has `initial_memory(num_envs)` remembers: it maps (observation, memory, start [B]) to
-(action_output, value, memory), and forgets where `start` says that an episode begins.
+A module that has `initial_memory(num_envs)` is recurrent: it maps (observation, memory, start [B])
+to (action_output, value, memory), and resets its memory where `start` says that an episode begins.
 """
 
 from collections.abc import Callable
@@ -71,7 +71,7 @@ class Convolutions(nn.Module):
         return image.reshape(len(image), -1)
 
 
-class Remembering(nn.Module):
+class Recurrent(nn.Module):
     """A gated recurrent unit, then a perceptron. Cho et al., arXiv:1406.1078, eq. 5 to 8."""
 
     memory_size: int
@@ -170,11 +170,11 @@ class GRU(MLP):
 
     def tower(self, sizes: tuple[int, ...], head_gain: float) -> Callable[..., Any]:
         """A recurrent unit, then a perceptron."""
-        return Remembering(self.memory_size, Perceptron(sizes, self.activation, head_gain))
+        return Recurrent(self.memory_size, Perceptron(sizes, self.activation, head_gain))
 
 
 def has_memory(module: nn.Module) -> bool:
-    """Whether a module remembers."""
+    """Whether a module is recurrent."""
     return callable(getattr(module, "initial_memory", None))
 
 
@@ -342,7 +342,7 @@ def _check(
     inputs: tuple[Any, ...] = (batch,)
     try:
         if has_memory(module):
-            memory = jax.eval_shape(lambda: first_memory(module, _ROWS))
+            memory = jax.eval_shape(lambda: initial_memory(module, _ROWS))
             inputs = batch, memory, jax.ShapeDtypeStruct((_ROWS,), bool)
         variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
         if set(variables) != {"params"}:
@@ -358,9 +358,10 @@ def _check(
     _check_outputs(found, outputs, said)
 
 
-def first_memory(module: Any, num_envs: int) -> Any:
+def initial_memory(module: Any, num_envs: int) -> Any:
     """The memory of fresh episodes [num_envs, ...], its floats as wide as all others."""
-    return jax.tree.map(as_float, jax.tree.map(jnp.asarray, module.initial_memory(num_envs)))
+    memory = module.initial_memory(num_envs)
+    return jax.tree.map(lambda leaf: as_float(jnp.asarray(leaf)), memory)
 
 
 def as_float(leaf: jax.Array) -> jax.Array:

@@ -83,7 +83,7 @@ def make(config: Config) -> Policy:
     actions = _actions(action_space, config.squash_action)
 
     def initial_memory(num_envs: int) -> Any:
-        return network.first_memory(module, num_envs) if has_memory else ()
+        return network.initial_memory(module, num_envs) if has_memory else ()
 
     def init(key: jax.Array) -> Params:
         zeros = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape), leaf.dtype), example)
@@ -202,7 +202,7 @@ def _encoder(config: Config, space: spaces.Space, example: Any) -> Callable[[Any
 
 
 def _check_sequences(config: Config) -> None:
-    """Raise ValueError where a network with memory would have its time cut."""
+    """Raise ValueError where minibatches would cut the sequences of a network with memory."""
     if config.whole_episodes:
         raise ValueError(
             "a network with memory learns from rollouts of fixed length, and min_transitions"
@@ -213,16 +213,14 @@ def _check_sequences(config: Config) -> None:
     if size % per_environment == 0:
         return
     # Minibatches of whole environments: their number divides that of the environments.
-    wanted = config.batch_size // size
-    nearest = nearest_divisor(config.num_envs, wanted)
-    said = f"num_minibatches {config.num_minibatches}"
-    remedy = f"num_minibatches {nearest}"
+    nearest = nearest_divisor(config.num_envs, config.batch_size // size)
+    said, remedy = f"num_minibatches {config.num_minibatches}", f"num_minibatches {nearest}"
     if config.minibatch_size is not None:
-        said, remedy = f"minibatch_size {size}", f"{config.batch_size // nearest}"
+        said, remedy = f"minibatch_size {size}", f"minibatch_size {config.batch_size // nearest}"
     raise ValueError(
-        f"{said} cuts the time of {config.num_envs} environments × {per_environment} steps, and the"
-        f" network has memory: minibatches must hold whole environments; the nearest that do are of"
-        f" {remedy}"
+        f"{said} cuts the sequences of {config.num_envs} environments × {per_environment} steps,"
+        " and the network has memory, which needs whole environments in a minibatch; the nearest"
+        f" that works is {remedy}"
     )
 
 

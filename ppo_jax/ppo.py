@@ -254,7 +254,7 @@ def optimize(
 
     Returns the trainable parameters, the optimizer's state, and what the steps did.
     """
-    capacity, size, minibatch_at = _cut(batch, policy, config)
+    capacity, size, minibatch_at = _minibatches(batch, policy, config)
     num_valid = capacity if batch.valid is None else jnp.sum(batch.valid, dtype=jnp.int32)
     num_minibatches = -(-num_valid // size)
     orders = epoch_orders(key, capacity + -capacity % size, num_valid, config.num_epochs)
@@ -302,11 +302,11 @@ def optimize(
     )
 
 
-def _cut(
+def _minibatches(
     batch: loss.Minibatch, policy: Policy, config: Config
 ) -> tuple[int, int, Callable[[jax.Array], loss.Minibatch]]:
-    """Of what a minibatch is made, transitions or, with memory, environments: their number in the
-    batch and in a minibatch, and the function that gives the minibatch of some of them."""
+    """The number of transitions in the batch and in a minibatch, and the function of indices that
+    gives a minibatch; for a network with memory, environments instead of transitions."""
     size = config.transitions_per_minibatch
     if not policy.has_memory:
         return len(batch.log_prob), size, fast.gather(batch._replace(valid=None))

@@ -80,13 +80,12 @@ FAST: dict[str, dict[str, Any]] = {
     "CartPoleNoVelocity-v1": {
         "num_envs": 16,
         "num_steps": 32,
-        "total_timesteps": 200_000,
         "num_epochs": 8,
         "num_minibatches": 8,
-        "learning_rate": 5e-3,  # 3e-3 and less are too slow
+        "learning_rate": 5e-3,  # 3e-3 is too slow
         "gae_lambda": 0.95,
         "normalize_observation": True,  # angles are small
-        "normalize_reward": True,  # without it most seeds are slow
+        "normalize_reward": True,  # without it fewer seeds get there
         "network": "gru",
         "hidden_sizes": (32,),
         "memory_size": 32,

@@ -534,7 +534,7 @@ MEMORY = (
     Bug(
         "memory-crosses-episodes",
         "The recurrent unit does not forget where an episode begins.",
-        "network:Remembering.__call__",
+        "network:Recurrent.__call__",
         replace("jnp.where(start[:, None], 0, memory)", "memory"),
         "test_an_episode_begins_with_initial_memory[gru]",
     ),
@@ -552,7 +552,7 @@ MEMORY = (
     Bug(
         "memory-of-other-environments",
         "A minibatch's sequences begin with the memories of the first environments.",
-        "ppo:_cut.environments_at.memory",
+        "ppo:_minibatches.environments_at.memory",
         replace("leaf[chosen]", "leaf[: len(chosen)]"),
         "test_a_recurrent_agents_updates_are_the_oracles[gru]",
     ),
