@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -20,10 +19,10 @@ _SHOWN = 20  # agents on the screen; the file has all
 @dataclasses.dataclass(frozen=True)
 class Options(flags.Common):
     """Evaluate a run's agents over fresh episodes: mean returns with 95 % intervals, printed and
-    written to evaluation.json in the run's folder."""
+    written to evaluation.json in the run's folder, unless it is a pretrained one."""
 
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-    """Folder of a run of ppo-jax train."""
+    """Folder of a run of ppo-jax train, or pretrained:ENV."""
     agent: int | None = None
     """Number of the agent (default: all)."""
     all: bool = False
@@ -43,7 +42,7 @@ def _main(arguments: list[str]) -> int:
         raise InputError(f"--agent {options.agent} and --all: leave out one")
     if not 2 <= options.episodes < 2**31:
         raise InputError(f"--episodes is {options.episodes}; it must be from 2 to {2**31 - 1}")
-    path, console = Path(options.run), Console(options.quiet)
+    path, console = folder.locate(options.run), Console(options.quiet)
     if not (path / folder.CONFIG).exists():
         raise InputError(f"{path} is not a run's folder: it has no {folder.CONFIG}")
     xla.set_flags(1)
@@ -61,15 +60,16 @@ def _main(arguments: list[str]) -> int:
         console.waiting(f"evaluating {what} over {options.episodes:,} {how} episodes"),
     ):
         agents = _evaluate(options, run, numbers)
-    content = {"episodes": options.episodes, "sampled": options.sampled, "seed": options.seed}
-    folder.write_json(path / EVALUATION, {**content, "agents": agents})
     rows = [
         [f"{one['agent']}", f"{one['mean']:.2f}", f"{one['low']:.2f} to {one['high']:.2f}"]
         for one in agents[:_SHOWN]
     ]
     note = f"and {len(agents) - _SHOWN:,} more there" if len(agents) > _SHOWN else ""
     console.table(f"mean {how} return", ["agent", "return", "95 % interval"], rows, note)
-    console.say(f"wrote {path / EVALUATION}")
+    if not folder.is_pretrained(path):
+        content = {"episodes": options.episodes, "sampled": options.sampled, "seed": options.seed}
+        folder.write_json(path / EVALUATION, {**content, "agents": agents})
+        console.say(f"wrote {path / EVALUATION}")
     return 0
 
 

@@ -74,16 +74,16 @@ class Run(NamedTuple):
 
 
 def load(path: str | Path, *, env: Any = None, network: Any = None, optimizer: Any = None) -> Run:
-    """Read the run that `ppo-jax train --out path` wrote.
+    """Read the run that `ppo-jax train --out path` wrote, or an agent that comes with the package.
 
     Args:
-        path: the run's folder.
+        path: the run's folder, or `pretrained:ENV`.
         env, network, optimizer: stand for those that the run was given as objects, which its files
             cannot hold.
 
     Raises FileNotFoundError for a missing file, ValueError for one that is corrupt.
     """
-    path, own = Path(path), {"env": env, "network": network, "optimizer": optimizer}
+    path, own = folder.locate(path), {"env": env, "network": network, "optimizer": optimizer}
     try:
         table = agents.table(read_description(folder.read_json(path / folder.CONFIG), **own))
         config = table.experiment.algorithm

@@ -23,6 +23,26 @@ EVENTS = "events.out.tfevents.*"
 GROWING = (METRICS, STATISTICS, EVALUATIONS, EVOLUTION, EVENTS)  # the others are written at once
 CHECKPOINTS = "checkpoints"
 _LOCK = ".lock"
+_PRETRAINED = Path(__file__).parents[2] / "pretrained"
+
+
+def locate(run: str | os.PathLike[str]) -> Path:
+    """The folder of a run, or of `pretrained:ENV`, an agent in this package.
+
+    Raises InputError for an environment that no agent in this package was trained in.
+    """
+    prefix, _, name = os.fspath(run).partition(":")
+    if prefix != "pretrained":
+        return Path(run)
+    known = sorted(path.name for path in _PRETRAINED.iterdir())
+    if name not in known:
+        raise InputError(f"{os.fspath(run)} does not exist; there are {', '.join(known)}")
+    return _PRETRAINED / name
+
+
+def is_pretrained(path: Path) -> bool:
+    """Whether the folder is the package's own, where nothing may be written."""
+    return path.parent == _PRETRAINED
 
 
 def choose(out: str | os.PathLike[str] | None, label: str) -> Path:
