@@ -1,7 +1,26 @@
 """PPO as one pure function, in JAX."""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ppo_jax import (
+        env,
+        evaluate,
+        network,
+        normalize,
+        pbt,
+        policy,
+        population,
+        ppo,
+        returns,
+        shuffle,
+        spaces,
+        statistics,
+        sweep,
+    )
+    from ppo_jax.config import Config
+    from ppo_jax.recipes import recipe
 
 __version__ = "0.1.0"
 __all__ = [

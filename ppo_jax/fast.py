@@ -38,7 +38,9 @@ def dot_general(inputs: jax.Array, kernel: jax.Array, *_: Any, **options: Any) -
     return plain_dot_general(inputs, kernel, **options)
 
 
-def plain_convolve(images: jax.Array, kernel: jax.Array, strides: Any, *_: Any, **options: Any):
+def plain_convolve(
+    images: jax.Array, kernel: jax.Array, strides: Any, *_: Any, **options: Any
+) -> jax.Array:
     """Convolution without padding: [B, H, W, C], [h, w, C, K] -> [B, H', W', K]."""
     return jax.lax.conv_general_dilated(
         images,
@@ -50,7 +52,9 @@ def plain_convolve(images: jax.Array, kernel: jax.Array, strides: Any, *_: Any, 
     )
 
 
-def convolve(images: jax.Array, kernel: jax.Array, strides: Any, *_: Any, **options: Any):
+def convolve(
+    images: jax.Array, kernel: jax.Array, strides: Any, *_: Any, **options: Any
+) -> jax.Array:
     """`plain_convolve` as one product of patches: the convolutions of many agents at once, each
     with its own kernel, are not in any CPU library."""
     height, width, channels = kernel.shape[0], kernel.shape[1], kernel.shape[3]

@@ -107,7 +107,9 @@ def scale_rewards(
     rewards, done, valid: [T, N].
     """
 
-    def step(carried: jax.Array, inputs: tuple[jax.Array, jax.Array, jax.Array]):
+    def step(
+        carried: jax.Array, inputs: tuple[jax.Array, jax.Array, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
         reward, done, valid = inputs
         current = jnp.where(valid, discount * carried + reward, carried)
         return jnp.where(done & valid, 0, current), current

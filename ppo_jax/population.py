@@ -68,7 +68,9 @@ def run(
     update = _over_agents(ppo.update, config, len(states.num_updates), agents_at_once)
     update = jax.jit(update, inline=True)  # traced once, for its shapes and for the loop
 
-    def step(index: jax.Array, carry: tuple[ppo.TrainState, ppo.Metrics]):
+    def step(
+        index: jax.Array, carry: tuple[ppo.TrainState, ppo.Metrics]
+    ) -> tuple[ppo.TrainState, ppo.Metrics]:
         states, metrics = carry
         attempted, row = update(states, config)
         all_finite = _all_finite(attempted, row)

@@ -15,7 +15,9 @@ def discounted_returns(rewards: jax.Array, discounts: jax.Array, bootstrap: jax.
     chex.assert_equal_shape([rewards, discounts])
     chex.assert_shape(bootstrap, rewards.shape[1:])
 
-    def step(following: jax.Array, inputs: tuple[jax.Array, jax.Array]):
+    def step(
+        following: jax.Array, inputs: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
         reward, discount = inputs
         current = reward + discount * following
         return current, current

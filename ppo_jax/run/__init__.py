@@ -1,7 +1,12 @@
 """The shell: everything that touches the screen, the disk, signals and the clock."""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ppo_jax.run.interface import train
+    from ppo_jax.run.saved import load
+    from ppo_jax.run.training import Hook
 
 __all__ = ["Hook", "load", "train"]
 _HOMES = {"Hook": "training", "load": "saved", "train": "interface"}

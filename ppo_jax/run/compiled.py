@@ -54,7 +54,9 @@ def build(config: Config, lanes: int, devices: Sequence[jax.Device]) -> Programs
     def init(seeds: jax.Array, config: Config) -> ppo.TrainState:
         return population.init(jax.vmap(jax.random.key)(seeds), config)
 
-    def chunk(states: ppo.TrainState, config: Config, num_updates: jax.Array):
+    def chunk(
+        states: ppo.TrainState, config: Config, num_updates: jax.Array
+    ) -> tuple[ppo.TrainState, ppo.Metrics]:
         return population.run(states, config, num_updates, capacity(config), agents_at_once)
 
     def summarize(metrics: ppo.Metrics, is_real: jax.Array) -> population.Statistics:
