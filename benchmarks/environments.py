@@ -53,9 +53,9 @@ class Options:
     runs: Path = Path("runs/environments")
     """Folder of the runs."""
     docs: Path = Path("docs")
-    """Folder for environments.md."""
+    """Folder for environments.md and environments.png."""
     out: Path = Path("benchmarks/results")
-    """Folder for environments.json and environments.png."""
+    """Folder for environments.json."""
 
 
 # What a row is ------------------------------------------------------------------------------------
@@ -296,7 +296,7 @@ def main(options: Options) -> int:
     records = read(data)
     if records:
         write(data, records)  # what follows from them may have changed: an aim, an optimum
-    page.write(records, options.out / "environments.png", options.docs / "environments.md")
+    page.write(records, options.docs / "environments.png", options.docs / "environments.md")
     return int(not good)
 
 

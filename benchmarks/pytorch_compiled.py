@@ -3,7 +3,7 @@
 `torch.compile` makes one program of a minibatch's losses, their gradients, the clipping and Adam,
 for which all parameters of a network lie in one vector. Acting stays as it is: compiled it took
 as long or longer, and gymnasium's CartPole vectorised in NumPy is no faster than four of them
-stepped one after the other (benchmarks/NOTES.md).
+stepped one after the other (docs/performance.md).
 """
 
 import functools

@@ -2,7 +2,7 @@
 
 Every function has the signature and the results of a plain one, which stands beside it as
 `plain_...` and runs beyond a bound: many actions, wide observations. What each brings is in
-benchmarks/NOTES.md; tests/core/test_fast.py holds the pairs equal.
+docs/performance.md; tests/core/test_fast.py holds the pairs equal.
 """
 
 from collections.abc import Callable, Iterable

@@ -18,9 +18,9 @@ from ppo_jax import fast, policy, ppo, statistics
 from ppo_jax.config import Config
 
 # For `jax.jit(..., compiler_options=COMPILER_OPTIONS)`: XLA's CPU runtime otherwise spreads these
-# small kernels over threads, and waits for them longer than they take (benchmarks/NOTES.md).
+# small kernels over threads, and waits for them longer than they take (docs/performance.md).
 COMPILER_OPTIONS: dict[str, Any] = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
-# Agents a kernel of a small network, for `run`: more leave a core's caches (benchmarks/NOTES.md).
+# Agents a kernel of a small network, for `run`: more leave a core's caches (docs/performance.md).
 CPU_AGENTS_AT_ONCE = 16
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # A loop that holds no more bytes than this becomes one compiled function instead of a list of
-# kernels: the rollouts' loops of small networks (benchmarks/NOTES.md).
+# kernels: the rollouts' loops of small networks (docs/performance.md).
 _SMALL_LOOP = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=100000"
 _DIRECTORY = "jax_compilation_cache_dir"
 

@@ -456,7 +456,7 @@ def test_a_rollout_can_be_differentiated_and_is_given_data(num_envs):
 
 @pytest.mark.parametrize(("num_envs", "few"), [(1, True), (8, True), (9, False), (64, False)])
 def test_few_environments_act_one_by_one_and_many_together(num_envs, few):
-    """The results are the same and the speed is not (benchmarks/NOTES.md)."""
+    """The results are the same and the speed is not (docs/performance.md)."""
     own_policy = policy.make(FIXED)
     params = own_policy.init(jax.random.key(0))
     trace = jax.make_jaxpr(lambda seen: own_policy.apply(params, seen)[0].logits)
