@@ -58,7 +58,7 @@ def _main(arguments: list[str]) -> int:
     from ppo_jax.film import grid, making  # jax: seconds, only after the flags have passed
     from ppo_jax.run import devices, saved
 
-    devices.select(options.device)
+    chosen = devices.select(options.device)[:1]
     number = options.agent or 0
     run, agent = saved.read_agent(path, None if options.grid else number)
     with (
@@ -66,7 +66,7 @@ def _main(arguments: list[str]) -> int:
         devices.device_errors("this film", "film fewer --episodes, or a smaller --grid"),
     ):
         if agent is None:
-            grid.film_grid(run, options, out, console)
+            grid.film_grid(run, options, chosen, out, console)
         else:
             own = {name: getattr(options, name) for name in ("seed", "episodes", "sampled", "fps")}
             making.film_agent(agent, f"agent {number}", out, console, **own)

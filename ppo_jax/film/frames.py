@@ -63,7 +63,7 @@ class _Panel:
         if trace.terminated[self._steps - 1, episode]:
             self._ended = "end"
         low, high = float(np.min(self._value)), float(np.max(self._value))
-        room = max(0.2 * max(abs(low), abs(high)) - (high - low), 1e-3)  # noise fills no panel
+        room = max(0.2 * max(-low, high, 0.1) - (high - low), 1e-3)  # noise fills no panel
         self._low, self._high = low - room / 2, high + room / 2
 
     def draw(self, step: int, said: str) -> Image.Image:

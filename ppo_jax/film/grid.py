@@ -58,8 +58,10 @@ class Snapshots(Hook):
             self.made.append(Snapshot(params, round(float(batch.agent_steps.mean()))))
 
 
-def film_grid(run: Run, options: Any, out: Path, console: Console) -> None:
-    """Train the run's first agents again, and film them.
+def film_grid(
+    run: Run, options: Any, chosen: list[jax.Device], out: Path, console: Console
+) -> None:
+    """Train the run's first agents again on the chosen device, and film them.
 
     options: of `ppo-jax film`.
     """
@@ -70,7 +72,7 @@ def film_grid(run: Run, options: Any, out: Path, console: Console) -> None:
     ids = np.arange(min(options.grid, len(run.table)))
     stages = [recording.set_stage(run.agent(agent).config) for agent in ids.tolist()]
     making.say_what_is_drawn(stages[0], console)
-    snapshots = _train(run, ids, console)
+    snapshots = _train(run, ids, chosen, console)
     with console.waiting(f"playing and drawing {len(snapshots)} stages of {len(ids)} agents"):
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(options.seed), ids)
         config = run.table.configure(ids)
@@ -87,10 +89,10 @@ def film_grid(run: Run, options: Any, out: Path, console: Console) -> None:
     making.say_what_is_written(out, len(made), console)
 
 
-def _train(run: Run, ids: np.ndarray, console: Console) -> list[Snapshot]:
+def _train(run: Run, ids: np.ndarray, chosen: list[jax.Device], console: Console) -> list[Snapshot]:
     experiment, updates = run.table.experiment, run.summary["num_updates"]
     with console.waiting(f"compiling {experiment.agents.recipe} for {len(ids)} agents"):
-        programs = compiled.build(run.table.configure(ids), len(ids), jax.devices()[:1])
+        programs = compiled.build(run.table.configure(ids), len(ids), chosen)
     lanes = Lanes(ids, np.ones(len(ids), bool))
     batch = Batch(run.table, lanes, programs, initial=pipeline.initial_parameters(experiment))
     batch.total_updates = updates
@@ -175,8 +177,8 @@ class _Cell:
 def _head(width: int, title: str, env_steps: int, total: int, said: str) -> Image.Image:
     """The title, how far the agents have come, and what they reach."""
     canvas = Canvas(width, _HEAD)
-    canvas.text((_GAP, 17), title, 18, INK, "lm")
-    canvas.text((width - _GAP, 17), f"{env_steps:,} steps each", 16, INK, "rm")
+    canvas.text((_GAP, 17), title, 18, INK, "lm", most=0.6 * width)
+    canvas.text((width - _GAP, 17), f"{env_steps:,} steps each", 16, INK, "rm", most=0.34 * width)
     canvas.text((_GAP, 37), said, 14, MUTED, "lm")
     canvas.box((_GAP, 48), (width - _GAP, 51), FLOOR, 1)
     share = env_steps / max(total, 1)

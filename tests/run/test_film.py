@@ -44,7 +44,8 @@ def random_play(name, steps=40):
         begun = made.reset(key)
         return begun, jax.lax.scan(step, begun, jax.random.split(key, steps))[1]
 
-    begun, (moved, action, reward, ended) = jax.tree.map(np.asarray, play(jax.random.key(1)))
+    with jax.numpy_rank_promotion("allow"):  # Swimmer's own
+        begun, (moved, action, reward, ended) = jax.tree.map(np.asarray, play(jax.random.key(1)))
     last = int(np.argmax(ended)) + 1 if ended.any() else steps
     at = [jax.tree.map(lambda leaf: leaf[index], moved) for index in range(last)]  # noqa: B023
     known = stage.environment, stage.parameters
