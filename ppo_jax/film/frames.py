@@ -9,17 +9,16 @@ from PIL import Image
 from ppo_jax import spaces
 from ppo_jax.evaluate import Trace
 from ppo_jax.film import recording
-from ppo_jax.film.canvas import BLUE, FLOOR, GREEN, INK, LINE, MUTED, ORANGE, PAPER, SKY, Canvas
+from ppo_jax.film.canvas import BLUE, FLOOR, GREEN, INK, LINE, MUTED, ORANGE, SKY, Canvas
 from ppo_jax.film.recording import Stage
 
 SIDE, PANEL = 240, 192  # pixels of the picture, and of the panel beside it
 _MOST_BARS = 11
-_FrameAndSeconds = tuple[Image.Image, float]
 
 
 def compose(
     stage: Stage, trace: Trace, said: str, every: int, fps: float
-) -> Iterator[_FrameAndSeconds]:
+) -> Iterator[tuple[Image.Image, float]]:
     """Every frame of the episodes, and how many seconds it is shown.
 
     Args:
@@ -33,17 +32,11 @@ def compose(
         which = f"{said}, episode {episode + 1} of {episodes}" if episodes > 1 else said
         steps = recording.moments(trace, episode, every)
         for step in steps:
-            frame = Image.new("RGB", (SIDE + PANEL, SIDE), PAPER)
-            frame.paste(draw(stage, trace, episode, step, (SIDE, SIDE)), (0, 0))
+            frame, canvas = Image.new("RGB", (SIDE + PANEL, SIDE)), Canvas(SIDE, SIDE)
+            stage.drawer.draw(canvas, stage.scene(trace, episode, step))
+            frame.paste(canvas.finish(), (0, 0))
             frame.paste(panel.draw(step, which), (SIDE, 0))
             yield frame, (1.5 if step == steps[-1] else 1 / fps)
-
-
-def draw(stage: Stage, trace: Trace, episode: int, step: int, size: tuple[int, int]) -> Image.Image:
-    """The picture alone."""
-    canvas = Canvas(*size)
-    stage.drawer.draw(canvas, stage.scene(trace, episode, step))
-    return canvas.finish()
 
 
 class _Panel:
@@ -53,15 +46,14 @@ class _Panel:
         self._stage, self._names = stage, recording.action_names(stage)
         self._steps = recording.length(trace, episode)
         own = slice(0, self._steps), episode
-        self._value, self._rewards = trace.value[own], trace.reward[own]
-        self._returns = np.concatenate([[0.0], np.cumsum(self._rewards, dtype=float)])
+        self._value = trace.value[own]
+        self._returns = np.concatenate([[0.0], np.cumsum(trace.reward[own], dtype=float)])
         self._action = trace.action[own].reshape(self._steps, -1)
         self._policy = {
             name: numbers[own].reshape(self._steps, -1) for name, numbers in trace.policy.items()
         }
-        self._ended = "time limit" if trace.truncated[self._steps - 1, episode] else "end"
-        if trace.terminated[self._steps - 1, episode]:
-            self._ended = "end"
+        terminated = trace.terminated[self._steps - 1, episode]
+        self._ended = "end" if terminated else "time limit"
         low, high = float(np.min(self._value)), float(np.max(self._value))
         room = max(0.2 * max(-low, high, 0.1) - (high - low), 1e-3)  # noise fills no panel
         self._low, self._high = low - room / 2, high + room / 2

@@ -9,8 +9,10 @@ import numpy as np
 
 from ppo_jax.film import frames, recording, writing
 from ppo_jax.film.recording import Stage
+from ppo_jax.run import saved
 from ppo_jax.run.console import Console
 from ppo_jax.run.saved import Agent
+from ppo_jax.run.storage import folder
 
 _MOST_FRAMES = 300
 
@@ -61,8 +63,5 @@ def film_run(path: Path, objects: dict[str, Any], console: Console) -> None:
 
     objects: the environment, network and optimizer that the run was given.
     """
-    from ppo_jax.run import saved
-    from ppo_jax.run.storage import folder
-
     agent = saved.load(path, **objects).agent(0)
     film_agent(agent, "agent 0", path / folder.FILM, console)

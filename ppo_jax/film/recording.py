@@ -30,7 +30,6 @@ class Stage(NamedTuple):
     is_known: bool  # whether there is a drawer for it: else its observations are drawn
     action_space: Any
     has_parts: bool  # whether observations have the last action or reward beside them
-    max_steps: int
 
     def scene(self, trace: Trace, episode: int, step: int) -> Scene:
         """What there is to draw before that step of the episode; the trace's arrays are [T,
@@ -66,7 +65,6 @@ def set_stage(config: Config) -> Stage:
         is_known=drawer is not None,
         action_space=made.action_space,
         has_parts=config.previous_action or config.previous_reward,
-        max_steps=made.max_episode_steps or 0,
     )
 
 
