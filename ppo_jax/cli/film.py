@@ -20,7 +20,7 @@ class Options(flags.Common):
     """Film episodes of one agent of a run, with its policy and its critic's value beside them; or
     with --grid its first agents learning side by side.
 
-    A long episode is shown in at most 300 frames.
+    Long episodes are shown in some 300 frames.
     """
 
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
