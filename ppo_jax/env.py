@@ -97,6 +97,14 @@ def parameter(config: Config, name: str) -> float:
     return float(value)
 
 
+def in_gymnax(config: Config) -> tuple[Any, Any] | None:
+    """gymnax's environment and parameters whose states those of `make` are; none for others."""
+    found = _load(config)
+    if isinstance(found, Environment) or not _counts(found[1]):
+        return None
+    return found[0], _override(found[1], config, config.max_episode_steps or 0)
+
+
 # Where environments come from ---------------------------------------------------------------------
 
 

@@ -72,6 +72,7 @@ class Trace(NamedTuple):
     terminated: jax.Array
     truncated: jax.Array
     valid: jax.Array
+    env_state: Any  # that the agent acted in; drop it in a jitted function that has no need of it
 
 
 def play(
@@ -98,7 +99,7 @@ def play(
         action = own_policy.env_action(
             distribution.sample(noise) if sampled else distribution.mode()
         )
-        env_state, timestep = jax.vmap(environment.step)(keys, env_state, action)
+        next_state, timestep = jax.vmap(environment.step)(keys, env_state, action)
         one = Trace(
             observation=observation,
             action=action,
@@ -108,10 +109,11 @@ def play(
             terminated=timestep.terminated,
             truncated=timestep.truncated,
             valid=active,
+            env_state=env_state,
         )
         active = active & ~(timestep.terminated | timestep.truncated)
         start = jnp.zeros(num_episodes, bool)
-        return (env_state, timestep.observation, memory, start, active), one
+        return (next_state, timestep.observation, memory, start, active), one
 
     begins = jnp.ones(num_episodes, bool)
     carry = env_state, observation, own_policy.initial_memory(num_episodes), begins, begins

@@ -9,6 +9,7 @@ COMMANDS = {
     "train": "train agents, and save them in a folder",
     "evaluate": "evaluate a run's agents over fresh episodes",
     "replay": "train one agent of a run again, compare it, and let it play",
+    "film": "film an agent, or many of them learning, as GIF or MP4",
     "plan": "say what a training would need, in memory and time",
     "envs": "list the environments, their spaces and recipes",
 }

@@ -117,6 +117,8 @@ class Storage:
     """Seconds between checkpoints, at least (none: by updates alone)."""
     checkpoints_kept: int = option(3, SIZE)
     """How many of the newest checkpoints to keep."""
+    render: bool = option(False, BOOLEAN)
+    """Film agent 0 at the end: film.gif."""
     track: Literal["wandb", "trackio"] | None = option(None, one_of("wandb", "trackio"))
     """Send the metrics to Weights & Biases or to trackio as well."""
     track_project: str = option("ppo_jax", _TEXT)

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from ppo_jax import __version__, env, objects, population, ppo, rollout
+from ppo_jax.config import OBJECTS
 from ppo_jax.policy import Params
 from ppo_jax.run import agents, compiled, devices, distributed, report, resume, sinks
 from ppo_jax.run.agents import AgentTable
@@ -79,6 +80,11 @@ def run(
             "every agent diverged: its losses or parameters became non-finite; lower learning_rate"
             f" {experiment.algorithm.learning_rate}"
         )
+    if storage.render and main:
+        from ppo_jax.film import making  # Pillow, for this alone
+
+        given = {name: getattr(experiment.algorithm, name) for name in OBJECTS}
+        making.film_run(path, given, console)
     return summary
 
 

@@ -57,7 +57,7 @@ def replay(request: Any, out: Path, console: Console) -> dict[str, Any]:
             params, made = _retrain(request, run, shape, chosen, out, console)
             found |= _compare(agent, params)
             found["frozen_after"] = made if made < shape.num_updates else None
-        trace = jax.jit(evaluate.play, static_argnums=(3, 4))(
+        trace = jax.jit(_play, static_argnums=(3, 4))(
             params, agent.config, jax.random.key(request.seed), request.episodes, request.sampled
         )
         trace = jax.tree.map(np.asarray, trace)
@@ -159,6 +159,11 @@ def _compare(agent: Agent, params: Any) -> dict[str, Any]:
         "bit_for_bit": all(ours[name].tobytes() == leaf.tobytes() for name, leaf in theirs.items()),
         "parameter_difference": float(largest) if np.isfinite(largest) else None,
     }
+
+
+def _play(*arguments: Any) -> Trace:
+    """The trace without the environments' states, which no column holds."""
+    return evaluate.play(*arguments)._replace(env_state=())
 
 
 def _write_trace(path: Path, trace: Trace) -> None:

@@ -8,7 +8,7 @@ import pytest
 import ppo_jax
 
 PACKAGE = Path(ppo_jax.__file__).parent
-OUTSIDE = {"run", "cli", "train", "replay", "__main__"}
+OUTSIDE = {"run", "film", "cli", "train", "replay", "__main__"}
 CORE = sorted(
     path
     for path in PACKAGE.rglob("*.py")

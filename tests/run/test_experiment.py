@@ -36,6 +36,7 @@ ALLOWED = {
     "cli/__init__.py": {"plan", "version"},  # a command; `ppo-jax --version`
     "cli/envs.py": {"debug", "quiet", "recipe"},  # options, and a column, of its own
     "cli/evaluate.py": {"agent", "seed"},  # options of its own
+    "cli/film.py": {"agent", "out", "overwrite", "seed"},  # options of its own
     "cli/flags.py": {  # those that decide the others' defaults, and the repeated, which are
         *("recipe", "resume", "out", *REPEATED),  # appended to theirs; options of other commands
         *("seed", "device", "quiet", "debug"),

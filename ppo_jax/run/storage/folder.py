@@ -17,8 +17,11 @@ from ppo_jax.run.errors import FileSystemError, InputError
 
 CONFIG, SUMMARY, PARAMETERS = "config.json", "summary.json", "parameters.npz"
 METRICS, STATISTICS, EVALUATIONS = "metrics.csv", "statistics.csv", "evaluations.csv"
-SWEEP, EVOLUTION, FIGURE = "sweep.csv", "evolution.csv", "curves.png"
-FILES = (CONFIG, METRICS, STATISTICS, EVALUATIONS, SWEEP, EVOLUTION, FIGURE, PARAMETERS, SUMMARY)
+SWEEP, EVOLUTION, FIGURE, FILM = "sweep.csv", "evolution.csv", "curves.png", "film.gif"
+FILES = (
+    *(CONFIG, METRICS, STATISTICS, EVALUATIONS, SWEEP, EVOLUTION, FIGURE, FILM),
+    *(PARAMETERS, SUMMARY),
+)
 EVENTS = "events.out.tfevents.*"
 GROWING = (METRICS, STATISTICS, EVALUATIONS, EVOLUTION, EVENTS)  # the others are written at once
 CHECKPOINTS = "checkpoints"
@@ -155,17 +158,18 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write the mapping as JSON, atomically; a NaN is refused, null says "none"."""
     text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
-    _write(path, f"{text}\n".encode())
+    write(path, f"{text}\n".encode())
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write named arrays as .npz (plain data, no pickle), atomically."""
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays)
-    _write(path, content.getbuffer())
+    write(path, content.getbuffer())
 
 
-def _write(path: Path, content: Any) -> None:
+def write(path: Path, content: Any) -> None:
+    """Write bytes, atomically."""
     temporary = path.with_name(f".{path.name}.tmp")
     with file_system(path):
         with open(temporary, "wb") as file:

@@ -1,0 +1,1 @@
+"""Films of agents: episodes played, drawn from the environments' states, written as GIF or MP4."""

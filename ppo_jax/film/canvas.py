@@ -1,0 +1,116 @@
+"""A picture to draw on in an environment's own units, and the colors that all films share."""
+
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+PAPER, FLOOR, LINE, MUTED, INK = "#fbfaf6", "#efece4", "#d5d1c6", "#8b8f98", "#26303d"
+BLUE, ORANGE, GREEN, RED, YELLOW, PURPLE = (
+    *("#2f6db3", "#e5872b", "#3a9a68", "#cf4a4f", "#e9bd3f", "#8660b5"),
+)
+SKY, SAND, PINK = "#bcd9ee", "#e8dcc0", "#f2b8a0"
+PALETTE = (
+    *(PAPER, FLOOR, LINE, MUTED, INK, BLUE, ORANGE, GREEN, RED, YELLOW, PURPLE, SKY, SAND, PINK),
+)
+_FINER = 3  # pixels drawn for each one kept, a side: Pillow's lines are not smooth
+
+Point = tuple[float, float]
+
+
+class Canvas:
+    """A picture of `width` × `height` pixels, drawn finer than it is kept."""
+
+    def __init__(self, width: int, height: int):
+        self.size = width, height
+        self._image = Image.new("RGB", (width * _FINER, height * _FINER), PAPER)
+        self._draw = ImageDraw.Draw(self._image)
+        self.view_pixels()
+
+    def view_pixels(self) -> None:
+        """Draw in pixels, from the upper left corner."""
+        self.view((0, self.size[1]), (self.size[0], 0))
+
+    def view(self, low: Point, high: Point) -> None:
+        """From now on draw in the units of this rectangle, from its lower left to its upper right
+        corner, as large as fits."""
+        (left, bottom), (right, top) = low, high
+        wide, tall = self._image.size
+        self._scale = min(wide / abs(right - left), tall / abs(top - bottom))
+        self._axes = 1 if right > left else -1, -1 if bottom > top else 1
+        self._middle = (left + right) / 2, (bottom + top) / 2
+
+    def line(self, points: Iterable[Point], color: str, width: float) -> None:
+        """A line through the points, with round ends."""
+        pixels, thick = [self._at(point) for point in points], self._long(width)
+        self._draw.line(pixels, color, round(thick), joint="curve")
+        for x, y in (pixels[0], pixels[-1]):
+            self._round((x, y), thick / 2, color)
+
+    def circle(self, center: Point, radius: float, color: str, ring: float = 0) -> None:
+        """A disk, or a ring of that width."""
+        self._round(self._at(center), self._long(radius), color, self._long(ring))
+
+    def box(self, one: Point, other: Point, color: str, corner: float = 0, ring: float = 0) -> None:
+        """A rectangle between two opposite corners, or its outline of that width."""
+        (x, y), (right, bottom) = self._at(one), self._at(other)
+        edges = min(x, right), min(y, bottom), max(x, right), max(y, bottom)
+        filled = {"outline": color, "width": round(self._long(ring))} if ring else {"fill": color}
+        self._draw.rounded_rectangle(edges, self._long(corner), **filled)
+
+    def polygon(self, points: Iterable[Point], color: str) -> None:
+        """A filled polygon."""
+        self._draw.polygon([self._at(point) for point in points], color)
+
+    def text(
+        self,
+        at: Point,
+        said: str,
+        size: float,
+        color: str = INK,
+        anchor: str = "mm",
+        most: float = 0,
+    ) -> None:
+        """Words of that height, no wider than `most`, if given; the anchor is Pillow's."""
+        pixels = self._long(size)
+        if most:
+            pixels *= min(1, self._long(most) / max(_font(round(pixels)).getlength(said), 1))
+        self._draw.text(self._at(at), said, color, _font(round(pixels)), anchor)
+
+    def image(self, low: Point, high: Point, image: Image.Image) -> None:
+        """An image between its lower left and its upper right corner, a pixel a square."""
+        (left, bottom), (right, top) = self._at(low), self._at(high)
+        size = round(right) - round(left), round(bottom) - round(top)
+        self._image.paste(image.resize(size, Image.Resampling.NEAREST), (round(left), round(top)))
+
+    def fade(self, share: float) -> None:
+        """Let what is drawn so far become paler by that share."""
+        plain = Image.new("RGB", self._image.size, FLOOR)
+        self._image = Image.blend(self._image, plain, share)
+        self._draw = ImageDraw.Draw(self._image)
+
+    def finish(self) -> Image.Image:
+        """The picture as it is kept."""
+        return self._image.reduce(_FINER)
+
+    def _at(self, point: Any) -> Point:
+        wide, tall = self._image.size
+        return (
+            wide / 2 + self._axes[0] * self._scale * (float(point[0]) - self._middle[0]),
+            tall / 2 - self._axes[1] * self._scale * (float(point[1]) - self._middle[1]),
+        )
+
+    def _long(self, length: float) -> float:
+        return self._scale * length
+
+    def _round(self, pixel: Point, radius: float, color: str, ring: float = 0) -> None:
+        filled: dict[str, Any] = {"fill": color}
+        if ring:
+            filled = {"outline": color, "width": round(ring)}
+        self._draw.circle(pixel, radius, **filled)
+
+
+@cache
+def _font(size: int) -> Any:
+    return ImageFont.load_default(max(size, 1))

@@ -1,0 +1,158 @@
+"""Composes the frames of one agent's film: the picture, and beside it policy, value and return."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ppo_jax import spaces
+from ppo_jax.evaluate import Trace
+from ppo_jax.film import recording
+from ppo_jax.film.canvas import BLUE, FLOOR, GREEN, INK, LINE, MUTED, ORANGE, SKY, Canvas
+from ppo_jax.film.recording import Stage
+
+SIDE, PANEL = 240, 192  # pixels of the picture, and of the panel beside it
+_MOST_BARS = 11
+
+
+def compose(
+    stage: Stage, trace: Trace, said: str, every: int, fps: float
+) -> Iterator[tuple[Image.Image, float]]:
+    """Every frame of the episodes, and how many seconds it is shown.
+
+    Args:
+        trace: NumPy arrays [T, episodes, ...].
+        said: whose episodes they are.
+        every: steps from one frame to the next.
+    """
+    episodes = trace.valid.shape[1]
+    for episode in range(episodes):
+        panel = _Panel(stage, trace, episode)
+        which = f"{said}, episode {episode + 1} of {episodes}" if episodes > 1 else said
+        steps = recording.moments(trace, episode, every)
+        for step in steps:
+            frame, canvas = Image.new("RGB", (SIDE + PANEL, SIDE)), Canvas(SIDE, SIDE)
+            stage.drawer.draw(canvas, stage.scene(trace, episode, step))
+            frame.paste(canvas.finish(), (0, 0))
+            frame.paste(panel.draw(step, which), (SIDE, 0))
+            yield frame, (1.5 if step == steps[-1] else 1 / fps)
+
+
+class _Panel:
+    """What stands beside the picture in every step of an episode."""
+
+    def __init__(self, stage: Stage, trace: Trace, episode: int):
+        self._stage, self._names = stage, recording.action_names(stage)
+        self._steps = recording.length(trace, episode)
+        own = slice(0, self._steps), episode
+        self._value = trace.value[own]
+        self._returns = np.concatenate([[0.0], np.cumsum(trace.reward[own], dtype=float)])
+        self._action = trace.action[own].reshape(self._steps, -1)
+        self._policy = {
+            name: numbers[own].reshape(self._steps, -1) for name, numbers in trace.policy.items()
+        }
+        terminated = trace.terminated[self._steps - 1, episode]
+        self._ended = "end" if terminated else "time limit"
+        low, high = float(np.min(self._value)), float(np.max(self._value))
+        room = max(0.2 * max(-low, high, 0.1) - (high - low), 1e-3)  # noise fills no panel
+        self._low, self._high = low - room / 2, high + room / 2
+
+    def draw(self, step: int, said: str) -> Image.Image:
+        """The panel before that step; after the last one there is no action to choose."""
+        canvas = Canvas(PANEL, SIDE)
+        canvas.text((6, 20), self._stage.title, 16, INK, "lm", most=PANEL - 18)
+        canvas.text((6, 39), said, 13, MUTED, "lm", most=PANEL - 18)
+        canvas.text((6, 62), f"step {step:,}", 14, INK, "lm")
+        canvas.text((PANEL - 12, 62), f"return {number(self._returns[step])}", 14, INK, "rm")
+        acting = step < self._steps
+        canvas.text((6, 85), "policy" if acting else f"policy ({self._ended})", 13, MUTED, "lm")
+        if "mean" in self._policy:
+            self._draw_intervals(canvas, step if acting else None)
+        else:
+            self._draw_bars(canvas, step if acting else None)
+        self._draw_value(canvas, min(step, self._steps - 1))
+        return canvas.finish()
+
+    def _rows(self, count: int) -> Iterator[tuple[int, float, float]]:
+        """The first entries, each with its row's middle and height."""
+        shown = min(count, _MOST_BARS)
+        tall = min(20.0, 80 / shown)
+        for index in range(shown):
+            yield index, 96 + (index + 0.5) * tall, tall
+
+    def _draw_bars(self, canvas: Canvas, step: int | None) -> None:
+        """The probability of every action, the chosen one colored."""
+        chosen = self._chosen(step)
+        for index, y, tall in self._rows(len(self._names)):
+            left, right, half = 64, PANEL - 48, tall * 0.36
+            size = min(13.0, tall)
+            canvas.text((6, y), self._names[index], size, INK, "lm", most=left - 10)
+            canvas.box((left, y - half), (right, y + half), FLOOR, 2)
+            if step is not None:
+                share = float(self._policy["probability"][step, index])
+                end = left + max(share, 0.02) * (right - left)
+                color = ORANGE if index in chosen else SKY
+                canvas.box((left, y - half), (end, y + half), color, 2)
+                canvas.text((PANEL - 12, y), f"{share:.0%}", size, INK, "rm")
+
+    def _chosen(self, step: int | None) -> list[int]:
+        """Rows of the bars that stand for the chosen action; each entry of several has its own."""
+        if step is None:
+            return []
+        space = self._stage.action_space
+        nvec = space.nvec if isinstance(space, spaces.MultiDiscrete) else (0,)
+        starts = np.cumsum([0, *nvec])
+        return [int(start + one) for start, one in zip(starts, self._action[step], strict=False)]
+
+    def _draw_intervals(self, canvas: Canvas, step: int | None) -> None:
+        """Mean and deviation of every entry between its bounds, and the action that was taken."""
+        lows, highs = self._bounds()
+        for index, y, tall in self._rows(len(self._names)):
+            left, right, half = 64.0, PANEL - 48.0, tall * 0.36
+            low, high, size = lows[index], highs[index], min(13.0, tall)
+
+            def at(value: float, low: float = low, high: float = high) -> float:
+                return 64 + float(np.clip((value - low) / (high - low), 0, 1)) * (PANEL - 112)
+
+            canvas.text((6, y), self._names[index], size, INK, "lm", most=left - 10)
+            canvas.box((left, y - half), (right, y + half), FLOOR, 2)
+            canvas.line([(at(0), y - half), (at(0), y + half)], LINE, 1)
+            if step is not None:
+                ends = [at(float(self._policy[name][step, index])) for name in ("low", "high")]
+                canvas.box((ends[0], y - half), (max(ends[1], ends[0] + 2), y + half), SKY, 2)
+                mean = at(float(self._policy["mean"][step, index]))
+                canvas.line([(mean, y - half), (mean, y + half)], BLUE, 1.5)
+                taken = float(self._action[step, index])
+                canvas.circle((at(taken), y), 3.6, ORANGE)
+                canvas.text((PANEL - 12, y), f"{round(taken, 2) + 0.0:.2f}", size, INK, "rm")
+
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of every entry's axis: the action's, or where they are infinite, what was done."""
+        space: Any = self._stage.action_space
+        most = np.abs(np.concatenate([*self._policy.values(), self._action])).max(axis=0) + 1e-6
+        ends = [
+            np.broadcast_to(np.asarray(bound, float), space.shape).reshape(-1)
+            for bound in (space.low, space.high)
+        ]
+        finite = np.isfinite(ends[0]) & np.isfinite(ends[1]) & (ends[1] - ends[0] < 1e6)
+        return np.where(finite, ends[0], -most), np.where(finite, ends[1], most)
+
+    def _draw_value(self, canvas: Canvas, step: int) -> None:
+        """The critic's value up to now."""
+        canvas.text((6, 189), "value", 13, MUTED, "lm")
+        canvas.text((PANEL - 12, 189), number(float(self._value[step])), 13, INK, "rm")
+        left, right, top, bottom = 6.0, PANEL - 12.0, 199.0, SIDE - 10.0
+        canvas.box((left, top - 2), (right, bottom + 2), FLOOR, 2)
+        xs = np.linspace(left + 3, right - 3, max(self._steps, 2))[: step + 1]
+        shares = (self._value[: step + 1] - self._low) / (self._high - self._low)
+        points = list(zip(xs.tolist(), (bottom - shares * (bottom - top)).tolist(), strict=True))
+        if len(points) > 1:
+            canvas.line(points, GREEN, 1.3)
+        canvas.circle(points[-1], 3, GREEN)
+
+
+def number(value: float) -> str:
+    """A number as short as it can be read: whole ones as such."""
+    digits = 0 if value == round(value) or abs(value) >= 1000 else 1 if abs(value) >= 10 else 2
+    return f"{round(value, digits) + 0.0:,.{digits}f}"  # no -0

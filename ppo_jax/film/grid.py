@@ -1,0 +1,186 @@
+"""Films agents of a run learning side by side: they are trained again, and play at every stage."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from PIL import Image
+
+from ppo_jax import env, population
+from ppo_jax.config import Config
+from ppo_jax.evaluate import Trace
+from ppo_jax.film import frames, making, recording, writing
+from ppo_jax.film.canvas import BLUE, FLOOR, GREEN, INK, LINE, MUTED, PAPER, Canvas
+from ppo_jax.film.recording import Stage
+from ppo_jax.policy import Params
+from ppo_jax.run import compiled, pipeline
+from ppo_jax.run.agents import Lanes
+from ppo_jax.run.console import Console
+from ppo_jax.run.errors import InputError
+from ppo_jax.run.progress import Progress
+from ppo_jax.run.saved import Run
+from ppo_jax.run.signals import Signals
+from ppo_jax.run.training import NEVER, Batch, Hook, train_batch
+
+_SNAPSHOTS = 8  # the untrained agents' among them
+_LEAST_FRAMES, _MOST_FRAMES = 20, 48  # of each
+_CELL, _GAP, _HEAD = (136, 96), 6, 56
+_FPS = 20
+
+
+class Snapshot(NamedTuple):
+    """The agents as far as they have come."""
+
+    params: Params  # [agents, ...]
+    env_steps: int  # of each agent, on average
+
+
+class Snapshots(Hook):
+    """Keeps the agents' parameters, more densely in the beginning, when they learn most."""
+
+    def __init__(self, total_updates: int):
+        shares = np.linspace(0, 1, _SNAPSHOTS) ** 2.5
+        self._when = np.unique(np.round(shares * total_updates)).astype(int).tolist()
+        self.made: list[Snapshot] = []
+
+    def begin(self, batch: Batch) -> None:
+        self.at_boundary(batch)
+
+    def next_boundary(self, done: int) -> int:
+        return next((update for update in self._when if update > done), NEVER)
+
+    def at_boundary(self, batch: Batch) -> None:
+        if batch.num_updates in self._when:
+            params = jax.tree.map(np.array, batch.states.params)
+            self.made.append(Snapshot(params, round(float(batch.agent_steps.mean()))))
+
+
+def film_grid(
+    run: Run, options: Any, chosen: list[jax.Device], out: Path, console: Console
+) -> None:
+    """Train the run's first agents again on the chosen device, and film them.
+
+    options: of `ppo-jax film`.
+    """
+    if run.table.experiment.evolving:
+        raise InputError(f"{options.run} evolved its agents, so they cannot be trained again")
+    if not run.summary["finished"]:
+        raise InputError(f"{options.run} was interrupted; finish it with --resume, then film it")
+    ids = np.arange(min(options.grid, len(run.table)))
+    stages = [recording.set_stage(run.agent(agent).config) for agent in ids.tolist()]
+    making.say_what_is_drawn(stages[0], console)
+    snapshots = _train(run, ids, chosen, console)
+    with console.waiting(f"playing and drawing {len(snapshots)} stages of {len(ids)} agents"):
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(options.seed), ids)
+        config = run.table.configure(ids)
+        solved_at = env.SOLVED_AT.get(config.env)
+        made: list[tuple[Image.Image, float]] = []
+        total = snapshots[-1].env_steps
+        play = jax.jit(_play, static_argnums=3, compiler_options=population.COMPILER_OPTIONS)
+        for snapshot in snapshots:
+            played = play(snapshot.params, config, keys, options.sampled)
+            trace = jax.tree.map(np.asarray, played)
+            made += _compose(stages, trace, snapshot.env_steps, total, solved_at, options.fps)
+        made[-1] = made[-1][0], 3.0
+        writing.write(out, *zip(*made, strict=True))
+    making.say_what_is_written(out, len(made), console)
+
+
+def _train(run: Run, ids: np.ndarray, chosen: list[jax.Device], console: Console) -> list[Snapshot]:
+    experiment, updates = run.table.experiment, run.summary["num_updates"]
+    with console.waiting(f"compiling {experiment.agents.recipe} for {len(ids)} agents"):
+        programs = compiled.build(run.table.configure(ids), len(ids), chosen)
+    lanes = Lanes(ids, np.ones(len(ids), bool))
+    batch = Batch(run.table, lanes, programs, initial=pipeline.initial_parameters(experiment))
+    batch.total_updates = updates
+    snapshots, progress = Snapshots(updates), Progress(console, 1, updates)
+    train_batch(batch, [snapshots, progress], Signals())
+    progress.close()
+    return snapshots.made
+
+
+def _play(params: Params, config: Config, keys: jax.Array, sampled: bool) -> Trace:
+    """An episode of each agent, [T, agents, ...]."""
+
+    def one(params: Params, config: Config, key: jax.Array) -> Trace:
+        trace = recording.play(params, config, key, 1, sampled)
+        return jax.tree.map(lambda leaf: leaf[:, 0], trace)
+
+    axes = jax.tree.map(lambda leaf: 0 if np.ndim(leaf) else None, config)
+    return jax.vmap(one, in_axes=(0, axes, 0), out_axes=1)(params, config, keys)
+
+
+def _compose(
+    stages: list[Stage],
+    trace: Trace,
+    env_steps: int,
+    total: int,
+    solved_at: float | None,
+    fps: float | None,
+) -> Iterator[tuple[Image.Image, float]]:
+    """The frames of one stage, and how many seconds each is shown: the first steps of the episodes,
+    at most every third."""
+    returns = np.sum(trace.reward, axis=0, where=trace.valid, dtype=float)
+    solved = returns >= (math.inf if solved_at is None else solved_at)
+    columns = math.ceil(math.sqrt(len(stages)))
+    cells = [_Cell(*one) for one in zip(stages, returns, solved, strict=True)]
+    longest = max(recording.length(trace, agent) for agent in range(len(stages)))
+    every = min(math.ceil(longest / _MOST_FRAMES), 3)
+    count = min(max(math.ceil(longest / every) + 1, _LEAST_FRAMES), _MOST_FRAMES)
+    width = columns * (_CELL[0] + _GAP) + _GAP
+    height = _HEAD + math.ceil(len(stages) / columns) * (_CELL[1] + _GAP)
+    said = f"mean return {frames.number(float(returns.mean()))}"
+    if solved_at is not None:
+        said += f", {solved.sum()} of {len(stages)} solved"
+    page = Image.new("RGB", (width, height), PAPER)
+    page.paste(
+        _head(width, f"{len(stages)} agents learn {stages[0].title}", env_steps, total, said),
+        (0, 0),
+    )
+    for index in range(count):
+        for agent, cell in enumerate(cells):
+            row, column = divmod(agent, columns)
+            place = _GAP + column * (_CELL[0] + _GAP), _HEAD + row * (_CELL[1] + _GAP)
+            page.paste(cell.draw(trace, agent, index * every), place)
+        yield page.copy(), 0.7 if index == count - 1 else 1 / (fps or _FPS)
+
+
+class _Cell:
+    """One agent's picture with its episode's return: framed in green where that counts as solved,
+    pale once the episode is over."""
+
+    def __init__(self, stage: Stage, episode_return: float, solved: bool):
+        self._stage, self._said, self._solved = stage, frames.number(episode_return), solved
+        self._last: Image.Image | None = None
+
+    def draw(self, trace: Trace, agent: int, step: int) -> Image.Image:
+        """The picture before that step, or once the episode is over."""
+        if self._last is not None:
+            return self._last
+        length = recording.length(trace, agent)
+        canvas = Canvas(*_CELL)
+        self._stage.drawer.draw(canvas, self._stage.scene(trace, agent, min(step, length)))
+        if step >= length:
+            canvas.fade(0.6)
+        canvas.view_pixels()
+        ring, color = (2.5, GREEN) if self._solved else (1, LINE)
+        canvas.box((0, 0), _CELL, color, 5, ring)
+        canvas.text((7, 13), self._said, 13, GREEN if self._solved else MUTED, "lm")
+        picture = canvas.finish()
+        self._last = picture if step >= length else None
+        return picture
+
+
+def _head(width: int, title: str, env_steps: int, total: int, said: str) -> Image.Image:
+    """The title, how far the agents have come, and what they reach."""
+    canvas = Canvas(width, _HEAD)
+    canvas.text((_GAP, 17), title, 18, INK, "lm", most=0.6 * width)
+    canvas.text((width - _GAP, 17), f"{env_steps:,} steps each", 16, INK, "rm", most=0.34 * width)
+    canvas.text((_GAP, 37), said, 14, MUTED, "lm")
+    canvas.box((_GAP, 48), (width - _GAP, 51), FLOOR, 1)
+    share = env_steps / max(total, 1)
+    canvas.box((_GAP, 48), (_GAP + max(share * (width - 2 * _GAP), 3), 51), BLUE, 1)
+    return canvas.finish()

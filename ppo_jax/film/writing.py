@@ -1,0 +1,86 @@
+"""Writes frames as a GIF or an MP4."""
+
+import io
+import os
+import subprocess
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageColor
+
+from ppo_jax.film.canvas import PALETTE
+from ppo_jax.run.errors import InputError
+from ppo_jax.run.storage import folder
+
+SUFFIXES = (".gif", ".mp4")
+_COLORS = 96  # beside those that all films share
+_SAMPLES = 24  # frames that the palette is made of
+
+
+def check(out: Path, overwrite: bool) -> None:
+    """Raise InputError for a file of another kind, one that exists, or that cannot be written."""
+    if out.suffix.lower() not in SUFFIXES:
+        raise InputError(f"--out is {out}; a film's name ends in {' or '.join(SUFFIXES)}")
+    if out.suffix.lower() == ".mp4" and find_spec("imageio_ffmpeg") is None:
+        raise InputError(
+            f"--out {out}: MP4 needs imageio-ffmpeg; pip install 'ppo-jax[mp4]', or give a .gif"
+        )
+    if out.exists() and not overwrite:
+        raise InputError(
+            f"{out} exists; give another file with --out, or --overwrite to replace it"
+        )
+
+
+def write(out: Path, frames: Sequence[Image.Image], seconds: Sequence[float]) -> None:
+    """Write the frames, each shown for so many seconds."""
+    with folder.file_system(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix.lower() == ".mp4":
+        _write_mp4(out, frames, seconds)
+    else:
+        folder.write(out, _to_gif(frames, seconds))
+
+
+def _to_gif(frames: Sequence[Image.Image], seconds: Sequence[float]) -> bytes:
+    palette, content = _palette(frames), io.BytesIO()
+    first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
+    # The format counts hundredths of a second; optimized, what stays the same is left out.
+    durations = [max(round(100 * one), 2) * 10 for one in seconds]
+    options = {"append_images": others, "duration": durations, "loop": 0, "optimize": True}
+    first.save(content, "GIF", save_all=True, **options)
+    return content.getvalue()
+
+
+def _palette(frames: Sequence[Image.Image]) -> Image.Image:
+    """One palette for all frames, from all colors of some of them: each counts once, so that a
+    small dot keeps its color."""
+    samples = frames[:: max(1, len(frames) // _SAMPLES)]
+    packed = [np.asarray(frame).astype(np.int32) @ (1 << 16, 1 << 8, 1) for frame in samples]
+    found = np.unique(np.stack(packed))
+    image = Image.fromarray(
+        np.stack([found >> 16, found >> 8 & 255, found & 255], -1)[None].astype(np.uint8)
+    )
+    own = image.quantize(_COLORS, kmeans=2).getpalette() or []
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([*sum(map(ImageColor.getrgb, PALETTE), ()), *own[: 3 * _COLORS]])
+    return palette
+
+
+def _write_mp4(out: Path, frames: Sequence[Image.Image], seconds: Sequence[float]) -> None:
+    """Every frame as often as it is shown, at the pace of the shortest."""
+    from imageio_ffmpeg import get_ffmpeg_exe
+
+    (wide, tall), fps = frames[0].size, 1 / min(seconds)
+    temporary = out.with_name(f".{out.stem}.tmp.mp4")
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{wide}x{tall}", "-r", f"{fps}", "-i", "-"]
+    command = [get_ffmpeg_exe(), "-loglevel", "error", "-y", *raw, "-pix_fmt", "yuv420p"]
+    with folder.file_system(out):
+        with subprocess.Popen([*command, str(temporary)], stdin=subprocess.PIPE) as process:
+            assert process.stdin is not None
+            for frame, shown in zip(frames, seconds, strict=True):
+                process.stdin.write(frame.tobytes() * round(shown * fps))
+        if process.returncode:
+            raise OSError(f"ffmpeg ended with code {process.returncode}")
+        os.replace(temporary, out)
