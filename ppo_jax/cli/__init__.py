@@ -9,6 +9,7 @@ COMMANDS = {
     "train": "train agents, and save them in a folder",
     "evaluate": "evaluate a run's agents over fresh episodes",
     "replay": "train one agent of a run again, compare it, and let it play",
+    "export": "write an agent's policy as ONNX, StableHLO, and for NumPy alone",
     "plan": "say what a training would need, in memory and time",
     "envs": "list the environments, their spaces and recipes",
 }

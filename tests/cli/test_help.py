@@ -14,6 +14,7 @@ OWN = {
     "train": "--stop-when-solved",
     "evaluate": "evaluation.json",
     "replay": "--how",
+    "export": "ONNX",
     "plan": "--group-size",
     "envs": "solved",
 }
@@ -74,7 +75,7 @@ def test_without_a_command_the_commands_are_listed():
         ("--num-seeds 3", "--num-seeds is not a command; did you mean ppo-jax train --num-seeds?"),
         ("trian", "trian is not a command; did you mean ppo-jax train?"),
         ("evalute runs/x", "evalute is not a command; did you mean ppo-jax evaluate?"),
-        ("xyz", "xyz is not a command; there are train, evaluate, replay, plan, envs"),
+        ("xyz", "xyz is not a command; there are train, evaluate, replay, export, plan, envs"),
     ],
 )
 def test_what_is_not_a_command_names_the_nearest(arguments, hint):

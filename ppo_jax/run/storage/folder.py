@@ -39,6 +39,23 @@ def choose(out: str | os.PathLike[str] | None, label: str) -> Path:
     return Path(out)
 
 
+def choose_results(out: str | os.PathLike[str], overwrite: bool) -> Path:
+    """The folder asked for, which a command's results go to.
+
+    Raises CommandError where it holds a run, or anything else that is not to be overwritten.
+    """
+    path = choose(out, "")
+    with file_system(path):
+        names = {file.name for file in path.iterdir()} if path.exists() else set()
+    if names & {CONFIG, PARAMETERS}:
+        raise InputError(f"--out {path} holds a run, which is never overwritten; give another")
+    if names and not overwrite:
+        raise InputError(
+            f"{path} exists; give another folder with --out, or --overwrite to replace it"
+        )
+    return path
+
+
 def holds_a_run(path: Path) -> bool:
     """Whether a run has written to the folder."""
     return any((path / name).exists() for name in (CONFIG, METRICS, SUMMARY, CHECKPOINTS))
@@ -135,17 +152,18 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write the mapping as JSON, atomically; a NaN is refused, null says "none"."""
     text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
-    _write(path, f"{text}\n".encode())
+    write(path, f"{text}\n".encode())
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write named arrays as .npz (plain data, no pickle), atomically."""
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays)
-    _write(path, content.getbuffer())
+    write(path, content.getbuffer())
 
 
-def _write(path: Path, content: Any) -> None:
+def write(path: Path, content: Any) -> None:
+    """Write the bytes, atomically."""
     temporary = path.with_name(f".{path.name}.tmp")
     with file_system(path):
         with open(temporary, "wb") as file:
