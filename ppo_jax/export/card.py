@@ -1,10 +1,12 @@
 """The README of an exported policy: a model card as the Hugging Face Hub reads it."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+_TEMPLATE = Path(__file__).with_name("card.md")
 _FILES = {
     "policy.onnx": "the policy for ONNX Runtime, also in browsers, C++ and game engines",
     "policy.stablehlo": "the policy for JAX on CPU, CUDA and TPU",
@@ -46,12 +48,12 @@ actions = policy.call(**inputs)["action"]
 ```
 """
 _PREVIOUS = """\
-`previous_...` are the action and the reward of the step before, zeros where an episode begins; a
-discrete action is one-hot.
+`previous_action` and `previous_reward` are those of the step before, zeros where an episode begins;
+a discrete action is one-hot.
 """
 _MEMORY = """\
-Give every `next_memory...` back as `memory...` at the next step. `start` is true where an episode
-begins: the memory given there has no effect.
+Give `next_memory` back as `memory` at the next step. `start` is true where an episode begins: the
+memory given there has no effect.
 """
 
 
@@ -60,7 +62,7 @@ def text(
 ) -> str:
     """The card of a folder with these files; notes say why others are missing."""
     environment, parts = contract["environment"], [one["name"] for one in contract["inputs"]]
-    observations = [name for name in parts if name != "start" and not name.startswith("memory")]
+    observations = [one["name"] for one in contract["inputs"] if "space" in one]
     has_memory = "start" in parts
     observation = ", ".join(f'"{name}": inputs["{name}"][index]' for name in observations)
     observation = f"{{{observation}}}"
@@ -73,24 +75,20 @@ def text(
         "policy.onnx": _ONNX,
         "policy.stablehlo": _JAX,
     }
-    return (
-        Path(__file__)
-        .with_name("card.md")
-        .read_text()
-        .format(
-            quoted=json.dumps(environment["id"]),
-            environment=environment["id"],
-            version=contract["versions"]["ppo-jax"],
-            reward=f"{results['mean_reward']:.2f} +/- {results['std_reward']:.2f}",
-            episodes=results["n_eval_episodes"],
-            files="\n".join(f"| `{name}` | {_FILES[name]} |" for name in files),
-            notes="".join(f"\n{note}.\n" for note in notes),
-            arrays="\n".join(
-                f"| {kind} `{one['name']}` | {one['dtype']} | {', '.join(map(str, one['shape']))} |"
-                for kind in ("input", "output")
-                for one in contract[f"{kind}s"]
-            ),
-            meaning=_PREVIOUS * previous + _MEMORY * has_memory,
-            codes="".join(code for name, code in codes.items() if name in files),
-        )
+    made = _TEMPLATE.read_text().format(
+        quoted=json.dumps(environment["id"]),
+        environment=environment["id"],
+        version=contract["versions"]["ppo-jax"],
+        reward=f"{results['mean_reward']:.2f} +/- {results['std_reward']:.2f}",
+        episodes=results["n_eval_episodes"],
+        files="\n".join(f"| `{name}` | {_FILES[name]} |" for name in files),
+        notes="".join(f"\n{note}.\n" for note in notes),
+        arrays="\n".join(
+            f"| {kind} `{one['name']}` | {one['dtype']} | {', '.join(map(str, one['shape']))} |"
+            for kind in ("input", "output")
+            for one in contract[f"{kind}s"]
+        ),
+        meaning=_PREVIOUS * previous + _MEMORY * has_memory,
+        codes="".join(code for name, code in codes.items() if name in files),
     )
+    return re.sub(r"\n{3,}", "\n\n", made)  # where a part of it is empty

@@ -26,7 +26,7 @@ def describe(agent: Agent, interface: Interface, key: jax.Array) -> dict[str, An
         "inputs": _describe_arrays(interface.inputs, interface.observations),
         "outputs": _describe_arrays(interface.outputs, action_space),
         "versions": {name: metadata.version(name) for name in ("ppo-jax", "jax", "gymnax")},
-        "examples": jax.tree.map(to_json, _find_examples(agent, interface, key)),
+        "examples": _find_examples(agent, interface, key),
     }
 
 
@@ -93,7 +93,11 @@ def _find_examples(agent: Agent, interface: Interface, key: jax.Array) -> dict[s
         outputs = jax.tree.map(np.asarray, step(**inputs))
         carried = {name: outputs[NEXT + name] for name in carried}
         rows.append({"inputs": inputs, "outputs": outputs})
-    return jax.tree.map(lambda *each: np.concatenate(each), *rows)
+    arrays = jax.tree.map(lambda *each: np.concatenate(each), *rows)
+    order = {"inputs": interface.inputs, "outputs": interface.outputs}  # jax sorts by name
+    return {
+        kind: {name: to_json(arrays[kind][name]) for name in names} for kind, names in order.items()
+    }
 
 
 def to_json(array: Any) -> Any:

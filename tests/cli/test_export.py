@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 import ppo_jax
+from ppo_jax import population
 from ppo_jax.run import export, load
+from tests.helpers import quick
 from tests.helpers.commands import SMALL, refused, run_command
 
 PAGE = Path(ppo_jax.__file__).parents[1] / "docs" / "export.md"
@@ -18,6 +20,15 @@ FILES = (
     *("policy.onnx", "policy.stablehlo", "policy.npz", "run_policy.py"),
     *("contract.json", "results.json", "README.md"),
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_programs():
+    """Programs that compile quickly: none of them runs for long."""
+    with pytest.MonkeyPatch.context() as patch:
+        if quick.compiles(quick.OPTIONS):
+            patch.setattr(population, "COMPILER_OPTIONS", quick.OPTIONS)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +71,12 @@ def test_it_is_the_agents_policy(run, exported):
 
 
 def test_the_results_are_those_of_evaluation(run, exported):
-    """Its mean is within five standard errors of another hundred times as many episodes'."""
-    assert run_command("evaluate", run, "--agent", 1, "--episodes", 10_000)[0] == 0
+    """Means of a hundred and a thousand other episodes, five standard errors apart at most."""
+    assert run_command("evaluate", run, "--agent", 1)[0] == 0
     (found,) = read(run / "evaluation.json")["agents"]
     results = read(exported[0] / "results.json")
-    assert abs(results["mean_reward"] - found["mean"]) < 5 * results["std_reward"] / 10
+    error = results["std_reward"] * (1 / 100 + 1 / 1000) ** 0.5
+    assert abs(results["mean_reward"] - found["mean"]) < 5 * error
 
 
 def test_the_contract_tells_the_environment(exported):
@@ -115,6 +127,8 @@ def test_a_folder_is_not_replaced_unasked(run, exported, tmp_path):
     assert run_command(*command(run, out), "--overwrite", "--quiet") == (0, "", "")
     assert (out / "contract.json").read_bytes() != before[out / "contract.json"]
     assert {file.name for file in out.iterdir()} == {*FILES, "film.gif"}
+    assert export(load(run), 1, out, seed=5, overwrite=True) == out
+    assert (out / "contract.json").read_bytes() == before[out / "contract.json"]
 
 
 def command(run, out):

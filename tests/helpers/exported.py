@@ -76,6 +76,11 @@ BUILT_IN = [name for name in CASES if not name.startswith("own")]
 
 def agent(name):
     """The agent of a case, with random parameters, and statistics that make some entries large."""
+    return _agent(name, jnp.result_type(float))
+
+
+@functools.cache
+def _agent(name, _):
     config = SMALL.replace(**CASES[name])
     params, random = random_params(config), np.random.default_rng(1)
     if config.normalize_observation:
