@@ -76,15 +76,22 @@ class Trace(NamedTuple):
 
 
 def play(
-    params: policy.Params, config: Config, key: jax.Array, num_episodes: int, sampled: bool
+    params: policy.Params,
+    config: Config,
+    key: jax.Array,
+    num_episodes: int,
+    sampled: bool,
+    num_steps: int | None = None,
 ) -> Trace:
-    """Fresh episodes, greedy or sampled, each to its end or the time limit T, step by step.
+    """Fresh episodes, greedy or sampled, each to its end or for T steps, its time limit if no
+    other number is given.
 
     With the same key the greedy episodes are those of `evaluate`. Returns [T, num_episodes, ...].
     """
     environment, own_policy = env.make(config), policy.make(config)
-    assert environment.max_episode_steps is not None
-    shape = environment.max_episode_steps, num_episodes
+    limit = num_steps or environment.max_episode_steps
+    assert limit is not None
+    shape = limit, num_episodes
     reset_key, step_key = jax.random.split(key)
     env_state, observation = jax.vmap(environment.reset)(jax.random.split(reset_key, num_episodes))
     step_keys = jax.vmap(

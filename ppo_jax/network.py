@@ -46,18 +46,21 @@ def _dense(size: int, gain: float, name: str) -> nn.Dense:
     return nn.Dense(size, kernel_init=kernel_init, dot_general=fast.dot_general, name=name)
 
 
+def convolutions(size: tuple[int, ...]) -> list[tuple[int, int, int]]:
+    """Channels, side and stride of the layers for images of that height and width: below 36 pixels
+    a side one, else those of Mnih et al. (2015)."""
+    return [(16, 3, 1)] if min(size) < 36 else [(32, 8, 4), (64, 4, 2), (64, 3, 1)]
+
+
 class Convolutions(nn.Module):
-    """A torso for images [B, H, W, C]: below 36 pixels a side one 3 × 3 convolution of 16 channels,
-    else 32 of 8 × 8 (stride 4), 64 of 4 × 4 (stride 2) and 64 of 3 × 3 (Mnih et al., 2015)."""
+    """A torso for images [B, H, W, C]."""
 
     activation: str
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
         """Features [B, D]."""
-        small = min(image.shape[1:3]) < 36
-        layers = [(16, 3, 1)] if small else [(32, 8, 4), (64, 4, 2), (64, 3, 1)]
-        for index, (channels, side, stride) in enumerate(layers):
+        for index, (channels, side, stride) in enumerate(convolutions(image.shape[1:3])):
             convolution = nn.Conv(
                 channels,
                 (side, side),

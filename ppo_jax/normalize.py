@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from ppo_jax import spaces
 
-_CLIP, _EPSILON = 10.0, 1e-8
+CLIP, EPSILON = 10.0, 1e-8
 
 
 class Moments(NamedTuple):
@@ -60,8 +60,8 @@ def apply(statistics: Statistics, observation: Any) -> Any:
             return leaf
         raw = jnp.asarray(leaf, float)
         centered = raw - jnp.broadcast_to(part.mean, raw.shape)
-        deviation = jnp.sqrt(part.m2 / jnp.maximum(statistics.count, 1) + _EPSILON)
-        scaled = jnp.clip(centered / jnp.broadcast_to(deviation, raw.shape), -_CLIP, _CLIP)
+        deviation = jnp.sqrt(part.m2 / jnp.maximum(statistics.count, 1) + EPSILON)
+        scaled = jnp.clip(centered / jnp.broadcast_to(deviation, raw.shape), -CLIP, CLIP)
         return jnp.where(statistics.count > 0, scaled, raw)
 
     return _over_parts(scale, observation, statistics)
@@ -119,7 +119,7 @@ def scale_rewards(
     before = Moments(statistics.mean, statistics.m2)
     mean, m2 = _merge(statistics.count, before, number, _moments(returns, valid))
     count = statistics.count + number
-    scaled = jnp.clip(rewards / jnp.sqrt(m2 / count + _EPSILON), -_CLIP, _CLIP)
+    scaled = jnp.clip(rewards / jnp.sqrt(m2 / count + EPSILON), -CLIP, CLIP)
     return RewardStatistics(count, mean, m2, last), scaled
 
 

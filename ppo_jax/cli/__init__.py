@@ -10,6 +10,7 @@ COMMANDS = {
     "evaluate": "evaluate a run's agents over fresh episodes",
     "replay": "train one agent of a run again, compare it, and let it play",
     "film": "film an agent, or many of them learning, as GIF or MP4",
+    "export": "write an agent's policy as ONNX, StableHLO, and for NumPy alone",
     "plan": "say what a training would need, in memory and time",
     "envs": "list the environments, their spaces and recipes",
 }

@@ -52,7 +52,9 @@ def _main(arguments: list[str]) -> int:
             " and there must be an episode"
         )
     summary = _check_run(Path(options.run), options)
-    out, console = _choose(options), Console(options.quiet)
+    default = Path(options.run, f"replay-{options.agent}")
+    out = folder.choose_results(default if options.out is None else options.out, options.overwrite)
+    console = Console(options.quiet)
     xla.set_flags(summary.get("devices", 1) if options.how == "batch" else 1)
 
     from ppo_jax.run import replaying  # jax: seconds, only after the flags have passed
@@ -92,21 +94,6 @@ def _read(path: Path) -> dict[str, Any] | None:
         raise FileSystemError(f"{path}: {error.strerror}") from error
     except ValueError as error:
         raise InputError(f"{path} is not a run's ({error})") from error
-
-
-def _choose(options: Options) -> Path:
-    """The folder for the replay. Raises CommandError for one that holds something else already."""
-    default = str(Path(options.run, f"replay-{options.agent}"))
-    out = folder.choose(default if options.out is None else options.out, "")
-    with folder.file_system(out):
-        names = {path.name for path in out.iterdir()} if out.exists() else set()
-    if names & {folder.CONFIG, folder.PARAMETERS}:
-        raise InputError(f"--out {out} holds a run, which a replay never overwrites; give another")
-    if names and not options.overwrite:
-        raise InputError(
-            f"{out} exists; give another folder with --out, or --overwrite to replace it"
-        )
-    return out
 
 
 def _report(summary: dict[str, Any], out: Path, console: Console) -> None:

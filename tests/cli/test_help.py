@@ -15,6 +15,7 @@ OWN = {
     "evaluate": "evaluation.json",
     "replay": "--how",
     "film": "--grid",
+    "export": "ONNX",
     "plan": "--group-size",
     "envs": "solved",
 }
@@ -75,7 +76,10 @@ def test_without_a_command_the_commands_are_listed():
         ("--num-seeds 3", "--num-seeds is not a command; did you mean ppo-jax train --num-seeds?"),
         ("trian", "trian is not a command; did you mean ppo-jax train?"),
         ("evalute runs/x", "evalute is not a command; did you mean ppo-jax evaluate?"),
-        ("xyz", "xyz is not a command; there are train, evaluate, replay, film, plan, envs"),
+        (
+            "xyz",
+            "xyz is not a command; there are train, evaluate, replay, film, export, plan, envs",
+        ),
     ],
 )
 def test_what_is_not_a_command_names_the_nearest(arguments, hint):

@@ -196,7 +196,7 @@ def test_greedy_episodes_are_the_evaluations_own_and_sampled_ones_are_not_greedy
         ("RUN --agent -1", 2, "--agent is -1"),
         ("RUN --agent 0 --episodes 0", 2, "--episodes"),
         ("RUN --agent 0 --seed -1", 2, "seeds go from 0 to 4294967295"),
-        ("RUN --agent 0 --out RUN --overwrite", 2, "holds a run, which a replay never overwrites"),
+        ("RUN --agent 0 --out RUN --overwrite", 2, "holds a run, which is never overwritten"),
         ("RUN --agent 0 --out RUN/config.json", 3, "is a file; give a folder"),
         ("RUN --agent 0 --how load --out RUN/config.json/below", 3, "Not a directory"),
         ("missing --agent 0", 2, "missing is not a run's folder: it has no config.json"),

@@ -8,7 +8,7 @@ import pytest
 import ppo_jax
 
 PACKAGE = Path(ppo_jax.__file__).parent
-OUTSIDE = {"run", "film", "cli", "train", "replay", "__main__"}
+OUTSIDE = {"run", "film", "export", "cli", "train", "replay", "__main__"}
 CORE = sorted(
     path
     for path in PACKAGE.rglob("*.py")
@@ -17,6 +17,7 @@ CORE = sorted(
 SHELL = {
     "ppo_jax.run",
     "ppo_jax.cli",
+    "ppo_jax.export",
     "ppo_jax.train",
     "time",
     "os",

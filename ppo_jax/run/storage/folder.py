@@ -62,6 +62,23 @@ def choose(out: str | os.PathLike[str] | None, label: str) -> Path:
     return Path(out)
 
 
+def choose_results(out: str | os.PathLike[str], overwrite: bool) -> Path:
+    """The folder asked for, which a command's results go to.
+
+    Raises CommandError where it holds a run, or anything else that is not to be overwritten.
+    """
+    path = choose(out, "")
+    with file_system(path):
+        names = {file.name for file in path.iterdir()} if path.exists() else set()
+    if names & {CONFIG, PARAMETERS}:
+        raise InputError(f"--out {path} holds a run, which is never overwritten; give another")
+    if names and not overwrite:
+        raise InputError(
+            f"{path} exists; give another folder with --out, or --overwrite to replace it"
+        )
+    return path
+
+
 def holds_a_run(path: Path) -> bool:
     """Whether a run has written to the folder."""
     return any((path / name).exists() for name in (CONFIG, METRICS, SUMMARY, CHECKPOINTS))

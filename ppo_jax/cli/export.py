@@ -1,0 +1,65 @@
+"""ppo-jax export: writes an agent's policy in formats that run elsewhere."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+from ppo_jax.cli import flags
+from ppo_jax.run import xla
+from ppo_jax.run.errors import InputError, run_command
+from ppo_jax.run.storage import folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(flags.Common):
+    """Write an agent's greedy policy in formats that run elsewhere: ONNX, StableHLO, NumPy alone.
+
+    The folder also receives a contract with names, types, shapes and 16 examples, the results of
+    100 episodes, and a README that is a model card for the Hugging Face Hub.
+    """
+
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+    """Folder of a run of ppo-jax train, or pretrained:ENV."""
+    agent: int
+    """Number of the agent, from 0."""
+    out: str | None = None
+    """Folder for the files (none: export-AGENT in the run's; of a pretrained agent
+    ENV-export here)."""
+    overwrite: bool = False
+    """Replace the files that the folder holds."""
+    # An exported policy is greedy.
+    sampled: tyro.conf.Suppress[tyro.conf.Fixed[bool]] = dataclasses.field(
+        default=False, kw_only=True
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line, export the policy, and return the process's exit code."""
+    return run_command(_main, arguments)
+
+
+def _main(arguments: list[str]) -> int:
+    options = flags.read_options(Options, arguments, "export")
+    path = folder.locate(options.run)
+    if not (path / folder.CONFIG).exists():
+        raise InputError(f"{path} is not a run's folder: it has no {folder.CONFIG}")
+    default = (
+        f"{path.name}-export" if folder.is_pretrained(path) else path / f"export-{options.agent}"
+    )
+    out = default if options.out is None else options.out
+    folder.choose_results(out, options.overwrite)
+    xla.set_flags(1)
+
+    from ppo_jax.export.folder import export  # jax: seconds, only after the flags have passed
+    from ppo_jax.run import devices
+
+    devices.select(options.device)
+    with (
+        xla.compilation_cache(),
+        devices.device_errors("100 episodes", "--device cpu may have more memory"),
+    ):
+        own = {name: getattr(options, name) for name in ("seed", "overwrite", "quiet")}
+        export(path, options.agent, out, **own)
+    return 0
