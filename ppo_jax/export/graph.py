@@ -10,7 +10,7 @@ from ppo_jax.export.interface import NEXT, Interface
 from ppo_jax.run.saved import Agent
 from ppo_jax.run.storage import arrays
 
-_ONE = np.float32(1)
+_ONE, _ACTOR = np.float32(1), "trainable.network.actor."
 
 
 class Node(NamedTuple):
@@ -55,7 +55,7 @@ def build(agent: Agent, interface: Interface) -> Graph:
     """The greedy policy of a built-in network, in float32; inputs and outputs have their own
     types."""
     config, outputs = agent.config, interface.outputs
-    graph = Graph(_weights(agent.params.trainable["network"]["actor"]))
+    graph = Graph(_weights(agent))
     seen, nonlinearity = _encode(graph, agent, interface), config.activation.capitalize()
     if config.network == "cnn":
         features, prefix = _convolve(graph, seen[0], interface, nonlinearity), "layers_1."
@@ -73,13 +73,15 @@ def build(agent: Agent, interface: Interface) -> Graph:
     return graph
 
 
-def _weights(actor: Any) -> dict[str, np.ndarray]:
-    """The actor's weights by name; kernels of convolutions as ONNX has them, [K, C, h, w]."""
-    named = {name: array.astype(np.float32) for name, array in arrays.to_named(actor).items()}
-    return {
-        name: array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
-        for name, array in named.items()
-    }
+def _weights(agent: Agent) -> dict[str, np.ndarray]:
+    """The actor's weights by their names in parameters.npz, without what is common to them; kernels
+    of convolutions as ONNX has them, [K, C, h, w]."""
+    weights = {}
+    for name, array in arrays.to_named(agent.params).items():
+        if name.startswith(_ACTOR):
+            kernel = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+            weights[name.removeprefix(_ACTOR)] = kernel.astype(np.float32)
+    return weights
 
 
 def _encode(graph: Graph, agent: Agent, interface: Interface) -> list[str]:

@@ -25,17 +25,17 @@ class Interface(NamedTuple):
 
 def make(agent: Agent) -> Interface:
     """The greedy policy of an agent as a function of named arrays."""
-    environment, own = env.make(agent.config), policy.make(agent.config)
+    environment, own_policy = env.make(agent.config), policy.make(agent.config)
     example = jax.eval_shape(lambda: environment.reset(jax.random.key(0))[1])
     observations = {_observation_name(path, agent): leaf for path, leaf in _leaves(example)}
     kinds = spaces.leaves(environment.observation_space, example)
-    memory = _own_memory(jax.eval_shape(lambda: own.initial_memory(1)), agent)
+    memory = _own_memory(jax.eval_shape(lambda: own_policy.initial_memory(1)), agent)
     memories = {
         _join("memory", path): jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
         for path, leaf in _leaves(memory)
     }
     inputs = {**observations, **memories}
-    if own.has_memory:
+    if own_policy.has_memory:
         inputs["start"] = jax.ShapeDtypeStruct((), bool)
 
     def step(**given: jax.Array) -> dict[str, jax.Array]:
@@ -50,15 +50,19 @@ def make(agent: Agent) -> Interface:
         )
         if _is_gru(agent):
             carried = {"actor": carried, "critic": jnp.zeros_like(carried)}
-        distribution, _, carried = own.apply(agent.params, observation, carried, rows.get("start"))
+        distribution, _, carried = own_policy.apply(
+            agent.params, observation, carried, rows.get("start")
+        )
         left = zip(memories, jax.tree.leaves(_own_memory(carried, agent)), strict=True)
-        outputs = {"action": own.env_action(distribution.mode())}
+        outputs = {"action": own_policy.env_action(distribution.mode())}
         outputs |= {NEXT + name: leaf for name, leaf in left}
         return {name: leaf[0] for name, leaf in outputs.items()}
 
     outputs = jax.eval_shape(step_one, inputs)
     named_kinds = dict(zip(observations, kinds, strict=True))
-    return Interface(inputs, outputs, named_kinds, environment.action_space, own.has_memory, step)
+    return Interface(
+        inputs, outputs, named_kinds, environment.action_space, own_policy.has_memory, step
+    )
 
 
 def _observation_name(path: Any, agent: Agent) -> str:
