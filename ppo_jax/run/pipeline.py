@@ -216,7 +216,8 @@ def _hooks(
     if distributed.is_main_process():
         yield from sinks.make(plan.table, path)
         batches = -(-plan.table.per_process(jax.process_count()) // plan.lanes)
-        yield Progress(console, batches, experiment.algorithm.num_updates or 0)
+        on = devices.describe(plan.chosen)
+        yield Progress(console, batches, experiment.algorithm.num_updates or 0, on)
     yield from own
     yield Checkpointer(experiment, path, plan.chosen, list(made))
 
