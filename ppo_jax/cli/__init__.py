@@ -10,6 +10,7 @@ COMMANDS = {
     "evaluate": "evaluate a run's agents over fresh episodes",
     "replay": "train one agent of a run again, compare it, and let it play",
     "plan": "say what a training would need, in memory and time",
+    "report": "write a run's report, or compare several, as one HTML page",
     "envs": "list the environments, their spaces and recipes",
 }
 

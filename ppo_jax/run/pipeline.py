@@ -3,6 +3,8 @@
 import contextlib
 import hashlib
 import math
+import os
+import platform
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -14,7 +16,7 @@ import numpy as np
 
 from ppo_jax import __version__, env, objects, population, ppo, rollout
 from ppo_jax.policy import Params
-from ppo_jax.run import agents, compiled, devices, distributed, report, resume, sinks
+from ppo_jax.run import agents, compiled, devices, distributed, ranking, report, resume, sinks
 from ppo_jax.run.agents import AgentTable
 from ppo_jax.run.checkpointer import Checkpointer
 from ppo_jax.run.compiled import EVAL_EPISODES, Programs
@@ -285,6 +287,8 @@ def _summarize(
         "devices": len(plan.chosen),
         "processes": jax.process_count(),
         "lanes": plan.lanes,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python"
+        f" {platform.python_version()}",
         **made_on(plan.chosen),
     }
 
@@ -302,12 +306,25 @@ def _report(
     for hook in hooks:
         if isinstance(hook, Evolution):
             summary["evolution"] = hook.best(made.eval_returns)
-    if len(plan.table) > 1 and summary["finished"]:
-        metrics = tables.read_metrics(path / folder.METRICS, "episode_return", "step")
-        solved_at = summary["solved_at"]
-        rows = report.write(path, plan.table, made.eval_returns, metrics, solved_at, console)
-        summary["statistics"] = rows
+    if not summary["finished"]:
+        folder.write_json(path / folder.SUMMARY, summary)
+        return
+    metrics, solved_at = tables.read_metrics(path / folder.METRICS), summary["solved_at"]
+    if len(plan.table) > 1:
+        solving = ranking.steps_to_solve(metrics, solved_at)
+        summary["statistics"] = ranking.write(
+            path, plan.table, made.eval_returns, solving, solved_at, console
+        )
     folder.write_json(path / folder.SUMMARY, summary)
+    _write_report(path, console, table=plan.table, summary=summary, metrics=metrics)
+
+
+def _write_report(path: Path, console: Console, **known: Any) -> None:
+    """Write the run's report. What was trained is saved, so that no error of the report ends it."""
+    try:
+        folder.write_text(path / folder.REPORT, report.make([path], **known))
+    except Exception as error:
+        console.warn(f"no {folder.REPORT}: {objects.first_line(error)}")
 
 
 def _agents(number: int) -> str:

@@ -15,6 +15,7 @@ OWN = {
     "evaluate": "evaluation.json",
     "replay": "--how",
     "plan": "--group-size",
+    "report": "--out",
     "envs": "solved",
 }
 ASK = """
@@ -74,7 +75,7 @@ def test_without_a_command_the_commands_are_listed():
         ("--num-seeds 3", "--num-seeds is not a command; did you mean ppo-jax train --num-seeds?"),
         ("trian", "trian is not a command; did you mean ppo-jax train?"),
         ("evalute runs/x", "evalute is not a command; did you mean ppo-jax evaluate?"),
-        ("xyz", "xyz is not a command; there are train, evaluate, replay, plan, envs"),
+        ("xyz", f"xyz is not a command; there are {', '.join(COMMANDS)}"),
     ],
 )
 def test_what_is_not_a_command_names_the_nearest(arguments, hint):

@@ -17,8 +17,9 @@ from ppo_jax.run.errors import FileSystemError, InputError
 
 CONFIG, SUMMARY, PARAMETERS = "config.json", "summary.json", "parameters.npz"
 METRICS, STATISTICS, EVALUATIONS = "metrics.csv", "statistics.csv", "evaluations.csv"
-SWEEP, EVOLUTION, FIGURE = "sweep.csv", "evolution.csv", "curves.png"
-FILES = (CONFIG, METRICS, STATISTICS, EVALUATIONS, SWEEP, EVOLUTION, FIGURE, PARAMETERS, SUMMARY)
+SWEEP, EVOLUTION, REPORT = "sweep.csv", "evolution.csv", "report.html"
+FILES = (CONFIG, METRICS, STATISTICS, EVALUATIONS, SWEEP, EVOLUTION, REPORT, PARAMETERS, SUMMARY)
+COMPARISON = "comparison.html"
 EVENTS = "events.out.tfevents.*"
 GROWING = (METRICS, STATISTICS, EVALUATIONS, EVOLUTION, EVENTS)  # the others are written at once
 CHECKPOINTS = "checkpoints"
@@ -143,6 +144,11 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays)
     _write(path, content.getbuffer())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write the text, atomically."""
+    _write(path, text.encode())
 
 
 def _write(path: Path, content: Any) -> None:
