@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+from ppo_jax.env import BEST
+
 # Where published results come from, by the name that the table gives them.
 SOURCES = {
     "zoo": "rl-baselines3-zoo, `benchmark.md`: one run each, greedy, ± over episodes of gymnasium's"
@@ -32,12 +34,17 @@ class Peer:
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-    """What there is to reach, and how that is known."""
+    """What there is to reach, how that is known, and whence."""
 
     value: float
     kind: str
     """"optimum", "bound" (no policy gets more), or "best known"."""
     source: str
+
+
+def _best(name: str, source: str) -> Best:
+    """What the package knows of the environment."""
+    return Best(*BEST[name], source)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,9 +92,9 @@ def _steps(number: int, **others: Any) -> dict[str, Any]:
 _WITHOUT_MEMORY = {"network": "mlp", "previous_action": False, "previous_reward": False}
 _DQN = Peer("DQN", "-100.8 ± 9.9", 120_000, "zoo")
 _QR_DQN = Peer("QR-DQN", "-69.1 ± 10.0", 100_000, "zoo")
-_MOUNTAIN_CAR = Best(-100.8, "best known", "DQN, zoo")
-_ACROBOT = Best(-69.1, "best known", "QR-DQN, zoo")
-_POLE = Best(500, "optimum", "reward 1 a step, 500 steps")
+_MOUNTAIN_CAR = _best("MountainCar-v0", "DQN, zoo")
+_ACROBOT = _best("Acrobot-v1", "QR-DQN, zoo")
+_POLE = _best("CartPole-v1", "reward 1 a step, 500 steps")
 
 CLASSIC = (
     Row(
@@ -156,7 +163,7 @@ CLASSIC = (
         "MountainCarContinuous-v0",
         overrides=_steps(100_000),
         aim=92,
-        best=Best(96.7, "best known", "ARS, zoo"),
+        best=_best("MountainCarContinuous-v0", "ARS, zoo"),
         peers=(
             Peer("SAC", "94.7 ± 1.1", 50_000, "zoo"),
             Peer("TRPO", "92.5 ± 0.4", 50_000, "zoo"),
@@ -169,7 +176,7 @@ CLASSIC = (
         "Pendulum-v1",
         overrides=_steps(150_000),
         aim=-160,
-        best=Best(-150, "best known", "TD3 -151.9 and DDPG -152.1, zoo"),
+        best=_best("Pendulum-v1", "TD3 -151.9 and DDPG -152.1, zoo"),
         peers=(
             Peer("TD3", "-151.9 ± 90.2", 20_000, "zoo"),
             Peer("PPO", "-172.2 ± 104.2", 100_000, "zoo"),
@@ -226,7 +233,7 @@ BSUITE = (
     Row(
         "Catch-bsuite",
         aim=1,
-        best=Best(1, "optimum", "every ball caught"),
+        best=_best("Catch-bsuite", "every ball caught"),
         peers=(Peer("PPO", "1", 100_000, "blines"),),
     ),
     Row(
@@ -234,14 +241,14 @@ BSUITE = (
         overrides=_steps(500_000),
         aim=0.99,
         fraction=0.9,
-        best=Best(0.99, "optimum", "1 for the treasure, less 0.01 of moves"),
+        best=_best("DeepSea-bsuite", "1 for the treasure, less 0.01 of moves"),
         peers=(Peer("PPO", "0", 150_000, "blines"),),
         note="size 8",
     ),
     Row(
         "MemoryChain-bsuite",
         aim=1,
-        best=Best(1, "optimum", "the right answer always"),
+        best=_best("MemoryChain-bsuite", "the right answer always"),
         peers=(Peer("PPO without memory", "0.1", 150_000, "blines"),),
     ),
     Row(
@@ -261,7 +268,7 @@ BSUITE = (
         episodes=10_000,
         aim=1,
         slack=0.09,
-        best=Best(1, "optimum", "the right choice always"),
+        best=_best("UmbrellaChain-bsuite", "the right choice always"),
         peers=(Peer("PPO", "1", 150_000, "blines"),),
         note="the return has a standard deviation of 3 of pure noise: reached is what lies within"
         " 0.09, three standard errors of a seed's 10,000 episodes",
@@ -269,7 +276,7 @@ BSUITE = (
     Row(
         "DiscountingChain-bsuite",
         aim=1.1,
-        best=Best(1.1, "optimum", "the best of five chains"),
+        best=_best("DiscountingChain-bsuite", "the best of five chains"),
         peers=(Peer("PPO", "1.1", 150_000, "blines"),),
         note="mapping_seed 0, the default",
     ),
@@ -277,12 +284,12 @@ BSUITE = (
         "SimpleBandit-bsuite",
         overrides=_steps(100_000),
         episodes=1000,
-        best=Best(0.5, "optimum", "every policy's return"),
+        best=_best("SimpleBandit-bsuite", "every policy's return"),
         note="cannot be learned: it pays every policy 0.5",
     ),
     Row(
         "MNISTBandit-bsuite",
-        best=Best(1, "optimum", "every digit recognized"),
+        best=_best("MNISTBandit-bsuite", "every digit recognized"),
         impossible="cannot be made offline: gymnax downloads the digits when it makes it",
     ),
 )
@@ -296,7 +303,7 @@ MISC = (
     Row(
         "FourRooms-misc",
         aim=1,
-        best=Best(1, "optimum", "the goal in every episode"),
+        best=_best("FourRooms-misc", "the goal in every episode"),
         peers=(Peer("PPO", "1", 200_000, "blines"),),
         note="published for the walls as an image",
     ),
@@ -305,7 +312,7 @@ MISC = (
         aim=100,
         tried="Rollouts of 50 and 200 steps, entropy 0.003 to 0.03, two rates, 600,000 to 1,000,000"
         " steps: 52 to 67 a seed. Larger memories were not tried.",
-        best=Best(324, "bound", "computed for a policy that knows the maze and the goal"),
+        best=_best("MetaMaze-misc", "computed for a policy that knows the maze and the goal"),
         peers=_evolved("32"),
     ),
     Row(
@@ -313,14 +320,14 @@ MISC = (
         aim=10,
         tried="Rollouts of 25, 50 and 100 steps, correlated noise, σ from e⁻¹, discounts 0.95 to"
         " 0.985, two rates; squashing with whole episodes was best.",
-        best=Best(12.8, "bound", "computed for a policy that knows the hidden goal"),
+        best=_best("PointRobot-misc", "computed for a policy that knows the hidden goal"),
         peers=_evolved("10"),
     ),
     Row(
         "BernoulliBandit-misc",
         episodes=1000,
         aim=88,
-        best=Best(89.4, "optimum", "computed for the Bayes-optimal policy"),
+        best=_best("BernoulliBandit-misc", "computed for the Bayes-optimal policy"),
         peers=_evolved("90"),
     ),
     Row(
@@ -329,7 +336,7 @@ MISC = (
         aim=7,
         tried="Without memory, 0 in every setting. With it, 7.15 with 16 other seeds; 4 never"
         " try the unknown arm. An MLP that sees its previous action gets 6.9.",
-        best=Best(8.3, "bound", "computed for a policy that knows the better arm"),
+        best=_best("GaussianBandit-misc", "computed for a policy that knows the better arm"),
         peers=_evolved("0"),
     ),
     Row(
@@ -338,7 +345,7 @@ MISC = (
         tried="tanh and one layer: 33; relu, two layers and 10 epochs: 52 to 61 with 2 seeds each."
         " Layers of 128 were not followed to their end. Gradient ascent through the exact"
         " dynamics, with the same bounds, finds 74.",
-        best=Best(98, "bound", "computed"),
+        best=_best("Reacher-misc", "computed"),
         note="the aim is the return of a crude controller with inverse kinematics",
     ),
     Row(
@@ -346,19 +353,19 @@ MISC = (
         aim=435,
         tried="Rates from 1e-3 to 3e-3, 4 and 8 epochs, two layers, relu: 431 to 440. From σ = 1"
         " and with observation statistics, 40.",
-        best=Best(494, "bound", "computed; a controller to the best point gets 485"),
+        best=_best("Swimmer-misc", "computed; a controller to the best point gets 485"),
         note="the aim is the return of a controller that swims to the goal",
     ),
     Row(
         "Pong-misc",
         aim=1000,
-        best=Best(1000, "optimum", "reward 1 a step while the rally lasts, 1,000 steps"),
+        best=_best("Pong-misc", "reward 1 a step while the rally lasts, 1,000 steps"),
     ),
     Row(
         "FrozenLake-misc",
         episodes=2000,
         aim=0.73,
-        best=Best(0.7442, "optimum", "computed for 100 steps"),
+        best=_best("FrozenLake-misc", "computed for 100 steps"),
     ),
 )
 

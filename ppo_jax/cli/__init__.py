@@ -12,6 +12,7 @@ COMMANDS = {
     "film": "film an agent, or many of them learning, as GIF or MP4",
     "export": "write an agent's policy as ONNX, StableHLO, and for NumPy alone",
     "plan": "say what a training would need, in memory and time",
+    "report": "write a run's report, or compare several, as one HTML page",
     "envs": "list the environments, their spaces and recipes",
 }
 

@@ -16,7 +16,7 @@ from ppo_jax.film import frames, making, recording, writing
 from ppo_jax.film.canvas import BLUE, FLOOR, GREEN, INK, LINE, MUTED, PAPER, Canvas
 from ppo_jax.film.recording import Stage
 from ppo_jax.policy import Params
-from ppo_jax.run import compiled, pipeline
+from ppo_jax.run import compiled, devices, pipeline
 from ppo_jax.run.agents import Lanes
 from ppo_jax.run.console import Console
 from ppo_jax.run.errors import InputError
@@ -96,7 +96,10 @@ def _train(run: Run, ids: np.ndarray, chosen: list[jax.Device], console: Console
     lanes = Lanes(ids, np.ones(len(ids), bool))
     batch = Batch(run.table, lanes, programs, initial=pipeline.initial_parameters(experiment))
     batch.total_updates = updates
-    snapshots, progress = Snapshots(updates), Progress(console, 1, updates)
+    snapshots, progress = (
+        Snapshots(updates),
+        Progress(console, 1, updates, devices.describe(chosen)),
+    )
     train_batch(batch, [snapshots, progress], Signals())
     progress.close()
     return snapshots.made

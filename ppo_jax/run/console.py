@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.live import Live
 from rich.table import Column, Table
 
 _WIDE = 200  # columns where the output is no terminal
@@ -53,18 +53,13 @@ class Console:
             yield
         self.say(f"{text}: {time.perf_counter() - started:.1f} s")
 
-    def bar(self, total: int) -> Progress:
-        """A live bar of `total` updates, started; disabled where the output is no terminal."""
-        live = Progress(
-            SpinnerColumn(),
-            TextColumn("training"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[said]}"),
-            console=self._console,
-            disable=not self._console.is_terminal or self._console.quiet,
-        )
+    def live(self) -> Live | None:
+        """A part of the screen that is drawn anew when it is told to, started; none where the
+        output is no terminal."""
+        if not self._console.is_terminal or self._console.quiet:
+            return None
+        live = Live(console=self._console, auto_refresh=False)
         live.start()
-        live.add_task("", total=total, said="")
         return live
 
 

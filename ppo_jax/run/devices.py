@@ -1,5 +1,8 @@
 """Selects the devices of a run, and turns what they refuse into one line."""
 
+import os
+import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -42,3 +45,15 @@ def device_errors(request: str, remedy: str) -> Iterator[None]:
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         reason = (str(error).splitlines() or ["out of memory"])[0]
         raise DeviceError(f"the device failed with {request} ({reason}); {remedy}") from error
+
+
+def memory(name: str, path: str) -> int:
+    """Bytes that Linux has under this name; elsewhere all there are, or the process's peak."""
+    try:
+        with open(path) as file:
+            return int(dict(line.split(":", 1) for line in file)[name].split()[0]) * 1024
+    except OSError:
+        if name == "MemAvailable":
+            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -3,6 +3,8 @@
 import contextlib
 import hashlib
 import math
+import os
+import platform
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -15,7 +17,7 @@ import numpy as np
 from ppo_jax import __version__, env, objects, population, ppo, rollout
 from ppo_jax.config import OBJECTS
 from ppo_jax.policy import Params
-from ppo_jax.run import agents, compiled, devices, distributed, report, resume, sinks
+from ppo_jax.run import agents, compiled, devices, distributed, ranking, report, resume, sinks
 from ppo_jax.run.agents import AgentTable
 from ppo_jax.run.checkpointer import Checkpointer
 from ppo_jax.run.compiled import EVAL_EPISODES, Programs
@@ -80,11 +82,6 @@ def run(
             "every agent diverged: its losses or parameters became non-finite; lower learning_rate"
             f" {experiment.algorithm.learning_rate}"
         )
-    if storage.render and main:
-        from ppo_jax.film import making  # Pillow, for this alone
-
-        given = {name: getattr(experiment.algorithm, name) for name in OBJECTS}
-        making.film_run(path, given, console)
     return summary
 
 
@@ -222,7 +219,8 @@ def _hooks(
     if distributed.is_main_process():
         yield from sinks.make(plan.table, path)
         batches = -(-plan.table.per_process(jax.process_count()) // plan.lanes)
-        yield Progress(console, batches, experiment.algorithm.num_updates or 0)
+        on = devices.describe(plan.chosen)
+        yield Progress(console, batches, experiment.algorithm.num_updates or 0, on)
     yield from own
     yield Checkpointer(experiment, path, plan.chosen, list(made))
 
@@ -290,6 +288,8 @@ def _summarize(
         "devices": len(plan.chosen),
         "processes": jax.process_count(),
         "lanes": plan.lanes,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python"
+        f" {platform.python_version()}",
         **made_on(plan.chosen),
     }
 
@@ -307,12 +307,30 @@ def _report(
     for hook in hooks:
         if isinstance(hook, Evolution):
             summary["evolution"] = hook.best(made.eval_returns)
-    if len(plan.table) > 1 and summary["finished"]:
-        metrics = tables.read_metrics(path / folder.METRICS, "episode_return", "step")
-        solved_at = summary["solved_at"]
-        rows = report.write(path, plan.table, made.eval_returns, metrics, solved_at, console)
-        summary["statistics"] = rows
+    if not summary["finished"]:
+        folder.write_json(path / folder.SUMMARY, summary)
+        return
+    metrics, solved_at = tables.read_metrics(path / folder.METRICS), summary["solved_at"]
+    if len(plan.table) > 1:
+        solving = ranking.steps_to_solve(metrics, solved_at)
+        summary["statistics"] = ranking.write(
+            path, plan.table, made.eval_returns, solving, solved_at, console
+        )
     folder.write_json(path / folder.SUMMARY, summary)
+    if plan.experiment.storage.render:
+        from ppo_jax.film import making  # Pillow, for this alone
+
+        own = {name: getattr(plan.experiment.algorithm, name) for name in OBJECTS}
+        making.film_run(path, own, console)
+    _write_report(path, console, table=plan.table, summary=summary, metrics=metrics)
+
+
+def _write_report(path: Path, console: Console, **known: Any) -> None:
+    """Write the run's report. What was trained is saved, so that no error of the report ends it."""
+    try:
+        folder.write_text(path / folder.REPORT, report.make([path], **known))
+    except Exception as error:
+        console.warn(f"no {folder.REPORT}: {objects.first_line(error)}")
 
 
 def _agents(number: int) -> str:

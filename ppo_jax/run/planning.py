@@ -1,15 +1,12 @@
 """Says what a run would need, before it is started."""
 
-import os
-import resource
-import sys
 import time
 from typing import NamedTuple
 
 import jax
 from rich.filesize import decimal
 
-from ppo_jax.run import compiled, pipeline, sinks
+from ppo_jax.run import compiled, devices, pipeline, sinks
 from ppo_jax.run.agents import Lanes
 from ppo_jax.run.console import Console
 from ppo_jax.run.experiment import Experiment
@@ -17,7 +14,7 @@ from ppo_jax.run.pipeline import Plan
 from ppo_jax.run.training import Batch
 
 _UPDATES = 3  # of the calibration, after one that is not counted
-_REST = 60_000_000  # bytes of what is not compiled here, the report's programs and its figure
+_REST = 60_000_000  # bytes of what is not compiled here, the ranking's programs and the report
 
 
 class Needs(NamedTuple):
@@ -61,7 +58,7 @@ def show(experiment: Experiment, console: Console) -> Needs:
 
 def _measure(plan: Plan, console: Console) -> Needs:
     sinks.import_tensorboard()  # a run would, and imports are not counted
-    config, agents, devices = plan.experiment.algorithm, len(plan.table), len(plan.chosen)
+    config, agents, count = plan.experiment.algorithm, len(plan.table), len(plan.chosen)
     before, free, lanes = _peak(), _free(plan.chosen), plan.lanes
     started = time.perf_counter()
     with console.waiting(f"compiling {plan.experiment.agents.recipe} for {lanes:,} agents at once"):
@@ -69,10 +66,10 @@ def _measure(plan: Plan, console: Console) -> Needs:
         programs = compiled.build(plan.table.configure(own.agent_ids), lanes, plan.chosen)
     compile_seconds = time.perf_counter() - started
     compiling = max(0, _peak() - before) + _REST
-    per_agent = programs.memory() * devices / lanes
+    per_agent = programs.memory() * count / lanes
     fit = int((free - compiling) / per_agent)
     if fit < lanes:  # what does not fit cannot be timed: time what does
-        lanes = max(devices, fit // 2 // devices * devices)
+        lanes = max(count, fit // 2 // count * count)
         own = Lanes(own.agent_ids[:lanes], own.is_real[:lanes])
         programs = compiled.build(plan.table.configure(own.agent_ids), lanes, plan.chosen)
     batch, updates = Batch(plan.table, own, programs), min(_UPDATES, compiled.capacity(config))
@@ -99,21 +96,9 @@ def _free(chosen: list[jax.Device]) -> int:
     statistics = [device.memory_stats() for device in chosen]
     if all(statistics):
         return sum(one["bytes_limit"] - one["bytes_in_use"] for one in statistics)
-    return _memory("MemAvailable", "/proc/meminfo")
+    return devices.memory("MemAvailable", "/proc/meminfo")
 
 
 def _peak() -> int:
     """The most bytes of memory that this process has held."""
-    return _memory("VmHWM", "/proc/self/status")
-
-
-def _memory(name: str, path: str) -> int:
-    """Bytes that Linux has under this name; elsewhere all there are, or the process's peak."""
-    try:
-        with open(path) as file:
-            return int(dict(line.split(":", 1) for line in file)[name].split()[0]) * 1024
-    except OSError:
-        if name == "MemAvailable":
-            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return devices.memory("VmHWM", "/proc/self/status")

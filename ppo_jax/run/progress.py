@@ -1,40 +1,106 @@
-"""Shows where training stands, as a hook."""
+"""Shows where training stands, as a hook: drawn anew in a terminal, a few lines elsewhere."""
 
 import math
+import time
 
 import numpy as np
+from rich.filesize import decimal
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 
+from ppo_jax.run import devices
 from ppo_jax.run.console import Console
 from ppo_jax.run.training import Batch, Hook
 
 _LINES = 10  # of a whole run where the output is no terminal
+_WIDTH = 40  # of the bar, and of the curve below it
+_SECONDS = 0.5  # between two drawings, at least
+_SHARE = 0.01  # of the time, at most, goes into drawings, for which training waits
+_BARS = "▁▂▃▄▅▆▇█"
 
 
 class Progress(Hook):
-    """Steps, steps per second, mean return and time left, in a bar or in a few lines."""
+    """Progress, time left, the returns so far and over agents now, speed, device and memory."""
 
-    def __init__(self, console: Console, batches: int, updates: int):
-        """The run trains `batches` one after another, each for so many updates."""
-        self._console, self._updates, self._total = console, updates, batches * updates
-        self._live, self._said, self._return = console.bar(self._total), 0, math.nan
+    def __init__(self, console: Console, batches: int, updates: int, on: str):
+        """The run trains `batches` one after another, each for so many updates, on these
+        devices."""
+        self._console, self._on = console, on
+        self._updates, self._total = updates, batches * updates
+        self._live, self._said, self._next, self._batch = console.live(), 0, -math.inf, 0
 
     def at_boundary(self, batch: Batch) -> None:
-        assert batch.chunk is not None
-        returns = batch.chunk.statistics.returns.mean
-        known = returns[~np.isnan(returns)]  # an update in which no episode ended has none
-        self._return = float(known[-1]) if known.size else self._return
+        self._remember(batch)
         updates = (batch.number - 1) * self._updates + batch.num_updates
-        left = round(batch.seconds / updates * (self._total - updates))
-        clock = f"{left // 3600}:{left // 60 % 60:02}" if left >= 3600 else f"{left // 60}"
-        said = (
-            f"{batch.env_steps:,} steps, {batch.env_steps / batch.seconds:,.0f} steps/s, mean"
-            f" return {'none yet' if math.isnan(self._return) else f'{self._return:.1f}'},"
-            f" {clock}:{left % 60:02} left"
-        )
-        self._live.update(self._live.task_ids[0], completed=updates, said=said)
-        if self._live.disable and (updates * _LINES // self._total > self._said):
+        done, left = updates / self._total, batch.seconds / updates * (self._total - updates)
+        started = time.monotonic()
+        if self._live and (started >= self._next or done == 1 or batch.stop_reason):
+            self._live.update(self._screen(batch, done, left), refresh=True)
+            ended = time.monotonic()
+            self._next = ended + max(_SECONDS, (ended - started) / _SHARE)
+        if not self._live and (updates * _LINES // self._total > self._said):
             self._said = updates * _LINES // self._total
-            self._console.say(f"training {updates / self._total:4.0%}: {said}")
+            mean = "none yet" if math.isnan(self._mean) else f"{self._mean:.1f}"
+            self._console.say(
+                f"training {done:4.0%}: {_speed(batch)}, mean return {mean}, {_clock(left)} left"
+            )
 
     def close(self) -> None:
-        self._live.stop()
+        if self._live:
+            self._live.stop()
+
+    def _remember(self, batch: Batch) -> None:
+        """Keep the returns that the chunk brought; an update in which no episode ended has none."""
+        assert batch.chunk is not None
+        if batch.number != self._batch:
+            self._batch, self._mean, self._solved = batch.number, math.nan, math.nan
+            self._curve = np.full(_WIDTH, np.nan)
+        returns = batch.chunk.statistics.returns
+        known = np.flatnonzero(~np.isnan(returns.iqm))
+        if known.size:
+            places = (batch.chunk.first_update - 1 + known) * _WIDTH // max(self._updates, 1)
+            self._curve[places.clip(max=_WIDTH - 1)] = returns.iqm[known]
+            self._mean, self._solved = (
+                float(of[known[-1]]) for of in (returns.mean, returns.solved)
+            )
+            self._range = tuple(returns.quantiles[known[-1]][[0, -1]].tolist())
+
+    def _screen(self, batch: Batch, done: float, left: float) -> Table:
+        """What a terminal shows."""
+        agents = len(batch.real_ids)
+        rows = {"return": "none yet", "solved": "", "speed": _speed(batch)}
+        if not math.isnan(self._mean):
+            last = self._curve[~np.isnan(self._curve)][-1]
+            rows["return"] = f"{_sparkline(self._curve)}  {last:.1f}"
+            if agents > 1:
+                low, high = self._range
+                rows["return"] += f"; 90% of agents {low:.1f} to {high:.1f}"
+        if not math.isnan(self._solved):
+            rows["solved"] = f"{self._solved:.1%} of {agents:,} agents in their last episodes"
+        rows["memory"] = f"{decimal(devices.memory('VmRSS', '/proc/self/status'))}, {self._on}"
+        screen, bar = Table.grid(padding=(0, 2)), Table.grid(padding=(0, 2))
+        bar.add_row(
+            ProgressBar(total=1, completed=done, width=_WIDTH), f"{done:.0%}, {_clock(left)} left"
+        )
+        screen.add_row("training", bar)
+        for name, text in rows.items():
+            if text:
+                screen.add_row(name, text)
+        return screen
+
+
+def _speed(batch: Batch) -> str:
+    return f"{batch.env_steps:,} steps, {batch.env_steps / batch.seconds:,.0f} steps/s"
+
+
+def _clock(seconds: float) -> str:
+    whole = round(seconds)
+    hours = f"{whole // 3600}:{whole // 60 % 60:02}" if whole >= 3600 else f"{whole // 60}"
+    return f"{hours}:{whole % 60:02}"
+
+
+def _sparkline(values: np.ndarray) -> str:
+    """The values as bars of eight heights; a blank where there is none."""
+    low, high = np.nanmin(values), np.nanmax(values)
+    heights = (values - low) / ((high - low) or 1) * (len(_BARS) - 1)
+    return "".join(" " if math.isnan(one) else _BARS[round(one)] for one in heights.tolist())

@@ -142,7 +142,7 @@ def _retrain(
     own = Lanes(ids, np.arange(lanes) == lane)
     batch = Batch(run.table, own, programs, initial=initial)
     batch.total_updates = shape.num_updates
-    progress = Progress(console, 1, shape.num_updates)
+    progress = Progress(console, 1, shape.num_updates, devices.describe(chosen))
     hooks = [Metrics(out, run.table), progress]
     train_batch(batch, hooks, Signals())
     for hook in hooks:

@@ -17,6 +17,7 @@ OWN = {
     "film": "--grid",
     "export": "ONNX",
     "plan": "--group-size",
+    "report": "--out",
     "envs": "solved",
 }
 ASK = """
@@ -76,10 +77,7 @@ def test_without_a_command_the_commands_are_listed():
         ("--num-seeds 3", "--num-seeds is not a command; did you mean ppo-jax train --num-seeds?"),
         ("trian", "trian is not a command; did you mean ppo-jax train?"),
         ("evalute runs/x", "evalute is not a command; did you mean ppo-jax evaluate?"),
-        (
-            "xyz",
-            "xyz is not a command; there are train, evaluate, replay, film, export, plan, envs",
-        ),
+        ("xyz", f"xyz is not a command; there are {', '.join(COMMANDS)}"),
     ],
 )
 def test_what_is_not_a_command_names_the_nearest(arguments, hint):

@@ -210,17 +210,15 @@ def test_the_screen_has_the_ranking_and_the_groups(swept):
         assert ("default" in cells) == (row["setting"] == 0)
         assert f"{row['learning_rate']:.4g}" in cells
         assert ("–" if row["iqm"] is None else f"{row['iqm']:.1f}") in cells
-    for name in ("sweep.csv", "curves.png", "statistics.csv", "metrics.csv"):
+    for name in ("sweep.csv", "report.html", "statistics.csv", "metrics.csv"):
         assert name in lines[-1]
         assert (out / name).exists()
 
 
-def test_the_curves_are_a_figure(swept):
-    figure = (swept[0] / "curves.png").read_bytes()
-    assert figure.startswith(b"\x89PNG\r\n\x1a\n")
-    assert figure.endswith(b"IEND\xaeB`\x82")
-    width, height = (int.from_bytes(figure[at : at + 4], "big") for at in (16, 20))
-    assert width > height > 300
+def test_the_report_of_the_end_is_the_command_s(swept, tmp_path):
+    report = (swept[0] / "report.html").read_bytes()
+    assert run_command("report", swept[0], "--out", tmp_path / "again.html", "--quiet")[0] == 0
+    assert report == (tmp_path / "again.html").read_bytes()
 
 
 def test_the_run_again_without_curves_has_the_same_statistics(swept, tmp_path):
@@ -229,7 +227,7 @@ def test_the_run_again_without_curves_has_the_same_statistics(swept, tmp_path):
     again = ("--config", out / "config.json", "--device", "cpu", "--no-curves", "--quiet")
     assert run_command("train", *again, "--out", other) == (0, "", "")
     assert not (other / "metrics.csv").exists()
-    assert not (other / "curves.png").exists()
+    assert b"There are no curves." in (other / "report.html").read_bytes()
     assert (other / "statistics.csv").read_bytes() == (out / "statistics.csv").read_bytes()
     with np.load(out / "parameters.npz") as one, np.load(other / "parameters.npz") as two:
         assert one.files == two.files

@@ -17,11 +17,12 @@ from ppo_jax.run.errors import FileSystemError, InputError
 
 CONFIG, SUMMARY, PARAMETERS = "config.json", "summary.json", "parameters.npz"
 METRICS, STATISTICS, EVALUATIONS = "metrics.csv", "statistics.csv", "evaluations.csv"
-SWEEP, EVOLUTION, FIGURE, FILM = "sweep.csv", "evolution.csv", "curves.png", "film.gif"
+SWEEP, EVOLUTION, REPORT, FILM = "sweep.csv", "evolution.csv", "report.html", "film.gif"
 FILES = (
-    *(CONFIG, METRICS, STATISTICS, EVALUATIONS, SWEEP, EVOLUTION, FIGURE, FILM),
+    *(CONFIG, METRICS, STATISTICS, EVALUATIONS, SWEEP, EVOLUTION, REPORT, FILM),
     *(PARAMETERS, SUMMARY),
 )
+COMPARISON = "comparison.html"
 EVENTS = "events.out.tfevents.*"
 GROWING = (METRICS, STATISTICS, EVALUATIONS, EVOLUTION, EVENTS)  # the others are written at once
 CHECKPOINTS = "checkpoints"
@@ -183,6 +184,11 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays)
     write(path, content.getbuffer())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write the text, atomically."""
+    write(path, text.encode())
 
 
 def write(path: Path, content: Any) -> None:

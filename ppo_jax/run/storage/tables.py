@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from ppo_jax.run.storage import folder
 
 _TAIL = 1 << 16  # bytes before an offset that a checkpoint remembers by their hash
+_READ = 1 << 22  # bytes of a table that are read at once
 
 
 class Table:
@@ -64,30 +66,39 @@ def truncate(path: Path, offsets: dict[str, dict[str, Any]]) -> None:
                 file.unlink()
 
 
-def read_metrics(path: Path, *names: str) -> dict[str, np.ndarray]:
+def read_metrics(path: Path, *names: str, growing: bool = False) -> dict[str, np.ndarray]:
     """Columns (all, unless some are named) of metrics.csv or evaluations.csv, [rows, agents] each.
 
     Agents go setting by setting, as in the agent table; NaN where an agent stopped before others.
-    Empty where there is no such file.
+    Empty where there is no such file. Of one that is still `growing`, half a last line is left out.
     """
     if not path.exists():
         return {}
-    with open(path, newline="") as file:
-        header, *rows = csv.reader(file)
-    columns = dict(zip(header, zip(*rows, strict=True), strict=True)) if rows else {}
-
-    def read(name: str) -> np.ndarray:
-        return np.array([float(cell or "nan") for cell in columns.get(name, ())])
-
-    setting = read("setting") if "setting" in columns else np.zeros(len(rows))
-    keys = np.stack([setting, read("seed")])
-    agents, agent = np.unique(keys, axis=1, return_inverse=True)
-    updates, row = np.unique(read("update"), return_inverse=True)
+    header, cells = _read(path, growing)
+    columns = dict(zip(header, cells.T, strict=True))
+    key = columns.get("setting", 0) * 2.0**32 + columns["seed"]  # one number, for its order
+    agents, agent = np.unique(key, return_inverse=True)
+    updates, row = np.unique(columns["update"], return_inverse=True)
     tables = {}
     for name in names or header:
-        tables[name] = np.full((len(updates), agents.shape[1]), np.nan)
-        tables[name][row.reshape(-1), agent.reshape(-1)] = read(name)  # NumPy may add an axis
+        tables[name] = np.full((len(updates), len(agents)), np.nan)
+        tables[name][row, agent] = columns[name]
     return tables
+
+
+def _read(path: Path, growing: bool) -> tuple[list[str], np.ndarray]:
+    """The header and the numbers, [lines, columns], part by part: ten thousand agents write more
+    than should be in memory as text."""
+    with open(path) as file:
+        header = file.readline().strip().split(",")
+        parts = [np.zeros((0, len(header)))]
+        while lines := file.readlines(_READ):
+            if growing and not lines[-1].endswith("\n"):
+                lines.pop()
+            text = re.sub(r",(?=[,\n]|$)", ",nan", "".join(lines))
+            if text:
+                parts.append(np.loadtxt(text.splitlines(), delimiter=",", ndmin=2))
+    return header, np.concatenate(parts)
 
 
 def _growing(path: Path) -> list[Path]:

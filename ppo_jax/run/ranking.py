@@ -1,4 +1,4 @@
-"""Reports a run: settings ranked with intervals, in a table, a file and a figure."""
+"""Ranks the settings of a run, with intervals, in a table and a file."""
 
 import csv
 from pathlib import Path
@@ -14,7 +14,6 @@ from ppo_jax.run.console import Console
 from ppo_jax.run.storage import folder
 
 _SHOWN = 20  # rows of the table on the screen; the file has all
-_DRAWN = 8  # curves in the figure
 _BOOTSTRAP = 0xB007  # key of the resampling
 _QUARTILES = ("solved_after_q25", "solved_after", "solved_after_q75")
 
@@ -25,40 +24,46 @@ def write(
     path: Path,
     table: AgentTable,
     eval_returns: np.ndarray,
-    metrics: dict[str, np.ndarray],
+    solving: np.ndarray | None,
     solved_at: float | None,
     console: Console,
 ) -> list[Row]:
-    """Show the ranked settings, write sweep.csv (of several settings), and draw the curves.
+    """Show the ranked settings, and write sweep.csv (of several settings).
 
     Args:
         eval_returns: [agents], greedy; NaN where an agent diverged, which counts as the worst.
-        metrics: [updates, agents], the columns of metrics.csv; empty without curves.
+        solving: [agents], of `steps_to_solve`; none without curves.
         solved_at: the return from which an agent counts as solved; none: none does.
 
     Returns: the ranked rows.
     """
-    returns, steps = metrics.get("episode_return"), None
-    if returns is not None:  # an agent that stopped early keeps its last steps
-        steps = np.fmax.accumulate(metrics["step"], axis=0)
-    rows = rank(table, eval_returns, returns, steps, solved_at)
+    rows = rank(table, eval_returns, solving, solved_at)
     _show(rows, table, console)
-    with folder.file_system(path):
-        if table.num_settings > 1:
-            with open(path / folder.SWEEP, "w", newline="") as file:
-                writer = csv.DictWriter(file, list(rows[0]))
-                writer.writeheader()
-                writer.writerows(rows)
-        if returns is not None and steps is not None:
-            _draw(path / folder.FIGURE, rows, table, returns, steps, solved_at)
+    if table.num_settings > 1:
+        with folder.file_system(path), open(path / folder.SWEEP, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
     return rows
+
+
+def steps_to_solve(metrics: dict[str, np.ndarray], solved_at: float | None) -> np.ndarray | None:
+    """Steps after which each agent first solved, [agents]; inf where it never did.
+
+    metrics: [updates, agents], the columns of metrics.csv. None without curves or a threshold.
+    """
+    if not metrics or solved_at is None:
+        return None
+    steps = np.fmax.accumulate(metrics["step"], axis=0)  # one that stopped early keeps its last
+    steps = steps.astype(np.float32)  # here: jax makes int64 int32, which 2**31 overflows
+    returns = metrics["episode_return"].astype(np.float32)
+    return np.asarray(jax.jit(statistics.steps_to_solve)(returns, steps, solved_at))
 
 
 def rank(
     table: AgentTable,
     eval_returns: np.ndarray,
-    returns: np.ndarray | None,
-    env_steps: np.ndarray | None,
+    solving: np.ndarray | None,
     solved_at: float | None,
 ) -> list[Row]:
     """A row per setting, best interquartile mean of the final greedy returns first; of equals, the
@@ -71,11 +76,10 @@ def rank(
     none = np.full(len(scores), np.nan)
     columns["solved"] = none if solved_at is None else (scores >= solved_at).mean(axis=1)
     after = np.full((len(scores), 3), np.inf)
-    if returns is not None and env_steps is not None and solved_at is not None:
-        steps = env_steps.astype(np.float32)  # here: jax makes int64 int32, which 2**31 overflows
-        solving = jax.jit(statistics.steps_to_solve)(returns, steps, solved_at)
-        by_setting = solving.reshape(len(scores), -1)
-        after = np.asarray(statistics.quantiles_of_solving(by_setting))
+    if solving is not None:
+        after = np.asarray(
+            statistics.quantiles_of_solving(jnp.asarray(solving).reshape(scores.shape))
+        )
     worst_first = np.lexsort((-np.arange(len(scores)), columns["solved"], columns["iqm"]))
     rows = []
     for place, setting in enumerate(worst_first[::-1].tolist(), start=1):
@@ -120,47 +124,3 @@ def _show(rows: list[Row], table: AgentTable, console: Console) -> None:
 
 def _shown(value: float | None, form: str) -> str:
     return "–" if value is None else format(value, form)
-
-
-def _draw(
-    path: Path,
-    rows: list[Row],
-    table: AgentTable,
-    returns: np.ndarray,
-    env_steps: np.ndarray,
-    solved_at: float | None,
-) -> None:
-    """Learning curves over agents, the interquartile mean and the middle half, of the best settings
-    and of the default, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no screen, no global state
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    panel, summarize = figure.add_subplot(), jax.jit(statistics.summarize)
-    default = next(row for row in rows if row["setting"] == 0)
-    best = [row for row in rows[:_DRAWN] if row is not default]
-    for row in [default, *best[: _DRAWN - 1]]:
-        mask = table.setting == row["setting"]
-        steps = env_steps[:, mask].mean(axis=1)
-        summary = jax.tree.map(np.asarray, summarize(jnp.asarray(returns[:, mask])))
-        known = ~np.isnan(summary.iqm)
-        label = ", ".join(f"{name} {row[name]:.4g}" for name in table.values)
-        style: dict[str, Any] = {"label": label}
-        if row is default:
-            style = {"label": f"{label} (default)" if label else "", "color": "black"}
-        (line,) = panel.plot(steps[known], summary.iqm[known], **style)
-        low, high = summary.quantiles[known, 1], summary.quantiles[known, 3]
-        color = line.get_color()
-        panel.fill_between(steps[known], low, high, alpha=0.15, color=color, linewidth=0)
-    if solved_at is not None:
-        panel.axhline(solved_at, color="gray", linewidth=0.8, linestyle="--")
-    panel.set(
-        xlabel="environment steps of an agent",
-        ylabel="episode return while training",
-        title=f"interquartile mean and middle half of {rows[0]['seeds']:,} seeds",
-    )
-    if table.values:
-        figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
-    panel.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=130)

@@ -1,0 +1,217 @@
+"""Draws charts as HTML figures with an inline SVG each: functions of arrays, and nothing else.
+
+The SVG holds what is drawn, stretched to the figure's width; the labels are HTML, so that they keep
+their size on a phone. Every path carries its values for page.js, which shows them.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from html import escape
+from typing import NamedTuple
+
+import numpy as np
+
+_SIZE = 1000  # of the SVG's own coordinates, both ways
+_COLORS = 8  # of page.css
+
+
+class Line(NamedTuple):
+    """A curve, with a band or without; or dots."""
+
+    name: str
+    keys: str  # what the legend's entries switch, separated by blanks
+    color: int
+    x: np.ndarray
+    y: np.ndarray
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+    kind: str = "line"  # or "thin" or "dots"
+    labels: Sequence[str] = ()  # of dots
+
+
+class Level(NamedTuple):
+    """A horizontal line across a chart."""
+
+    name: str
+    y: float
+
+
+def chart(
+    title: str,
+    lines: Sequence[Line],
+    x_label: str,
+    *,
+    levels: Sequence[Level] = (),
+    limits: tuple[float, float] | None = None,
+    log: str = "",
+    percent: bool = False,
+    names: Sequence[str] = (),
+    wide: bool = False,
+) -> str:
+    """A figure with the lines over x; empty where none has a value.
+
+    Args:
+        levels: lines across.
+        limits: the ends of the y axis; none: where the lines are.
+        log: the axes that are logarithmic, of "xy".
+        percent: whether values are fractions, to be shown as percentages.
+        names: of whole numbers on the x axis, instead of the numbers.
+        wide: whether it takes the page's whole width.
+    """
+    lines = [line for line in lines if np.isfinite(line.y).any()]
+    if not lines:
+        return ""
+    left, right = (-0.5, len(names) - 0.5) if names else _ends(lines, "x" in log)
+    bottom, top = limits or _limits(lines, levels, "y" in log)
+    x, y = _Axis(left, right, "x" in log), _Axis(top, bottom, "y" in log)
+    y_ticks = _ticks(bottom, top, 5, "y" in log)
+    x_ticks = list(range(len(names))) if names else _ticks(left, right, 4, "x" in log)
+    shapes = [f'<path class="grid" d="M0 {y(tick)}H{_SIZE}"/>' for tick in y_ticks]
+    shapes += [f'<path class="level" d="M0 {y(level.y)}H{_SIZE}"/>' for level in levels]
+    for line in sorted(lines, key=lambda line: line.kind != "thin"):
+        shapes += _shapes(line, x, y)
+    form = _percent if percent else short
+    texts = [_text("y", f"top:{y(tick) / 10:g}%", form(tick)) for tick in y_ticks]
+    texts += [
+        _text("x", f"left:{x(tick) / 10:g}%", names[round(tick)] if names else short(tick))
+        for tick in x_ticks
+    ]
+    for place, level in enumerate(levels):  # side by side, for they may be close
+        side = f"left:{1 + 40 * place}%;top:{y(level.y) / 10:g}%"
+        texts.append(_text("mark", side, level.name))
+    texts.append(_text("label", "", x_label))
+    data = f'data-x="{left:.6g} {right:.6g}" data-unit="{escape(x_label)}"'
+    data += " data-log" * ("x" in log) + " data-percent" * percent + " data-names" * bool(names)
+    return (
+        f'<figure class="chart{" wide" * wide}"><figcaption>{escape(title)}</figcaption>'
+        f'<div class="plot" {data}><svg viewBox="0 0 {_SIZE} {_SIZE}" preserveAspectRatio="none"'
+        f' role="img" aria-label="{escape(_describe(title, lines, x_label, form))}">'
+        f"{''.join(shapes)}</svg>{''.join(texts)}</div></figure>"
+    )
+
+
+def short(value: float) -> str:
+    """A number in few characters: 1.2M, 25k, 0.015."""
+    if not math.isfinite(value):
+        return "–"
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= max(size, 1e4):
+            return f"{value / size:.4g}{unit}"
+    return f"{value:.4g}"
+
+
+def spread(count: int, at: float) -> np.ndarray:
+    """Places of so many dots within 0.35 of `at`, so that equal values do not cover each other."""
+    return at + 0.7 * ((np.arange(count) * 0.618034 + 0.5) % 1 - 0.5)
+
+
+class _Axis:
+    """From values to the SVG's whole coordinates."""
+
+    def __init__(self, first: float, last: float, log: bool = False):
+        self._log = log
+        self._first, self._length = self._scaled(first), self._scaled(last) - self._scaled(first)
+
+    def __call__(self, value: float) -> int:
+        place = _SIZE * (self._scaled(value) - self._first) / self._length
+        return round(min(max(place, -_SIZE), 2 * _SIZE))  # beyond is cut off anyway
+
+    def _scaled(self, value: float) -> float:
+        return math.log(value) if self._log else float(value)
+
+
+def _shapes(line: Line, x: _Axis, y: _Axis) -> Iterator[str]:
+    """What is drawn of a line: its band, then itself with its values."""
+    known = np.flatnonzero(np.isfinite(line.y)).tolist()
+    same = f'c{line.color % _COLORS}" data-keys="{escape(line.keys)}"'
+    data = f'{same} data-name="{escape(line.name)}" data-y="{_numbers(line.y[known])}"'
+    if line.low is not None and line.high is not None:
+        low, high = line.low, line.high
+        banded = [one for one in known if math.isfinite(low[one]) and math.isfinite(high[one])]
+        if len(banded) > 1:
+            upper = [f"{x(line.x[one])} {y(high[one])}" for one in banded]
+            lower = [f"{x(line.x[one])} {y(low[one])}" for one in reversed(banded)]
+            yield f'<path class="band {same} d="M{"L".join(upper + lower)}Z"/>'
+        if banded == known:
+            data += f' data-low="{_numbers(low[known])}" data-high="{_numbers(high[known])}"'
+    if line.labels:
+        data += f' data-labels="{escape("|".join(line.labels[one] for one in known))}"'
+    places = [f"{x(line.x[one])} {y(line.y[one])}" for one in known]
+    if line.kind == "dots":  # lines of no length, whose round ends no stretching makes oval
+        shape = "".join(f"M{place}h0" for place in places)
+    else:
+        shape = f"M{'L'.join(places)}"
+    yield f'<path class="{line.kind} {data} d="{shape}"/>'
+
+
+def _numbers(values: np.ndarray) -> str:
+    return " ".join(f"{value:.4g}" for value in values)
+
+
+def _text(kind: str, place: str, text: str) -> str:
+    style = f' style="{place}"' if place else ""
+    return f'<span class="{kind}"{style} aria-hidden="true">{escape(text)}</span>'
+
+
+def _describe(title: str, lines: Sequence[Line], x_label: str, form: Callable[[float], str]) -> str:
+    """The chart in words, for those who do not see it."""
+    shown = [line for line in lines if line.kind != "thin"] or lines
+    said = []
+    for line in shown[:_COLORS]:
+        known = line.y[np.isfinite(line.y)]
+        if line.kind == "dots":
+            said.append(f"{line.name} from {form(known.min())} to {form(known.max())}")
+        else:
+            said.append(f"{line.name} goes from {form(known[0])} to {form(known[-1])}")
+    return f"{title} over {x_label}: {'; '.join(said)}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.3g} %"
+
+
+def _ends(lines: Sequence[Line], log: bool) -> tuple[float, float]:
+    """The ends of the x axis: zero where that is near, and room for dots at either end."""
+    across = np.concatenate([line.x[np.isfinite(line.y)] for line in lines])
+    left, right = float(across.min()), float(across.max())
+    if not log and 0 < left < (right - left) / 5:
+        left = 0.0
+    if right > left and any(line.kind == "dots" for line in lines):
+        return _apart(left, right, log)
+    return (left, right) if right > left else (left - 0.5, right + 0.5)
+
+
+def _limits(lines: Sequence[Line], levels: Sequence[Level], log: bool) -> tuple[float, float]:
+    """The ends of the y axis: every line whole, of bands and thin lines all but the outermost."""
+    around = [line.y for line in lines if line.kind == "thin"]
+    around += [edge for line in lines for edge in (line.low, line.high) if edge is not None]
+    main = np.concatenate([np.zeros(0), *(line.y for line in lines if line.kind != "thin")])
+    ends = [*main[np.isfinite(main)].tolist(), *(level.y for level in levels)]
+    outer = np.concatenate([np.zeros(0), *around])
+    outer = outer[np.isfinite(outer)]
+    ends += np.quantile(outer, [0.01, 0.99]).tolist() if outer.size else []
+    bottom, top = min(ends), max(ends)
+    if bottom == top:
+        return bottom - (0.5 * abs(bottom) or 1), top + (0.5 * abs(top) or 1)
+    return _apart(bottom, top, log)
+
+
+def _apart(low: float, high: float, log: bool) -> tuple[float, float]:
+    """The ends, 4 % of their distance further apart."""
+    if log:
+        return low / (high / low) ** 0.04, high * (high / low) ** 0.04
+    return low - 0.04 * (high - low), high + 0.04 * (high - low)
+
+
+def _ticks(low: float, high: float, about: int, log: bool) -> list[float]:
+    """Round numbers, about so many, from `low` to `high`; powers of ten of a logarithmic axis that
+    has two."""
+    if log:
+        powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
+        if len(powers) > 1:
+            return [10.0**power for power in powers]
+    raw = (high - low) / about
+    size = 10.0 ** math.floor(math.log10(raw))
+    step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if size * factor >= raw * 0.999)
+    first, last = math.ceil(low / step), math.floor(high / step)
+    return [float(f"{place * step:.12g}") for place in range(first, last + 1)]

@@ -1,0 +1,253 @@
+"""Reads what a report shows from a run's folder, as plain values; an unfinished run's as well."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ppo_jax import env
+from ppo_jax.config import Config
+from ppo_jax.recipes import RECIPES, row
+from ppo_jax.run import agents, ranking
+from ppo_jax.run.agents import AgentTable
+from ppo_jax.run.experiment import Experiment, read_description
+from ppo_jax.run.report.curves import POINTS, Curve, binned, carried, ends, interquartile
+from ppo_jax.run.storage import folder, tables
+
+SEEDS = 30  # drawn as lines of their own
+SETTINGS = 8  # of a sweep that are drawn: the default and the best
+DIAGNOSTICS = {
+    "approx_kl": "KL divergence",
+    "clip_fraction": "clip fraction",
+    "entropy": "entropy",
+    "explained_variance": "explained variance",
+    "policy_loss": "policy loss",
+    "value_loss": "value loss",
+    "actor_grad_norm": "gradient norm, actor",
+    "critic_grad_norm": "gradient norm, critic",
+    "episode_length": "episode length",
+}
+_CHANGES = ("env_params", "env_kwargs", "max_episode_steps")  # which make it another environment
+_STAND_INS = {"env": "CartPole-v1", "network": "mlp", "optimizer": "an:object"}
+
+
+class Group(NamedTuple):
+    """Agents that a report draws in one color: those of a setting, or of a run."""
+
+    name: str
+    seeds: np.ndarray  # [agents]
+    curves: dict[str, Curve]  # by metric; "solved" is the share of agents at the threshold
+    lines: np.ndarray  # [points, agents], of the first agents, their returns while training
+    returns: np.ndarray  # [agents], greedy, at the end; NaN where an agent diverged
+    solving: np.ndarray  # [agents], steps to solve; inf where it never did
+
+
+class Run(NamedTuple):
+    """What there is to show of a run."""
+
+    path: Path
+    env: str
+    table: AgentTable
+    description: dict[str, Any]
+    summary: dict[str, Any]  # empty while the run trains
+    groups: list[Group]  # the best first
+    rows: list[dict[str, Any]]  # of the ranking
+    updates: int  # so far
+    solved_at: float | None
+    best: env.Best | None  # the highest return there is; none where it is unknown
+    evolution: dict[str, Curve]  # by hyperparameter: of the best agent, and the population's range
+
+
+def read(
+    path: Path,
+    table: AgentTable | None = None,
+    summary: dict[str, Any] | None = None,
+    metrics: dict[str, np.ndarray] | None = None,
+) -> Run:
+    """What the run of this folder has to show; a caller gives what it has read already.
+
+    Raises OSError without a config.json, ValueError for files that are not a run's.
+    """
+    saved = folder.read_json(path / folder.CONFIG)
+    table = _read_table(saved) if table is None else table
+    if summary is None:
+        found = (path / folder.SUMMARY).exists()
+        summary = folder.read_json(path / folder.SUMMARY) if found else {}
+    growing = not summary.get("finished")
+    if metrics is None:
+        metrics = tables.read_metrics(path / folder.METRICS, growing=growing)
+    metrics = metrics if metrics and len(metrics["step"]) else {}
+    name, solved_at = _name(saved), env.SOLVED_AT.get(_name(saved))
+    described = table.experiment.describe()
+    described["algorithm"] |= {one: _plain(value) for one, value in _objects(saved).items()}
+    described["versions"] = saved.get("versions", {})
+    changed = [described["algorithm"][one] for one in _CHANGES]
+    changed += [one for one in table.values if one.startswith("env_params.")]
+    rows = summary.get("statistics") or []
+    return Run(
+        path=path,
+        env=name,
+        table=table,
+        description=described,
+        summary=summary,
+        groups=_groups(table, summary, metrics, rows, solved_at),
+        rows=rows,
+        updates=len(next(iter(metrics.values()), ())),
+        solved_at=solved_at,
+        best=None if any(changed) else env.BEST.get(name),
+        evolution=_evolution(path / folder.EVOLUTION, list(table.experiment.evolving)),
+    )
+
+
+def options(run: Run) -> Iterator[tuple[str, str, Any]]:
+    """What was asked for: box, name and value of every option."""
+    for box in ("algorithm", "agents", "stopping"):
+        for name, value in run.description[box].items():
+            yield box, name, value
+
+
+def differences(run: Run) -> list[list[str]]:
+    """Options whose values are not the recipe's, or the defaults: name, value, usual value."""
+    recipe, named = run.description["agents"]["recipe"], run.description["algorithm"]["env"]
+    usual = {**vars(Config()), **(row(recipe, named) if recipe in RECIPES else {})}
+    if usual["total_timesteps"] is not None:
+        usual["num_updates"] = None  # it follows
+    defaults = {**vars(Experiment()), "algorithm": usual}
+    found = []
+    for box, name, value in options(run):
+        own = defaults[box]
+        default = shown(own.get(name) if box == "algorithm" else getattr(own, name))
+        if name != "env" and shown(value) != default:
+            found.append([name, shown(value), default])
+    return found
+
+
+def shown(value: Any) -> str:
+    """A value of a configuration, in words."""
+    match value:
+        case None | () | []:
+            return "none"
+        case bool():
+            return "yes" if value else "no"
+        case float() | int():
+            return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+        case list() | tuple():
+            return ", ".join(map(shown, value))
+        case dict():
+            return ", ".join(f"{name} {shown(one)}" for name, one in value.items()) or "none"
+    return str(value)
+
+
+def _read_table(saved: dict[str, Any]) -> AgentTable:
+    """The agents of a run; a part that was an object, which no file holds, decides nothing here."""
+    own = {name: _STAND_INS[name] for name in _objects(saved)}
+    return agents.table(read_description(saved, **own))
+
+
+def _objects(saved: dict[str, Any]) -> dict[str, Any]:
+    algorithm = saved.get("algorithm") or {}
+    return {name: algorithm[name] for name in _STAND_INS if isinstance(algorithm.get(name), dict)}
+
+
+def _name(saved: dict[str, Any]) -> str:
+    algorithm = saved.get("algorithm") or saved.get("config") or {}
+    return _plain(algorithm.get("env", "CartPole-v1"))
+
+
+def _plain(value: Any) -> str:
+    return str(value["object"]) if isinstance(value, dict) else str(value)
+
+
+def _groups(
+    table: AgentTable,
+    summary: dict[str, Any],
+    metrics: dict[str, np.ndarray],
+    rows: list[dict[str, Any]],
+    solved_at: float | None,
+) -> list[Group]:
+    """The settings that are drawn, the best first; unranked ones in their order."""
+    ranked = [row["setting"] for row in rows] or list(range(table.num_settings))
+    drawn = sorted(ranked, key=lambda setting: setting != 0)[:SETTINGS]
+    returns = summary.get("eval_return_per_seed") or []
+    evaluated = np.array([np.nan if one is None else one for one in returns], float)
+    solving = ranking.steps_to_solve(metrics, solved_at)
+    at = _settings_of_columns(metrics)
+    made = []
+    for setting in [one for one in ranked if one in drawn]:
+        mask, own = at == setting, table.setting == setting
+        values = {name: one[:, mask] for name, one in metrics.items()} if mask.any() else {}
+        made.append(
+            _group(
+                _label(table, setting),
+                np.fmax.reduce(values["seed"]) if values else table.seeds[own],
+                values,
+                evaluated[own] if len(evaluated) else evaluated,
+                np.zeros(0) if solving is None else solving[mask],
+                solved_at,
+                SEEDS // len(drawn),
+            )
+        )
+    return made
+
+
+def _settings_of_columns(metrics: dict[str, np.ndarray]) -> np.ndarray:
+    """The setting of each column of the metrics, [agents]: an interrupted run has fewer agents."""
+    if "setting" in metrics:
+        return np.nanmax(metrics["setting"], axis=0)
+    return np.zeros(len(metrics["seed"][0]) if metrics else 0)
+
+
+def _group(
+    name: str,
+    seeds: np.ndarray,
+    metrics: dict[str, np.ndarray],
+    returns: np.ndarray,
+    solving: np.ndarray,
+    solved_at: float | None,
+    drawn: int,
+) -> Group:
+    curves: dict[str, Curve] = {}
+    lines = np.zeros((0, 0))
+    if metrics:
+        frozen = binned(metrics["env_steps"]) == 0
+        steps = ends(np.fmax.accumulate(metrics["step"], axis=0)).mean(axis=1)
+        values = {}
+        for metric in ("episode_return", *DIAGNOSTICS):
+            values[metric] = np.where(frozen, np.nan, carried(binned(metrics[metric])))
+            curves[metric] = Curve(steps, *interquartile(values[metric]))
+        lines = values["episode_return"][:, :drawn]
+        if solved_at is not None:
+            share = (values["episode_return"] >= solved_at).mean(axis=1)
+            curves["solved"] = Curve(steps, share, *np.full((2, len(share)), np.nan))
+    return Group(name, seeds, curves, lines, returns, solving)
+
+
+def _label(table: AgentTable, setting: int) -> str:
+    values = ", ".join(f"{name} {value:.4g}" for name, value in table.describe(setting).items())
+    return f"{values}{' (default)' * (setting == 0)}" if values else "all seeds"
+
+
+def _evolution(path: Path, names: list[str]) -> dict[str, Curve]:
+    """Each hyperparameter over generations: that of the agent of the best fitness, and the lowest
+    and highest of the population."""
+    if not names or not path.exists():
+        return {}
+    with open(path, newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row[names[-1]]]
+    cells = {
+        name: np.array([float(row[name] or "nan") for row in rows])
+        for name in ("update", "fitness", *names)
+    }
+    updates = np.unique(cells["update"])
+    found: dict[str, list[Any]] = {name: [] for name in names}
+    for update in updates[-POINTS:]:
+        now = cells["update"] == update
+        fitness = np.nan_to_num(cells["fitness"][now], nan=-np.inf)
+        known = np.isfinite(fitness).any()
+        for name, points in found.items():
+            own = cells[name][now]
+            best = own[fitness.argmax()] if known else np.nan
+            points.append((update, best, own.min(), own.max()))
+    return {name: Curve(*np.array(points).T) for name, points in found.items()}
