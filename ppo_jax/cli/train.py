@@ -6,6 +6,7 @@ from typing import Any
 
 from ppo_jax import __version__
 from ppo_jax.cli import flags
+from ppo_jax.config import Config
 from ppo_jax.run import xla
 from ppo_jax.run.console import Console
 from ppo_jax.run.errors import run_command
@@ -42,13 +43,22 @@ def _main(arguments: list[str], command: str) -> int:
         return 0
     with xla.compilation_cache(machine.compilation_cache):
         summary = pipeline.run(experiment, path, console)
-    _report(summary, console)
+    _report(summary, _best(experiment.algorithm), console)
     files = [name for name in folder.FILES if (path / name).exists()]
     console.say(f"wrote {path}{os.sep}: {', '.join(files)}, TensorBoard events")
     return 0
 
 
-def _report(summary: dict[str, Any], console: Console) -> None:
+def _best(config: Config) -> str:
+    """The highest return that is known of an environment with its own parameters."""
+    from ppo_jax import env
+
+    changed = config.env_kwargs or config.env_params or config.max_episode_steps
+    best = None if changed else env.BEST.get(config.env)
+    return f"{best.kind}: {best.value:g}" if best else ""
+
+
+def _report(summary: dict[str, Any], known: str, console: Console) -> None:
     returns = [value for value in summary["eval_return_per_seed"] if value is not None]
     mean = sum(returns) / len(returns) if returns else float("nan")
     console.say(
@@ -61,7 +71,9 @@ def _report(summary: dict[str, Any], console: Console) -> None:
         solved = round(summary["solved_fraction"] * agents)
         said = "solved" if solved == agents else f"solved by {solved} of {agents} agents"
         said = said if solved else "not solved"
-        verdict = f"{said}: {verdict} (solved at {summary['solved_at']:g})"
+        verdict = f"{said}: {verdict} (solved at {summary['solved_at']:g}{known and f'; {known}'})"
+    elif known:
+        verdict += f" ({known})"
     console.say(verdict)
     if summary["diverged_seeds"]:
         frozen = ", ".join(summary["frozen_agents"])

@@ -39,7 +39,7 @@ def test_a_run_says_what_it_does_and_where_it_wrote(finished):
     assert "compiling fast for 2 agents" in said
     assert "training 100%: 2,560 steps" in said
     assert "steps/s, mean return" in said
-    assert "over 100 fresh episodes (solved at 475)" in said
+    assert "over 100 fresh episodes (solved at 475; optimum: 500)" in said
     assert f"wrote {out}" in said
 
 
