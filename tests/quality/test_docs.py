@@ -73,7 +73,7 @@ def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 120
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, DOCS / "tour.ipynb"], ids=lambda page: page.name)
 def test_links_lead_to_files_and_headings(page):
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if "://" in link:
@@ -213,7 +213,7 @@ def test_the_tour_runs(monkeypatch):
     names["plt"].close("all")
     assert names["returns"].mean() >= 475
     assert names["summary"].count.max() == 100
-    assert names["means"].argmax() in (1, 2)  # neither the smallest rate nor the largest
+    assert names["lows"][2] > names["highs"][0]  # the rate 1e-2 against 1e-3
     assert (names["lows"] <= names["means"]).all()
     assert (names["means"] <= names["highs"]).all()
     for docking in (names["built_in"], names["own"]):
