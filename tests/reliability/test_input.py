@@ -173,13 +173,13 @@ REFUSED_WITH_THE_ENVIRONMENT = [
     row(
         "minibatches that memory cannot be cut into",
         "--network gru --num-envs 6 --num-minibatches 4",
-        "num_minibatches 4 cuts the time of 6 environments × 64 steps",
+        "num_minibatches 4 cuts the sequences of 6 environments × 64 steps",
         "num_minibatches 3",
     ),
     row(
         "minibatch that memory cannot be cut into",
         "--network gru --num-envs 6 --minibatch-size 96",
-        "minibatch_size 96 cuts the time of 6 environments × 64 steps",
+        "minibatch_size 96 cuts the sequences of 6 environments × 64 steps",
         "128",
     ),
     row("whole episodes and memory", "--recipe notebook --network gru", "give num_steps instead"),
