@@ -228,8 +228,8 @@ def test_the_tour_runs(monkeypatch):
     assert (names["lows"] <= names["means"]).all()
     assert (names["means"] <= names["highs"]).all()
     for docking in (names["built_in"], names["own"]):
-        first, last = docking.episode_return[0], docking.episode_return[-1]
-        assert (last > first + 10).all()
+        first, *_, last = jax.numpy.median(docking.episode_return, axis=1)
+        assert last > first + 30
     for curves in (names["metrics"].episode_return, names["spo"]):
         curves = jax.numpy.nanmean(curves, axis=0)
         assert curves[-10:].mean() > curves[0] + 100
