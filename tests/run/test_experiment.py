@@ -36,6 +36,7 @@ ALLOWED = {
     "cli/__init__.py": {"plan", "version"},  # a command; `ppo-jax --version`
     "cli/envs.py": {"debug", "quiet", "recipe"},  # options, and a column, of its own
     "cli/evaluate.py": {"agent", "seed"},  # options of its own
+    "cli/export.py": {"agent", "out", "overwrite", "seed", "quiet"},  # options of its own
     "cli/film.py": {"agent", "out", "overwrite", "seed"},  # options of its own
     "cli/flags.py": {  # those that decide the others' defaults, and the repeated, which are
         *("recipe", "resume", "out", *REPEATED),  # appended to theirs; options of other commands
@@ -44,6 +45,7 @@ ALLOWED = {
     "cli/replay.py": {  # options of its own; one that a run may have had
         *("agent", "device", "out", "overwrite", "evolve"),
     },
+    "cli/report.py": {"out", "quiet", "debug"},  # options of its own
     "cli/train.py": {"plan", "agent"},  # a command; a key of summary.json
     "run/checkpointer.py": {"device"},  # a key of a checkpoint's metadata
     "run/console.py": {"quiet"},  # rich's
@@ -57,6 +59,8 @@ ALLOWED = {
     "run/pipeline.py": {"device", "recipe", "seed", "num_seeds"},  # keys of summary.json
     "run/planning.py": {"group_size"},  # what a plan says
     "run/replaying.py": {"agent", "seed"},  # a replay's request, and its summary
+    "run/report/data.py": {"curves", "seed", "recipe"},  # what a run was asked for
+    "run/report/page.py": {"num_seeds", "recipe", "device"},  # what a run was asked for
     "run/saved.py": {"agent"},  # a column of evolution.csv
     "run/sinks.py": {"seed", "resume"},  # a column of metrics.csv; the tracking library's
     "run/storage/tables.py": {"seed"},  # a column of metrics.csv
