@@ -6,9 +6,12 @@ from typing import Any
 
 def load(path: str, field: str) -> Any:
     """The object at "package.module:name". Raises ValueError, in one line, where there is none."""
+    import jax  # here: names are needed where jax is not
+
     module, _, attribute = path.partition(":")
     try:
-        found = importlib.import_module(module)
+        with jax.ensure_compile_time_eval():  # inside a trace its constants would be tracers
+            found = importlib.import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
     except Exception as error:  # a user's module may raise anything

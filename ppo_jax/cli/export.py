@@ -22,8 +22,8 @@ class Options(flags.Common):
 
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """Folder of a run of ppo-jax train, or pretrained:ENV."""
-    agent: int
-    """Number of the agent, from 0."""
+    agent: int = 0
+    """Number of the agent."""
     out: str | None = None
     """Folder for the files (none: export-AGENT in the run's; of a pretrained agent
     ENV-export here)."""

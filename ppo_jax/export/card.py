@@ -37,7 +37,7 @@ session = onnxruntime.InferenceSession("policy.onnx")
 ```
 """
 _JAX = """
-With `pip install jax`:
+With `pip install jax flatbuffers`:
 
 ```python
 from jax import export

@@ -37,8 +37,8 @@ class DivergedError(CommandError, RuntimeError):
 class Interrupted(KeyboardInterrupt):
     """A signal stopped the run; by convention the exit code is 128 + the signal's number."""
 
-    def __init__(self, number: int):
-        super().__init__(f"stopped by {signal.Signals(number).name}")
+    def __init__(self, number: int, remedy: str = ""):
+        super().__init__(f"stopped by {signal.Signals(number).name}{remedy}")
         self.code = 128 + number
 
 

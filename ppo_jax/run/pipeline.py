@@ -192,7 +192,7 @@ def _run(
     if main:
         _report(plan, path, console, hooks, made, summary)
     if signals.received:
-        raise Interrupted(signals.received)
+        raise Interrupted(signals.received, f"; ppo-jax train --out {path} --resume continues it")
     return summary
 
 

@@ -235,7 +235,7 @@ def test_a_signal_ends_the_run_after_its_chunk_and_keeps_what_was_trained(tmp_pa
     process.send_signal(number)
     found, _, error = finish(process)
     assert found == code, error
-    assert f"stopped by {number.name}" in error
+    assert f"stopped by {number.name}; ppo-jax train --out run --resume continues it" in error
     run = load(tmp_path / "run")
     assert not run.summary["finished"]
     assert run.summary["env_steps"] == run.metrics["step"][-1].sum()

@@ -53,6 +53,18 @@ def test_a_factory_in_a_file_is_found_by_its_path(tmp_path, monkeypatch):
     )
 
 
+def test_constants_of_a_file_that_is_first_loaded_in_a_trace_are_arrays(tmp_path, monkeypatch):
+    (tmp_path / "own_constants.py").write_text(
+        f"import jax.numpy as jnp\nfrom {HERE} import make_teller\n\nENDS = jnp.array([3, 4])\n\n"
+        "def make():\n    return make_teller(ENDS[1])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = SMALL.replace(env="own_constants:make")
+    jax.eval_shape(lambda key: ppo.init(key, config), jax.random.key(0))
+    terminated, _ = flags(config)
+    np.testing.assert_array_equal(terminated, np.arange(1, 9) >= 4)
+
+
 @pytest.fixture
 def registered():
     gymnax.register("Probe-corridor", Corridor)
