@@ -13,7 +13,7 @@ COMMANDS = {
     "export": "write an agent's policy as ONNX, StableHLO, and for NumPy alone",
     "plan": "say what a training would need, in memory and time",
     "report": "write a run's report, or compare several, as one HTML page",
-    "envs": "list the environments, their spaces and recipes",
+    "envs": "list the environments and their spaces",
 }
 
 

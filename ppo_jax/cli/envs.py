@@ -1,4 +1,4 @@
-"""ppo-jax envs: lists the environments, their spaces and recipes."""
+"""ppo-jax envs: lists the environments and their spaces."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from ppo_jax.run.errors import run_command
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """List the environments that train by name: their spaces, time limit, the recipe that `fast`
-    has for them, and the mean return from which they count as solved."""
+    """List the environments that train by name: their spaces, time limit, and the mean return from
+    which they count as solved."""
 
     debug: bool = False
     """Print the traceback of an error."""
@@ -26,20 +26,19 @@ def _main(arguments: list[str]) -> int:
     flags.parse(Options, arguments, "envs")
     from ppo_jax import env  # gymnax: seconds
 
-    header = ["environment", "observation", "action", "steps", "recipe", "solved at"]
+    header = ["environment", "observation", "action", "steps", "solved at"]
     rows = [_row(name) for name in env.names()]
     Console(quiet=False).table(f"{len(rows)} environments", header, rows)
     return 0
 
 
 def _row(name: str) -> list[str]:
-    from ppo_jax import Config, env, recipes, spaces
+    from ppo_jax import Config, env, spaces
 
-    recipe = "tuned" if name in recipes.FAST else "general"
     try:
         made = env.make(Config(env=name))
     except ValueError:  # its data set or another package is absent
-        return [name, "cannot be made here", "", "", recipe, ""]
+        return [name, "cannot be made here", "", "", ""]
     described = map(spaces.describe, (made.observation_space, made.action_space))
     solved = f"{env.SOLVED_AT[name]:g}" if name in env.SOLVED_AT else "–"
-    return [name, *described, f"{made.max_episode_steps:,}", recipe, solved]
+    return [name, *described, f"{made.max_episode_steps:,}", solved]

@@ -34,7 +34,7 @@ REPEATED = {"sweep", "search", "evolve"}
 # Where an option's name stands once more, and why.
 ALLOWED = {
     "cli/__init__.py": {"plan", "version"},  # a command; `ppo-jax --version`
-    "cli/envs.py": {"debug", "quiet", "recipe"},  # options, and a column, of its own
+    "cli/envs.py": {"debug", "quiet"},  # options of its own
     "cli/evaluate.py": {"agent", "seed"},  # options of its own
     "cli/export.py": {"agent", "out", "overwrite", "seed", "quiet"},  # options of its own
     "cli/film.py": {"agent", "out", "overwrite", "seed"},  # options of its own
