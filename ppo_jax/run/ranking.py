@@ -67,7 +67,7 @@ def rank(
     solved_at: float | None,
 ) -> list[Row]:
     """A row per setting, best interquartile mean of the final greedy returns first; of equals, the
-    one that solved more."""
+    one that solved more, then earlier."""
     scores = np.where(np.isnan(eval_returns), -np.inf, eval_returns)
     scores = scores.reshape(table.num_settings, -1)
     compare = jax.jit(statistics.compare_settings)
@@ -80,7 +80,8 @@ def rank(
         after = np.asarray(
             statistics.quantiles_of_solving(jnp.asarray(solving).reshape(scores.shape))
         )
-    worst_first = np.lexsort((-np.arange(len(scores)), columns["solved"], columns["iqm"]))
+    keys = -np.arange(len(scores)), -after[:, 1], columns["solved"], columns["iqm"]
+    worst_first = np.lexsort(keys)
     rows = []
     for place, setting in enumerate(worst_first[::-1].tolist(), start=1):
         numbers = {name: column[setting] for name, column in columns.items()}

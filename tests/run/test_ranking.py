@@ -53,6 +53,13 @@ def test_settings_are_ranked_by_their_interquartile_means(ranked):
             assert row["iqm"] == pytest.approx(means[row["setting"]], rel=1e-5)
 
 
+def test_of_settings_with_equal_returns_the_one_that_solved_earlier_is_better():
+    agents = make_table("discount=0.5,0.6", num_seeds=3)
+    solving = np.array([900, 900, np.inf, 300, 300, 300, 600, 600, 600], np.float32)
+    rows = ranking.rank(agents, np.full(9, 500.0), solving, SOLVED)
+    assert [row["setting"] for row in rows] == [1, 2, 0]
+
+
 def test_an_interval_is_the_percentiles_of_resampled_means(ranked):
     agents, eval_returns, _, _, rows = ranked
     draw = np.random.default_rng(1)
