@@ -282,6 +282,7 @@ def test_the_commands_that_read_a_run_do(trained, tmp_path, monkeypatch):
     for arguments in commands(shown):
         if arguments[0] not in ("train", "plan") and "runs/mine" in arguments:
             monkeypatch.chdir(shutil.copytree(trained, tmp_path / str(ran)))
+            shutil.copytree("runs/mine", "runs/other")
             code, _, error = run_command(*arguments)
             assert code == 0 or "pip install" in error, error  # an extra
             ran += 1
