@@ -260,7 +260,7 @@ def check_understood(arguments, monkeypatch):
 
 
 def test_the_commands_of_the_pages_are_understood(monkeypatch, tmp_path):
-    """But for the sweeps of the tuning, a hundred that were run as they stand."""
+    """But for those of the tuning, which is a record of what was run."""
     monkeypatch.chdir(tmp_path)
     text = "\n".join(page.read_text() for page in PAGES if page.name != "tuning.md")
     shown = {tuple(arguments) for arguments in commands(text)}
