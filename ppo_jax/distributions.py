@@ -44,7 +44,7 @@ class Categorical(NamedTuple):
 
     def sample(self, noise: jax.Array) -> jax.Array:
         """argmax(logits + noise), [...]. Maddison et al., A* Sampling (2014), sec. 3."""
-        return jnp.argmax(self.logits + noise, axis=-1).astype(jnp.int32)
+        return fast.argmax(self.logits + noise)
 
     def log_prob(self, action: jax.Array) -> jax.Array:
         """log π(action), [...]."""
@@ -57,7 +57,7 @@ class Categorical(NamedTuple):
 
     def mode(self) -> jax.Array:
         """The most probable action, [...]."""
-        return jnp.argmax(self.logits, axis=-1).astype(jnp.int32)
+        return fast.argmax(self.logits)
 
     def describe(self) -> dict[str, jax.Array]:
         """The probability of every action, [..., A]."""

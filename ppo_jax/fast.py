@@ -13,12 +13,22 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+FEW_INPUTS = 8  # of a layer that becomes part of the next one's kernel, off the CPU
 FEW_OUTPUTS = 4  # of a layer that is computed as matrix-vector products
 FEW_SHIFTS = 16  # of an image, which a convolution becomes one product of
 FEW_ROWS = 8  # observations that a small network takes one by one
 FEW_PARAMETERS = 100_000  # of a network that may
 FEW_ACTIONS = 32  # whose sums are written out, a term an action
 FEW_NUMBERS = 64  # of a transition that becomes a row of one table
+FEW_CARRIED = 4096  # numbers that a step of all environments hands on and puts out
+STEPS_A_TRIP = 16  # of a loop off the CPU
+
+
+def _on_cpu() -> bool:
+    """Whether what is traced now is for a CPU: the device of the mesh in use, which may be one that
+    is not here (`jax.sharding.use_abstract_mesh`), or else this process's own."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return (device.platform if device else jax.default_backend()) == "cpu"
 
 
 def plain_dot_general(inputs: jax.Array, kernel: jax.Array, *_: Any, **options: Any) -> jax.Array:
@@ -35,7 +45,14 @@ def dot_general(inputs: jax.Array, kernel: jax.Array, *_: Any, **options: Any) -
         return jnp.stack([product(inputs, column) for column in jnp.unstack(kernel, axis=1)], -1)
     if len(inputs) == 1:
         return product(inputs[0], kernel)[None]
+    if len(kernel) <= FEW_INPUTS and not _on_cpu():
+        return _outer_products(inputs, kernel)
     return plain_dot_general(inputs, kernel, **options)
+
+
+def _outer_products(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+    columns, rows = jnp.unstack(inputs, axis=1), jnp.unstack(kernel)
+    return _sum(jnp.outer(column, row) for column, row in zip(columns, rows, strict=True))
 
 
 def plain_convolve(
@@ -131,6 +148,91 @@ def _sum(terms: Iterable[jax.Array]) -> jax.Array:
     return reduce(jnp.add, terms)
 
 
+def plain_argmax(values: jax.Array) -> jax.Array:
+    """The index of the first largest of the last axis' values, [..., A] -> [...]."""
+    return jnp.argmax(values, axis=-1).astype(jnp.int32)
+
+
+def argmax(values: jax.Array) -> jax.Array:
+    """`plain_argmax` of numbers, written out off the CPU: part of another kernel, where a reduction
+    to two results is one of its own."""
+    if values.shape[-1] > FEW_ACTIONS or _on_cpu():
+        return plain_argmax(values)
+    largest, *others = jnp.unstack(values, axis=-1)
+    index = jnp.zeros(largest.shape, jnp.int32)
+    for position, value in enumerate(others, 1):
+        index = jnp.where(value > largest, position, index)
+        largest = jnp.maximum(value, largest)
+    return index
+
+
+def plain_discounted_sums(
+    rewards: jax.Array, discounts: jax.Array, bootstrap: jax.Array
+) -> jax.Array:
+    """G[t] = r[t] + γ[t] G[t+1], G[T] = bootstrap: [T, ...], [T, ...], [...] -> [T, ...]."""
+
+    def step(
+        following: jax.Array, inputs: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
+        reward, discount = inputs
+        current = reward + discount * following
+        return current, current
+
+    return jax.lax.scan(step, bootstrap, (rewards, discounts), reverse=True)[1]
+
+
+def discounted_sums(rewards: jax.Array, discounts: jax.Array, bootstrap: jax.Array) -> jax.Array:
+    """`plain_discounted_sums`; off the CPU by halves, in log T passes over all steps instead of T
+    short ones: (r, γ) then (r', γ') is (r + γ r', γ γ'). Blelloch, Prefix Sums (1990)."""
+    if _on_cpu():
+        return plain_discounted_sums(rewards, discounts, bootstrap)
+
+    def join(later: Any, earlier: Any) -> Any:
+        return earlier[0] + earlier[1] * later[0], earlier[1] * later[1]
+
+    last = rewards[-1:] + discounts[-1:] * bootstrap[None]
+    ended = jnp.concatenate([rewards[:-1], last])
+    return jax.lax.associative_scan(join, (ended, discounts), reverse=True)[0]
+
+
+def plain_scan(step: Callable[..., Any], carry: Any, inputs: Any) -> Any:
+    """`jax.lax.scan`."""
+    return jax.lax.scan(step, carry, inputs)
+
+
+def scan(step: Callable[..., Any], carry: Any, inputs: Any) -> Any:
+    """`plain_scan`; off the CPU what a step hands on, and what it puts out, is one array each, and
+    several steps are one trip: every array would be a kernel, and every trip two more."""
+    if _on_cpu():
+        return plain_scan(step, carry, inputs)
+
+    def first(carry: Any, inputs: Any) -> Any:
+        return step(carry, jax.tree.map(lambda leaf: leaf[0], inputs))[1]
+
+    outputs = jax.eval_shape(first, carry, inputs)
+    leaves = jax.tree.leaves((carry, outputs))
+    has_keys = any(jnp.issubdtype(leaf.dtype, jax.dtypes.extended) for leaf in leaves)
+    if has_keys or sum(leaf.size for leaf in leaves) > FEW_CARRIED:
+        return plain_scan(step, carry, inputs)
+
+    def packed(flat: jax.Array, inputs: Any) -> tuple[jax.Array, jax.Array]:
+        carried, given = step(_unpack(flat, carry), inputs)
+        return _pack(carried), _pack(given)
+
+    flat, rows = jax.lax.scan(packed, _pack(carry), inputs, unroll=STEPS_A_TRIP)
+    return _unpack(flat, carry), jax.vmap(lambda row: _unpack(row, outputs))(rows)
+
+
+def _pack(tree: Any) -> jax.Array:
+    """All numbers of a tree as one vector of floats, from which `_unpack` makes the same bits."""
+    return ravel_pytree(jax.tree.map(_as_float, tree))[0]
+
+
+def _unpack(flat: jax.Array, like: Any) -> Any:
+    zeros = jax.tree.map(lambda leaf: _as_float(jnp.zeros(leaf.shape, leaf.dtype)), like)
+    return jax.tree.map(_as_it_was, ravel_pytree(zeros)[1](flat), like)
+
+
 def plain_draw(draw: Callable[..., jax.Array], key: jax.Array, shape: Any) -> jax.Array:
     """Random numbers of a shape, by a function of `jax.random`."""
     return draw(key, shape)
@@ -198,18 +300,17 @@ def rows(function: Callable[..., Any]) -> Callable[..., Any]:
         return outputs, jax.tree.map(lambda _: True, outputs)
 
     @jax.custom_jvp  # custom_vmap has no derivative
-    def on_cpu(params: Any, batch: Any) -> Any:
+    def differentiable(params: Any, batch: Any) -> Any:
         return one_by_one(params, batch)
 
-    @on_cpu.defjvp
+    @differentiable.defjvp
     def _(primals: Any, tangents: Any) -> Any:
         return jax.jvp(function, primals, tangents)
 
     def applied(params: Any, batch: Any) -> Any:
         numbers = sum(leaf.size for leaf in jax.tree.leaves(params))
-        if not 0 < len(jax.tree.leaves(batch)[0]) <= FEW_ROWS or numbers > FEW_PARAMETERS:
-            return function(params, batch)
-        return jax.lax.platform_dependent(params, batch, cpu=on_cpu, default=function)
+        few = 0 < len(jax.tree.leaves(batch)[0]) <= FEW_ROWS and numbers <= FEW_PARAMETERS
+        return differentiable(params, batch) if few and _on_cpu() else function(params, batch)
 
     return applied
 

@@ -222,10 +222,8 @@ def _all_finite(states: ppo.TrainState, row: ppo.Metrics) -> jax.Array:
         states.reward_statistics,
     )
 
-    def finite(leaf: jax.Array) -> jax.Array:
-        return jnp.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
-
-    return jnp.stack([finite(leaf) for leaf in jax.tree.leaves(learned)]).all(axis=0)
+    numbers = [leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(learned)]
+    return jnp.isfinite(jnp.concatenate(numbers, axis=1)).all(axis=1)
 
 
 def _nan_like(leaf: jax.Array) -> jax.Array:

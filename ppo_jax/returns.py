@@ -4,6 +4,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from ppo_jax import fast
+
 
 def discounted_returns(rewards: jax.Array, discounts: jax.Array, bootstrap: jax.Array) -> jax.Array:
     """Discounted reward-to-go, G[t] = r[t] + γ[t] G[t+1], G[T] = bootstrap.
@@ -14,17 +16,10 @@ def discounted_returns(rewards: jax.Array, discounts: jax.Array, bootstrap: jax.
     """
     chex.assert_equal_shape([rewards, discounts])
     chex.assert_shape(bootstrap, rewards.shape[1:])
-
-    def step(
-        following: jax.Array, inputs: tuple[jax.Array, jax.Array]
-    ) -> tuple[jax.Array, jax.Array]:
-        reward, discount = inputs
-        current = reward + discount * following
-        return current, current
-
     dtype = jnp.result_type(rewards, discounts, bootstrap)
-    inputs = (rewards.astype(dtype), discounts.astype(dtype))
-    return jax.lax.scan(step, bootstrap.astype(dtype), inputs, reverse=True)[1]
+    return fast.discounted_sums(
+        rewards.astype(dtype), discounts.astype(dtype), bootstrap.astype(dtype)
+    )
 
 
 def gae(

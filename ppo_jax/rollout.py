@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ppo_jax import spaces
+from ppo_jax import fast, spaces
 from ppo_jax.config import Config
 from ppo_jax.env import Environment
 from ppo_jax.policy import Params, Policy
@@ -135,7 +135,7 @@ def collect(
 
     finals: Any = _no_finals(state.observation, slots) if slots is not None and is_large else ()
     carry: Any = state, finals, jnp.zeros((), jnp.int32), jnp.zeros((), bool)
-    (state, finals, *_), transitions = jax.lax.scan(step, carry, noise)
+    (state, finals, *_), transitions = fast.scan(step, carry, noise)
     if minimum is None:
         transitions = transitions._replace(valid=jnp.ones(shape, bool))
     if slots is not None:

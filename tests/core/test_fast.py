@@ -104,6 +104,39 @@ def population(agents, size):
     return call, [(normal(agents, 4), normal(agents, seed=1))]
 
 
+def walk(length, entries, keyed=False):
+    """A loop that hands on and puts out numbers of every type."""
+    state = {"place": normal(2, entries), "count": np.array([3, -4], np.int32)}
+    state |= {"done": np.array([True, False]), "shades": integers(256, 2, 3).astype(np.uint8)}
+    state |= {"word": np.array([7, 2**31 + 5], np.uint32)}
+    inputs = normal(length, 2, entries, seed=1), integers(9, length, 2)
+
+    def step(state, inputs):
+        pushed, number = inputs
+        place = jnp.where(state["done"][:, None], 0.1, jnp.sin(state["place"] + pushed))
+        moved = {"place": place, "count": state["count"] - number, "done": place[:, 0] > 0.5}
+        moved |= {"shades": state["shades"] + jnp.uint8(40), "word": state["word"] * 3}
+        moved |= {"key": state["key"]} if keyed else {}
+        return moved, (state["done"], place[:, 0] * state["count"], moved["shades"], state["word"])
+
+    def call(function, place, rest, inputs):
+        key = {"key": jax.random.split(jax.random.key(0), 2)} if keyed else {}
+        carry, outputs = function(step, {"place": place, **rest, **key}, inputs)
+        carry.pop("key", None)
+        return carry, outputs
+
+    place = state.pop("place")
+    return call, [place, state, inputs]
+
+
+def returns(length):
+    def call(function, rewards, discounts, bootstrap):
+        return function(rewards, discounts, bootstrap)
+
+    discounts = np.random.default_rng(3).choice([0.0, 0.5, 0.99, 1.0], (length, 2))
+    return call, [normal(length, 2), discounts, normal(2, seed=2)]
+
+
 # By function: whether the plain one is to run, and (call, arrays).
 CASES = {
     "dot_general": [
@@ -143,10 +176,31 @@ CASES = {
         (True, transitions(fast.FEW_NUMBERS - 5)),
     ],
     "in_batches": [(False, population(5, size)) for size in (1, 2, 3, 5, 8)],
+    "argmax": [(True, over_entries(2))],
+    "discounted_sums": [(True, returns(3))],
+    "scan": [(True, walk(3, 2))],
+}
+OFF_THE_CPU = {
+    "dot_general": [
+        (False, product(7, fast.FEW_INPUTS, 9)),
+        (True, product(7, fast.FEW_INPUTS + 1, 9)),
+    ],
+    "rows": [(True, of_rows(fast.FEW_ROWS))],
+    "argmax": [
+        *((False, over_entries(actions)) for actions in (1, 2, fast.FEW_ACTIONS)),
+        (True, over_entries(fast.FEW_ACTIONS + 1)),
+    ],
+    "discounted_sums": [(False, returns(length)) for length in (1, 2, 7, 32)],
+    "scan": [
+        *((False, walk(length, 2)) for length in (1, 5, 2 * fast.STEPS_A_TRIP, 19)),
+        (True, walk(3, fast.FEW_CARRIED // 2)),
+        (True, walk(3, 2, keyed=True)),
+    ],
 }
 PAIRS = [
-    pytest.param(name, plain, call, arrays, id=f"{name}-{index}")
-    for name, cases in CASES.items()
+    pytest.param(on_cpu, name, plain, call, arrays, id=f"{name}-{index}-{on_cpu}")
+    for on_cpu, every in ((True, CASES), (False, OFF_THE_CPU))
+    for name, cases in every.items()
     for index, (plain, (call, arrays)) in enumerate(cases)
 ]
 
@@ -162,17 +216,32 @@ def test_every_function_has_a_twin_and_is_tried():
     assert {f"plain_{name}" for name in public} == {name for name in own if name[:6] == "plain_"}
 
 
+def test_the_device_is_that_of_the_mesh_which_need_not_be_here():
+    def written(platform):
+        device = jax.sharding.AbstractDevice("some", 1, platform)
+        mesh = jax.sharding.AbstractMesh((1,), ("agents",), abstract_device=device)
+        with jax.sharding.use_abstract_mesh(mesh):
+            return str(jax.make_jaxpr(lambda values: fast.argmax(values))(normal(2, 3)))
+
+    assert "argmax" in written("cpu")
+    assert "argmax" not in written("gpu")
+    assert "argmax" not in written("tpu")
+    assert "argmax" in str(jax.make_jaxpr(lambda values: fast.argmax(values))(normal(2, 3)))
+
+
 def weighted(outputs):
     """One number in which every float counts differently."""
-    return sum(
+    terms = (
         jnp.sum(jnp.sin(leaf) * (1 + jnp.arange(leaf.size)).reshape(leaf.shape))
         for leaf in jax.tree.leaves(outputs)
         if jnp.issubdtype(leaf.dtype, jnp.floating)
     )
+    return sum(terms, jnp.zeros(()))
 
 
-@pytest.mark.parametrize(("name", "plain", "call", "arrays"), PAIRS)
-def test_a_function_equals_its_plain_twin(name, plain, call, arrays):
+@pytest.mark.parametrize(("on_cpu", "name", "plain", "call", "arrays"), PAIRS)
+def test_a_function_equals_its_plain_twin(on_cpu, name, plain, call, arrays, monkeypatch):
+    monkeypatch.setattr(fast, "_on_cpu", lambda: on_cpu)
     functions = getattr(fast, name), getattr(fast, f"plain_{name}")
 
     arrays = jax.tree.map(jnp.asarray, arrays)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ppo_jax import env, ppo, recipe, rollout, spaces
+from ppo_jax import env, fast, ppo, recipe, rollout, spaces
 from tests.helpers import oracle
 from tests.helpers.problems import (
     BOX,
@@ -257,9 +257,29 @@ def expected_update(settings, config, state, held, orders, index):
     )
 
 
+@pytest.fixture
+def off_the_cpu(monkeypatch):
+    """What is traced here is traced as for a GPU, though the CPU runs it."""
+    jax.clear_caches()
+    monkeypatch.setattr(fast, "_on_cpu", lambda: False)
+    monkeypatch.setattr(fast, "STEPS_A_TRIP", 3)  # compiles soon
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.usefixtures("x64", "off_the_cpu")
+@pytest.mark.parametrize("case", ["standard", "notebook"])
+def test_off_the_cpu_too_they_are_the_oracles(case):
+    assert_first_updates(case)
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("case", AGENTS)
 def test_an_agents_first_updates_are_the_oracles(case):
+    assert_first_updates(case)
+
+
+def assert_first_updates(case):
     name, overrides = AGENTS[case]
     config = recipe(name, **SMALL[name]).replace(**overrides).check()
     settings = settings_of(config)
