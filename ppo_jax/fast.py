@@ -271,48 +271,62 @@ def orthonormal(gaussian: jax.Array) -> jax.Array:
     return columns if tall is gaussian else columns.T
 
 
-def plain_rows(function: Callable[..., Any]) -> Callable[..., Any]:
+def plain_rows(function: Callable[..., Any], most: int) -> Callable[..., Any]:
     """The function of (params, rows [B, ...]) itself."""
+    del most
     return function
 
 
-def rows(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`plain_rows`: one agent on a CPU takes its few rows one by one. XLA compiles matrix-vector
-    products into a loop's own function, while for matrix products it calls a library, and the loop
-    is a list of kernels. Many agents share the list's cost, and take theirs in one product.
+def rows(function: Callable[..., Any], most: int) -> Callable[..., Any]:
+    """`plain_rows`, where one agent and many do best with different programs.
+
+    On a CPU one agent takes its few rows one by one: XLA compiles matrix-vector products into a
+    loop's own function, while for matrix products it calls a library, and the loop is a list of
+    kernels. Elsewhere many agents take `most` rows at a time: activations of a whole rollout of all
+    of them would be the largest arrays there are.
 
     The function must close over nothing that is traced.
     """
 
     @jax.custom_batching.custom_vmap
-    def one_by_one(params: Any, batch: Any) -> Any:
-        count = len(jax.tree.leaves(batch)[0])
-        each = [
-            function(params, jax.tree.map(lambda leaf, at=index: leaf[at : at + 1], batch))
-            for index in range(count)
-        ]
-        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *each)
+    def special(params: Any, batch: Any) -> Any:
+        return _one_by_one(function, params, batch) if _on_cpu() else function(params, batch)
 
-    @one_by_one.def_vmap
+    @special.def_vmap
     def _(_: int, batched: Any, params: Any, batch: Any) -> Any:
+        def one_agent(params: Any, batch: Any) -> Any:
+            if _on_cpu():
+                return function(params, batch)
+            return in_batches(lambda rows, _: function(params, rows), most, batch, ())
+
         axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, batched)
-        outputs = jax.vmap(function, tuple(axes))(params, batch)
+        outputs = jax.vmap(one_agent, tuple(axes))(params, batch)
         return outputs, jax.tree.map(lambda _: True, outputs)
 
     @jax.custom_jvp  # custom_vmap has no derivative
     def differentiable(params: Any, batch: Any) -> Any:
-        return one_by_one(params, batch)
+        return special(params, batch)
 
     @differentiable.defjvp
     def _(primals: Any, tangents: Any) -> Any:
         return jax.jvp(function, primals, tangents)
 
     def applied(params: Any, batch: Any) -> Any:
-        numbers = sum(leaf.size for leaf in jax.tree.leaves(params))
-        few = 0 < len(jax.tree.leaves(batch)[0]) <= FEW_ROWS and numbers <= FEW_PARAMETERS
-        return differentiable(params, batch) if few and _on_cpu() else function(params, batch)
+        count = len(jax.tree.leaves(batch)[0])
+        is_special = not _on_cpu() and count > most
+        if _on_cpu() and 0 < count <= FEW_ROWS:
+            is_special = sum(leaf.size for leaf in jax.tree.leaves(params)) <= FEW_PARAMETERS
+        return differentiable(params, batch) if is_special else function(params, batch)
 
     return applied
+
+
+def _one_by_one(function: Callable[..., Any], params: Any, batch: Any) -> Any:
+    each = [
+        function(params, jax.tree.map(lambda leaf, at=index: leaf[at : at + 1], batch))
+        for index in range(len(jax.tree.leaves(batch)[0]))
+    ]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *each)
 
 
 def plain_gather(batch: Any) -> Callable[[jax.Array], Any]:

@@ -105,7 +105,9 @@ def make(config: Config) -> Policy:
         if has_memory:
             begins = jnp.zeros(leading, bool) if start is None else start
             inputs = *inputs, *jax.tree.map(partial(_merge_axes, leading), (memory, begins))
-        found = fast.rows(forward)(params.trainable["network"], inputs)
+        # Of an update's products those of a minibatch, or of a rollout's step, are the largest.
+        most = max(config.transitions_per_minibatch, config.num_envs)
+        found = fast.rows(forward, most)(params.trainable["network"], inputs)
         given, values, *memories = jax.tree.map(
             lambda leaf: leaf.reshape(*leading, *leaf.shape[1:]), found
         )

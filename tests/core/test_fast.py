@@ -74,7 +74,7 @@ def of_rows(rows, hidden=3):
     params = normal(4, hidden), normal(hidden, seed=1), normal(6, hidden, seed=2)
 
     batch = normal(rows, 4, seed=3), normal(rows, 2, 3, seed=4)
-    return lambda function, both: function(network)(*both), [(params, batch)]
+    return lambda function, both: function(network, 3)(*both), [(params, batch)]
 
 
 def transitions(width):
@@ -185,7 +185,7 @@ OFF_THE_CPU = {
         (False, product(7, fast.FEW_INPUTS, 9)),
         (True, product(7, fast.FEW_INPUTS + 1, 9)),
     ],
-    "rows": [(True, of_rows(fast.FEW_ROWS))],
+    "rows": [(True, of_rows(3)), (False, of_rows(4))],
     "argmax": [
         *((False, over_entries(actions)) for actions in (1, 2, fast.FEW_ACTIONS)),
         (True, over_entries(fast.FEW_ACTIONS + 1)),
@@ -282,8 +282,10 @@ def first(tree):
 
 @pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0), ((0, None, 0), (None, 0))])
 @pytest.mark.parametrize("differentiate", [False, True])
-def test_rows_of_many_agents_are_each_agents_own(axes, differentiate):
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_rows_of_many_agents_are_each_agents_own(axes, differentiate, on_cpu, monkeypatch):
     """Whatever is mapped over: parameters, rows, or parts of them."""
+    monkeypatch.setattr(fast, "_on_cpu", lambda: on_cpu)
 
     def pick(tree, axis):
         per_leaf = axis if isinstance(axis, tuple) else (axis,) * len(tree)
@@ -293,7 +295,7 @@ def test_rows_of_many_agents_are_each_agents_own(axes, differentiate):
     arguments = tuple(map(pick, (PARAMS, BATCHES), axes))
 
     def of(wrapper):
-        function = wrapper(network)
+        function = wrapper(network, 3)
         if not differentiate:
             return jax.jit(jax.vmap(function, axes))
         loss = jax.grad(lambda params, batch: weighted(function(params, batch)), (0, 1))
@@ -309,7 +311,7 @@ def test_rows_have_directional_derivatives_and_work_in_a_loop():
     params, batch = first(PARAMS), first(BATCHES)
 
     def derivative(wrapper):
-        function = wrapper(network)
+        function = wrapper(network, 3)
 
         def step(params, _):
             outputs, tangents = jax.jvp(function, (params, batch), (params, batch))
@@ -325,8 +327,17 @@ def test_rows_have_directional_derivatives_and_work_in_a_loop():
 
 def test_rows_are_taken_one_by_one_and_in_one_product_by_many_agents():
     """Else nothing above has tried what it says."""
-    alone = str(jax.make_jaxpr(fast.rows(network))(first(PARAMS), first(BATCHES)))
+    alone = str(jax.make_jaxpr(fast.rows(network, 3))(first(PARAMS), first(BATCHES)))
     assert "f64[1,3] = dot_general" in alone
-    many = str(jax.make_jaxpr(jax.vmap(fast.rows(network)))(PARAMS, BATCHES))
+    many = str(jax.make_jaxpr(jax.vmap(fast.rows(network, 3)))(PARAMS, BATCHES))
     assert "f64[1,3] = dot_general" not in many
     assert f"f64[3,{ROWS},3] = dot_general" in many
+
+
+def test_off_the_cpu_many_agents_take_some_rows_at_a_time(monkeypatch):
+    monkeypatch.setattr(fast, "_on_cpu", lambda: False)
+    many = str(jax.make_jaxpr(jax.vmap(fast.rows(network, 3)))(PARAMS, BATCHES))
+    assert "f64[3,3,3] = dot_general" in many
+    assert f"f64[3,{ROWS},3] = dot_general" not in many
+    alone = str(jax.make_jaxpr(fast.rows(network, 3))(first(PARAMS), first(BATCHES)))
+    assert f"f64[{ROWS},3] = dot_general" in alone
