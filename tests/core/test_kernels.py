@@ -1,0 +1,106 @@
+"""The Pallas kernels against XLA's loops, which tests/core/test_rollout.py and test_update.py hold
+to independent oracles: from the same key the same transitions. On a CPU kernels are interpreted."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ppo_jax import env, ppo, recipe, rollout, spaces
+from ppo_jax.config import with_hyperparameters
+from tests.helpers.own_parts import lottery
+from tests.helpers.quick import quick_jit
+
+# 3 environments fill a kernel's lanes in part, 20 units its matrices; episodes end all the time.
+CARTPOLE = recipe(
+    "standard", num_envs=3, num_steps=16, max_episode_steps=9, num_minibatches=2, hidden_sizes=(20,)
+)
+CASES = {
+    "CartPole": CARTPOLE,
+    "Pendulum": recipe(
+        "standard",
+        env="Pendulum-v1",
+        num_envs=3,
+        num_steps=16,
+        max_episode_steps=9,
+        num_minibatches=2,
+        hidden_sizes=(20, 7),
+        activation="relu",
+        noise_correlation=0.5,
+        normalize_observation=True,
+        previous_action=True,
+        previous_reward=True,
+    ),
+}
+SLOW = {
+    "whole episodes": recipe("notebook", max_episode_steps=40, num_updates=30),
+    "three actions": recipe("fast", env="MountainCar-v0", num_envs=4, num_steps=32),
+    "squashed": CASES["Pendulum"].replace(squash_action=True, time_limit="terminate"),
+}
+
+
+def collect(key, config):
+    state, policy = ppo.init(key, config), ppo.policy(config)
+    rollout_key = jax.random.fold_in(key, 1)
+    return rollout.collect(
+        rollout_key, state.params, state.rollout, env.make(config), policy, config
+    )
+
+
+def assert_equal(found, expected):
+    """Whole numbers and booleans are equal, floats up to the order of a product's sum."""
+    for (path, one), other in zip(
+        jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True
+    ):
+        assert (one.shape, one.dtype) == (other.shape, other.dtype), path
+        tolerance = 1e-5 if jnp.issubdtype(one.dtype, jnp.floating) else 0
+        np.testing.assert_allclose(one, other, tolerance, tolerance, err_msg=str(path))
+
+
+@pytest.mark.parametrize(
+    "name", [*CASES, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+)
+def test_a_rollout_equals_the_scan(name):
+    config = (CASES | SLOW)[name]
+    expected = quick_jit(collect)(jax.random.key(3), config)
+    state, transitions = quick_jit(collect)(jax.random.key(3), config.replace(kernel="pallas"))
+    assert_equal((state, transitions), expected)
+    if name != "three actions":
+        assert np.sum(transitions.done & transitions.valid) >= 1
+
+
+def test_agents_of_one_kernel_have_their_own_worlds():
+    config = with_hyperparameters(
+        CARTPOLE, {"env_params.force_mag": np.array([5.0, 10.0, 20.0], np.float32)}
+    )
+    keys = jax.random.split(jax.random.key(0), 3)
+
+    def agents(config):
+        axes = jax.tree.map(lambda leaf: 0 if np.ndim(leaf) else None, config)
+        return quick_jit(jax.vmap(collect, (0, axes)))(keys, config)
+
+    found = agents(config.replace(kernel="pallas"))
+    assert_equal(found, agents(config))
+    assert len(np.unique(found[0].observation[:, 0, 1])) == 3
+
+
+REFUSED = {
+    "network": ({"network": "gru", "num_minibatches": 1}, "network is 'gru'"),
+    "no hidden layer": ({"hidden_sizes": ()}, "hidden_sizes is empty"),
+    "pool": ({"reset_pool": 8}, "reset_pool is 8"),
+    "random steps": ({"env": "Acrobot-v1"}, "gather"),
+    "images": ({"env": "Breakout-MinAtar"}, "400 numbers, above 64"),
+    "several actions": (
+        {"env": lottery()._replace(action_space=spaces.MultiDiscrete((2, 3)))},
+        "actions are Multi",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_has_no_kernel_is_refused_with_the_remedy(name):
+    changes, said = REFUSED[name]
+    config = CARTPOLE.replace(kernel="pallas", **changes)
+    with pytest.raises(ValueError, match=f"{said}.*give --kernel xla") as found:
+        jax.eval_shape(collect, jax.random.key(0), config)
+    assert "\n" not in str(found.value)
