@@ -258,6 +258,13 @@ def optimize(
     num_valid = capacity if batch.valid is None else jnp.sum(batch.valid, dtype=jnp.int32)
     num_minibatches = -(-num_valid // size)
     orders = epoch_orders(key, capacity + -capacity % size, num_valid, config.num_epochs)
+    if config.kernel == "pallas":
+        from ppo_jax.kernels import epochs  # Pallas takes a while to import
+
+        trainable, optimizer_state, steps, diagnostics, norms = epochs.optimize(
+            orders, num_valid, params, optimizer_state, batch, scale, policy, config
+        )
+        return trainable, optimizer_state, UpdateStats(steps, diagnostics, norms)
     optimized, to_trainable = optimizer.to_optimized(params.trainable, config)
     transformation = optimizer.make(config, scale)
 

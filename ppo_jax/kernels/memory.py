@@ -60,12 +60,26 @@ def read(places: Any, refs: Any) -> Any:
     )
 
 
+def write(places: Any, refs: Any, arrays: Any) -> None:
+    """Puts such arrays in their places."""
+
+    def write_all(ref: Any, own: Any, arrays: Any) -> None:
+        jax.tree.map(lambda place, array: place.write(ref, array), own, arrays)
+
+    jax.tree.map(write_all, refs, places, arrays)
+
+
 def call(kernel: Callable[..., None], outputs: Any, warps: int, *inputs: Any) -> Any:
-    """The outputs, of these shapes, that the kernel writes; on a CPU it is interpreted."""
+    """The outputs, of these shapes, that the kernel writes; on a CPU it is interpreted.
+
+    The kernel is a function of a barrier, and of refs of inputs and outputs. After a call of the
+    barrier all threads see what each of them has written.
+    """
 
     def launch(interpret: bool, *inputs: Any) -> Any:
+        barrier = (lambda: None) if interpret else triton.debug_barrier
         return pallas.pallas_call(
-            kernel,
+            partial(kernel, barrier),
             out_shape=outputs,
             interpret=interpret,
             compiler_params=triton.CompilerParams(num_warps=warps, num_stages=1),

@@ -38,9 +38,8 @@ def scan(
     kernels.check(config)
     length, num_envs = jax.tree.leaves(noise)[0].shape[:2]
     lanes = memory.padded(num_envs)
-    actor = network.actor(params)
-    weights = network.places(actor)
-    bias = actor["output"]["bias"]
+    actor = network.half(params.trainable, "actor")
+    weights = network.half(network.places(params.trainable), "actor")
 
     def step_given(output: jax.Array, carry: Any, noise: Any) -> Any:
         def apply(params: Params, *_: Any) -> Any:
@@ -51,11 +50,11 @@ def scan(
     one = jax.tree.map(lambda leaf: _like(leaf, leaf.shape and (1, *leaf.shape[1:])), carry)
     one_noise = jax.tree.map(lambda leaf: _like(leaf, (1, *leaf.shape[2:])), noise)
     see = Program(partial(policy.encode, params), one[0].observation)
-    act = Program(step_given, _like(bias, (1, *bias.shape)), one, one_noise)
+    act = Program(step_given, network.output(params.trainable), one, one_noise)
     drawn = zip(jax.tree.leaves(noise), act.used[1 + len(jax.tree.leaves(carry)) :], strict=True)
 
     def kernel(
-        constants: Any, parameters: Any, start: Any, drawn: Any, end: Any, rows: Any
+        _: Any, constants: Any, parameters: Any, start: Any, drawn: Any, end: Any, rows: Any
     ) -> None:
         lane = jax.lax.broadcasted_iota(jnp.int32, (lanes,), 0)
         source = jnp.minimum(lane, num_envs - 1)  # lanes too many repeat the last environment

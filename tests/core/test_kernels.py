@@ -1,13 +1,15 @@
-"""The Pallas kernels against XLA's loops, which tests/core/test_rollout.py and test_update.py hold
-to independent oracles: from the same key the same transitions. On a CPU kernels are interpreted."""
+"""The Pallas kernels, interpreted on a CPU: a rollout against XLA's loop from the same noise, which
+tests/core/test_rollout.py holds to gymnax's own steps; the epochs against the NumPy oracle."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from ppo_jax import env, ppo, recipe, rollout, spaces
+from ppo_jax import env, population, ppo, recipe, rollout, spaces
 from ppo_jax.config import with_hyperparameters
+from tests.helpers import problems
 from tests.helpers.own_parts import lottery
 from tests.helpers.quick import quick_jit
 
@@ -84,9 +86,46 @@ def test_agents_of_one_kernel_have_their_own_worlds():
     assert len(np.unique(found[0].observation[:, 0, 1])) == 3
 
 
+QUICK = ("standard", "notebook", "KL limit")
+LEARNED = [case for case in problems.CASES if case not in ("MultiDiscrete", "fast, turned")]
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    "case",
+    [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in LEARNED],
+)
+def test_the_epochs_are_the_oracles_in_float64(case):
+    for seed in (0, 1):
+        problem = problems.make_problem(case, seed)
+        problem = problem._replace(config=problem.config.replace(kernel="pallas"))
+        (params, state, stats), _, expected = problems.learn_both_ways(problem)
+        adam, tolerance = problems.moments_of(state), problems.FLOAT64
+        assert stats.gradient_steps == len(expected.gradients)
+        problems.assert_metrics(problems.metrics_of(stats), expected.metrics, **tolerance)
+        assert adam.count == expected.adam["count"]
+        problems.assert_parameters(adam.mu, expected.adam["mean"], **tolerance)
+        problems.assert_parameters(adam.nu, expected.adam["square"], **tolerance)
+        problems.assert_parameters(params, expected.params, **tolerance)
+
+
+def test_agents_of_a_sweep_are_trained_as_by_the_loops():
+    rates = {"learning_rate": np.array([1e-3, 1e-2]), "clip_range": np.array([1e-3, 0.3])}
+    config = with_hyperparameters(CARTPOLE, rates)
+
+    def train(config):
+        return quick_jit(population.train)(population.agent_keys(0, 2), config)
+
+    config = config.replace(num_updates=2)
+    (states, metrics), expected = train(config.replace(kernel="pallas")), train(config)
+    assert_equal((states.params, metrics), (expected[0].params, expected[1]))
+    assert metrics.clip_fraction[1, 0] > metrics.clip_fraction[1, 1]
+
+
 REFUSED = {
     "network": ({"network": "gru", "num_minibatches": 1}, "network is 'gru'"),
     "no hidden layer": ({"hidden_sizes": ()}, "hidden_sizes is empty"),
+    "optimizer": ({"optimizer": optax.sgd(0.1)}, "optimizer is Gradient"),
     "pool": ({"reset_pool": 8}, "reset_pool is 8"),
     "random steps": ({"env": "Acrobot-v1"}, "gather"),
     "images": ({"env": "Breakout-MinAtar"}, "400 numbers, above 64"),
