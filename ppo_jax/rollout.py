@@ -114,7 +114,8 @@ def collect(
     check_resets(config, environment)
     shape = length(config, environment), config.num_envs
     noise, pool = _draw(key, environment, policy, shape, config.reset_pool)
-    slots = None if policy.has_memory else truncation_slots(config, environment)
+    every_final = policy.has_memory or config.kernel == "pallas"
+    slots = None if every_final else truncation_slots(config, environment)
     is_large = sum(leaf.nbytes for leaf in jax.tree.leaves(state.observation)) > _LARGE * shape[1]
     params = jax.lax.stop_gradient(params)  # what was seen is given
     minimum, memory = config.min_transitions, state.memory

@@ -4,9 +4,8 @@ One block of threads trains one agent. Parameters and moments stay in memory of 
 from one minibatch to the next.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,17 +14,10 @@ import optax
 from ppo_jax import kernels, loss, optimizer
 from ppo_jax.config import Config
 from ppo_jax.kernels import memory, network
-from ppo_jax.kernels.entries import Entries, Program, entries
+from ppo_jax.kernels.actor_critic import ActorCritic, rows_at
 from ppo_jax.policy import Halves, Params, Policy, split
 
 _WARPS = 8
-
-
-class _Given(NamedTuple):
-    """A distribution whose parameters are pieces in a kernel."""
-
-    log_prob: Callable[[Any], jax.Array]
-    entropy: Callable[[Any], jax.Array]
 
 
 def optimize(
@@ -52,9 +44,10 @@ def optimize(
     places = network.places(trainable)
     state_places = network.state_places(optimizer_state, trainable)
     batch = batch._replace(valid=None)
-    see, log_prob, entropy = _trace(params, batch, policy)
-    hyperparameters, structure = jax.tree.flatten((config, scale))
-    is_array = [not isinstance(number, int | float) for number in hyperparameters]
+    parts = batch.observation, batch.action, batch.noise
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), parts)
+    actor_critic = ActorCritic(params, policy, config.activation, *one)
+    arrays, hyperparameters_of = memory.numbers((config, scale))
 
     def kernel(
         barrier: Any,
@@ -71,32 +64,14 @@ def optimize(
         means: Any,
     ) -> None:
         lane = jax.lax.broadcasted_iota(jnp.int32, (rows,), 0)
-        given = iter(arrays)
-        numbers = [
-            next(given)[0] if is_one else number
-            for number, is_one in zip(hyperparameters, is_array, strict=True)
-        ]
-        own_config, own_scale = jax.tree.unflatten(structure, numbers)
+        own_config, own_scale = hyperparameters_of(arrays)
         transformation = optimizer.make(own_config, own_scale)
         held = num_valid[0]
         num_minibatches = (held + size - 1) // size
 
         def loss_of(optimized: Halves, minibatch: loss.Minibatch) -> Any:
-            pieces = join(optimized)
-            seen = jax.tree.leaves(see(rows, constants[0], minibatch.observation))
-            inputs = [vector for leaf in seen for vector in leaf.flat]
-            actor, critic = (
-                network.forward(network.half(pieces, name), inputs, config.activation)
-                for name in ("actor", "critic")
-            )
-            output = entries((1, len(actor)), lambda _, place: actor[place])
-            others = network.others(pieces)
-            others = jax.tree.map(partial(_spread, rows), others, network.others(trainable))
-            distribution: Any = _Given(
-                lambda action: log_prob(rows, constants[1], others, output, action)[0],
-                lambda noise: entropy(rows, constants[2], others, output, noise)[0],
-            )
-            own = policy._replace(unroll=lambda *_: (distribution, critic[0], ()))
+            given = actor_critic(rows, constants, join(optimized), minibatch.observation)
+            own = policy._replace(unroll=lambda *_: (*given, ()))
             total, diagnostics = loss.loss(params, minibatch, own, own_config)
             # Times a one that is no constant: Triton's lowering has no rule for -1.0.
             return total * (held > 0).astype(total.dtype), diagnostics
@@ -111,7 +86,6 @@ def optimize(
             optimized, _ = split(memory.read(places, new))
             state = memory.read(state_places, new_state)
             gradients, diagnostics = jax.grad(loss_of, has_aux=True)(optimized, minibatch)
-            updates, later = transformation.update(gradients, state, optimized)
             updates, later = transformation.update(gradients, state, optimized)
             row = diagnostics, optimizer.norms(gradients, own_config)
             after = (
@@ -155,8 +129,8 @@ def optimize(
             [number] * 7,
         ),
         _WARPS,
-        flat([see.constants, log_prob.constants, entropy.constants]),
-        flat([one for one, is_one in zip(hyperparameters, is_array, strict=True) if is_one]),
+        actor_critic.constants,
+        arrays,
         orders,
         jnp.full(1, num_valid, jnp.int32),
         batch,
@@ -173,38 +147,12 @@ def optimize(
     )
 
 
-def _trace(params: Params, batch: loss.Minibatch, policy: Policy) -> list[Program]:
-    """What the network sees of an observation; the log-probability of an action, and the entropy,
-    of the parameters beside the network and its output."""
-    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), batch)
-    output = network.output(params.trainable)
-    others = network.others(params.trainable)
-
-    def distribution(others: Any, output: jax.Array) -> Any:
-        return policy.distribution(params._replace(trainable=others), output)
-
-    return [
-        Program(partial(policy.encode, params), one.observation),
-        Program(lambda *of: distribution(*of[:2]).log_prob(of[2]), others, output, one.action),
-        Program(lambda *of: distribution(*of[:2]).entropy(of[2]), others, output, one.noise),
-    ]
-
-
 def _minibatch_at(chosen: jax.Array, batch: Any) -> loss.Minibatch:
     """The transitions of such places: what the policy sees and did as entries, numbers as vectors
     [M]."""
-
-    def read(ref: Any) -> Any:
-        return entries((1, *ref.shape[1:]), lambda _, *place: ref[(chosen, *place)])
-
     parts = {name: getattr(batch, name) for name in ("observation", "action", "noise")}
     vectors = jax.tree.map(lambda ref: ref[chosen], batch._replace(**dict.fromkeys(parts, ())))
-    return vectors._replace(**jax.tree.map(read, parts))
-
-
-def _spread(rows: int, vector: jax.Array, like: jax.Array) -> Entries:
-    """The entries of a padded vector, the same for all rows."""
-    return entries(like.shape, lambda place: jnp.full(rows, network.number(vector, place)))
+    return vectors._replace(**rows_at(parts, chosen))
 
 
 def _flat(leaf: jax.Array) -> jax.ShapeDtypeStruct:

@@ -69,6 +69,21 @@ def write(places: Any, refs: Any, arrays: Any) -> None:
     jax.tree.map(write_all, refs, places, arrays)
 
 
+def numbers(tree: Any) -> tuple[list[jax.Array], Callable[[Any], Any]]:
+    """The arrays among a tree's numbers, and the function of refs of them that gives the tree."""
+    leaves, structure = jax.tree.flatten(tree)
+    fixed = [isinstance(leaf, int | float) for leaf in leaves]
+    arrays = [jnp.ravel(leaf) for leaf, is_fixed in zip(leaves, fixed, strict=True) if not is_fixed]
+
+    def rebuild(refs: Any) -> Any:
+        rest = iter(refs)
+        both = zip(leaves, fixed, strict=True)
+        given = [leaf if is_fixed else next(rest)[0] for leaf, is_fixed in both]
+        return jax.tree.unflatten(structure, given)
+
+    return arrays, rebuild
+
+
 def call(kernel: Callable[..., None], outputs: Any, warps: int, *inputs: Any) -> Any:
     """The outputs, of these shapes, that the kernel writes; on a CPU it is interpreted.
 

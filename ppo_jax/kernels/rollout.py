@@ -1,5 +1,6 @@
 """A rollout as one GPU kernel: actor, environment and resets in the body of one loop."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -51,19 +52,24 @@ def scan(
     one_noise = jax.tree.map(lambda leaf: _like(leaf, (1, *leaf.shape[2:])), noise)
     see = Program(partial(policy.encode, params), one[0].observation)
     act = Program(step_given, network.output(params.trainable), one, one_noise)
-    drawn = zip(jax.tree.leaves(noise), act.used[1 + len(jax.tree.leaves(carry)) :], strict=True)
+    noise_is_read = act.used[1 + len(jax.tree.leaves(carry)) :]
+    tables, columns = _tables(jax.tree.leaves(noise), noise_is_read)
 
     def kernel(
-        _: Any, constants: Any, parameters: Any, start: Any, drawn: Any, end: Any, rows: Any
+        _: Any, constants: Any, parameters: Any, start: Any, tables: Any, end: Any, rows: Any
     ) -> None:
         lane = jax.lax.broadcasted_iota(jnp.int32, (lanes,), 0)
         source = jnp.minimum(lane, num_envs - 1)  # lanes too many repeat the last environment
         half = memory.read(weights, parameters)
 
-        def read(ref: Any, like: Any, *time: jax.Array) -> Entries:
+        def read(ref: Any, like: Any) -> Entries:
             if not like.shape:
                 return entries((), lambda: jnp.full(lanes, ref[0]))
-            return entries(like.shape, lambda _, *place: ref[(*time, source, *place)])
+            return entries(like.shape, lambda _, *place: ref[(source, *place)])
+
+        def read_columns(kind: str, columns: np.ndarray, time: jax.Array) -> Entries:
+            table = tables[kind]
+            return entries(columns.shape, lambda *place: table[time, source, int(columns[place])])
 
         def write(ref: Any, leaf: Entries, *time: jax.Array) -> None:
             for place in np.ndindex(leaf.shape[1:]):
@@ -75,10 +81,7 @@ def scan(
             seen = jax.tree.leaves(see(lanes, constants[0], carry[0].observation))
             inputs = [vector for leaf in seen for vector in leaf.flat]
             output = network.forward(half, inputs, config.activation)
-            noise = [
-                0 if ref is None else read(ref, like, time)
-                for ref, like in zip(drawn, jax.tree.leaves(one_noise), strict=True)
-            ]
+            noise = [0 if at is None else read_columns(*at, time) for at in columns]
             given = entries((1, len(output)), lambda _, place: output[place])
             carry, row = act(lanes, constants[1], given, carry, noise)
             for ref, leaf in zip(rows, jax.tree.leaves(row), strict=True):
@@ -102,13 +105,31 @@ def scan(
         jax.tree.map(jnp.ravel, [see.constants, act.constants]),
         jax.tree.map(jnp.ravel, actor),
         start,
-        [leaf if is_read else None for leaf, is_read in drawn],
+        tables,
     )
     end = [leaf.reshape(like.shape) for leaf, like in zip(end, leaves, strict=True)]
     return (
         jax.tree.unflatten(structure, end),
         jax.tree.unflatten(jax.tree.structure(act.outputs[1]), rows),
     )
+
+
+def _tables(
+    leaves: list[jax.Array], is_read: list[bool]
+) -> tuple[dict[str, jax.Array], list[tuple[str, np.ndarray] | None]]:
+    """The leaves [T, N, ...] that are read, as one table [T, N, columns] a type, which XLA makes at
+    once; and each leaf's type and columns [1, ...]."""
+    parts: dict[str, list[jax.Array]] = {}
+    places: list[tuple[str, np.ndarray] | None] = []
+    for leaf, wanted in zip(leaves, is_read, strict=True):
+        if not wanted:
+            places.append(None)
+            continue
+        kind, shape = str(leaf.dtype), leaf.shape[2:]
+        first = sum(part.shape[2] for part in parts.setdefault(kind, []))
+        places.append((kind, first + np.arange(math.prod(shape)).reshape(1, *shape)))
+        parts[kind].append(leaf.reshape(*leaf.shape[:2], -1))
+    return {kind: jnp.concatenate(each, axis=-1) for kind, each in parts.items()}, places
 
 
 def _like(leaf: Any, shape: tuple[int, ...]) -> Any:
