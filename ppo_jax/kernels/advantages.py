@@ -35,7 +35,7 @@ def evaluate(
     places = network.places(params.trainable)
     arrays, numbers_of = memory.numbers((config.discount, config.gae_lambda))
 
-    def kernel(
+    def advantages_kernel(
         barrier: Any,
         constants: Any,
         arrays: Any,
@@ -88,7 +88,7 @@ def evaluate(
 
     output = jax.ShapeDtypeStruct(transitions.reward.shape, transitions.reward.dtype)
     log_probs, values, advantages, _ = memory.call(
-        kernel,
+        advantages_kernel,
         [output] * 4,
         _WARPS,
         actor_critic.constants,

@@ -17,7 +17,7 @@ from ppo_jax.kernels import memory, network
 from ppo_jax.kernels.actor_critic import ActorCritic, rows_at
 from ppo_jax.policy import Halves, Params, Policy, split
 
-_WARPS = 8
+_WARPS = 16
 
 
 def optimize(
@@ -49,7 +49,7 @@ def optimize(
     actor_critic = ActorCritic(params, policy, config.activation, *one)
     arrays, hyperparameters_of = memory.numbers((config, scale))
 
-    def kernel(
+    def epochs_kernel(
         barrier: Any,
         constants: Any,
         arrays: Any,
@@ -83,9 +83,11 @@ def optimize(
             minibatch = _minibatch_at(chosen, batch)
             if rows > size or config.whole_episodes:
                 minibatch = minibatch._replace(valid=(lane < size) & (first + lane < held))
+            given, _ = split(memory.read(places, new))
+            gradients, diagnostics = jax.grad(loss_of, has_aux=True)(given, minibatch)
+            barrier()  # what follows is read only now: registers would not hold all of it
             optimized, _ = split(memory.read(places, new))
             state = memory.read(state_places, new_state)
-            gradients, diagnostics = jax.grad(loss_of, has_aux=True)(optimized, minibatch)
             updates, later = transformation.update(gradients, state, optimized)
             row = diagnostics, optimizer.norms(gradients, own_config)
             after = (
@@ -121,7 +123,7 @@ def optimize(
     number = jax.ShapeDtypeStruct((1,), like.dtype)
     flat = partial(jax.tree.map, jnp.ravel)
     new, new_state, count, means = memory.call(
-        kernel,
+        epochs_kernel,
         (
             jax.tree.map(_flat, trainable),
             jax.tree.map(_flat, optimizer_state),

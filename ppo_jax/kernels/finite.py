@@ -29,7 +29,7 @@ def keep_finite(learned: Any, new: Any, old: Any) -> Any:
 
 
 def _choose(learned: list[jax.Array], pairs: list[tuple[jax.Array, jax.Array]]) -> list[jax.Array]:
-    def kernel(_: Any, learned: Any, pairs: Any, chosen: Any) -> None:
+    def finite_kernel(_: Any, learned: Any, pairs: Any, chosen: Any) -> None:
         bad = jnp.zeros((), jnp.int32)
         for ref in learned:
             bad += _sum_over(ref, lambda at, inside, ref=ref: _count_bad(ref, at, inside))
@@ -46,7 +46,9 @@ def _choose(learned: list[jax.Array], pairs: list[tuple[jax.Array, jax.Array]]) 
             _sum_over(ref, write)
 
     shapes = [jax.ShapeDtypeStruct((one.size,), one.dtype) for one, _ in pairs]
-    [flat] = memory.call(kernel, (shapes,), _WARPS, *jax.tree.map(jnp.ravel, (learned, pairs)))
+    [flat] = memory.call(
+        finite_kernel, (shapes,), _WARPS, *jax.tree.map(jnp.ravel, (learned, pairs))
+    )
     return [leaf.reshape(one.shape) for leaf, (one, _) in zip(flat, pairs, strict=True)]
 
 

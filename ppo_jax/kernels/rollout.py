@@ -55,7 +55,7 @@ def scan(
     noise_is_read = act.used[1 + len(jax.tree.leaves(carry)) :]
     tables, columns = _tables(jax.tree.leaves(noise), noise_is_read)
 
-    def kernel(
+    def rollout_kernel(
         _: Any, constants: Any, parameters: Any, start: Any, tables: Any, end: Any, rows: Any
     ) -> None:
         lane = jax.lax.broadcasted_iota(jnp.int32, (lanes,), 0)
@@ -99,7 +99,7 @@ def scan(
         _like(leaf, (length, num_envs, *leaf.shape[1:])) for leaf in jax.tree.leaves(act.outputs[1])
     ]
     end, rows = memory.call(
-        kernel,
+        rollout_kernel,
         ([_like(leaf, leaf.shape) for leaf in start], rows),
         _WARPS,
         jax.tree.map(jnp.ravel, [see.constants, act.constants]),

@@ -9,6 +9,7 @@ import pytest
 
 from ppo_jax import env, population, ppo, recipe, rollout, spaces
 from ppo_jax.config import with_hyperparameters
+from ppo_jax.kernels import finite
 from tests.helpers import problems
 from tests.helpers.own_parts import lottery
 from tests.helpers.quick import quick_jit
@@ -109,6 +110,7 @@ def test_the_epochs_are_the_oracles_in_float64(case):
         problems.assert_parameters(params, expected.params, **tolerance)
 
 
+@pytest.mark.slow
 def test_agents_of_a_sweep_are_trained_as_by_the_loops():
     rates = {"learning_rate": np.array([1e-3, 1e-2]), "clip_range": np.array([1e-3, 0.3])}
     config = with_hyperparameters(CARTPOLE, rates)
@@ -120,6 +122,21 @@ def test_agents_of_a_sweep_are_trained_as_by_the_loops():
     (states, metrics), expected = train(config.replace(kernel="pallas")), train(config)
     assert_equal((states.params, metrics), (expected[0].params, expected[1]))
     assert metrics.clip_fraction[1, 0] > metrics.clip_fraction[1, 1]
+
+
+def test_an_agent_that_learned_something_infinite_keeps_all_that_it_was():
+    rng = np.random.default_rng(0)
+
+    def agents():  # 1,500 numbers are more than the kernel looks at together
+        drawn = {shape: rng.normal(size=(4, *shape)) for shape in ((), (3, 500), (7,))}
+        return [*drawn.values(), rng.random((4, 2)) < 0.5, rng.integers(9, size=(4, 5))]
+
+    learned, new, old = agents()[:3], agents(), agents()
+    learned[0][1], learned[1][2, 2, 499] = np.nan, -np.inf
+    found = jax.jit(finite.keep_finite)(*jax.tree.map(jnp.asarray, (learned, new, old)))
+    for one, fresh, kept in zip(found, new, old, strict=True):
+        expected = [(kept if agent in (1, 2) else fresh)[agent] for agent in range(4)]
+        np.testing.assert_array_equal(one, np.stack(expected).astype(one.dtype))
 
 
 REFUSED = {
