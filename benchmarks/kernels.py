@@ -1,11 +1,12 @@
 """python -m benchmarks.kernels RECIPE ...: the Pallas kernels of an update, compiled for an H100.
 
-Nothing is run. Prints the launches of one update with `kernel="pallas"`, and with --ptx what ptxas
-says of each kernel: registers of a thread, and bytes that do not fit into them (spills).
+Nothing is run. Prints the launches of one update with `kernel="pallas"` and each kernel's grid,
+threads and shared memory; with --registers also what ptxas says of its registers and spills.
 """
 
 import dataclasses
 import itertools
+import re
 import tempfile
 from pathlib import Path
 
@@ -14,8 +15,7 @@ import tyro
 from benchmarks import compiled
 from ppo_jax import population, recipe
 
-# What the functions in ppo_jax/kernels are called, and so their kernels.
-_NAMES = ("rollout_kernel", "advantages_kernel", "epochs_kernel", "finite_kernel")
+_KERNEL = r"(\w+_kernel) (grid: .*)"  # in ppo_jax/kernels their functions are called so
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,14 +26,14 @@ class Options:
     """Recipes to compile."""
     agents: tuple[int, ...] = (1,)
     """How many agents at once."""
-    ptx: bool = False
+    registers: bool = False
     """Print every kernel's registers and spills (needs ptxas on the PATH; slow)."""
 
 
 def main(options: Options) -> None:
-    """Compile, and print a line an update and a line a kernel."""
+    """Compile, and print a line an update and its kernels."""
     with tempfile.TemporaryDirectory() as dump:
-        compiled.set_flags(dump, compiled.Options(ptx=options.ptx))
+        compiled.set_flags(dump, compiled.Options())
         mesh = compiled.h100()
         for name, agents in itertools.product(options.recipes, options.agents):
             config = recipe(name, kernel="pallas")
@@ -44,9 +44,14 @@ def main(options: Options) -> None:
             launches, _ = compiled.launches(program.as_text())
             megabytes = program.memory_analysis().temp_size_in_bytes / 1e6
             print(f"{name}, agents: {agents}, launches: {launches}, temporary: {megabytes:.1f} MB")
-            if options.ptx:
+            thunks = max(
+                Path(dump).glob("*thunk_sequence_after*"), key=lambda path: path.stat().st_mtime
+            )
+            for kernel in re.findall(_KERNEL, thunks.read_text()):
+                print("  " + " ".join(kernel))
+            if options.registers:
                 found = compiled.registers(Path(dump))
-                print(*(line for line in found if line.startswith(_NAMES)), sep="\n")
+                print(*(f"  {line}" for line in found if "_kernel:" in line), sep="\n")
 
 
 if __name__ == "__main__":
