@@ -39,7 +39,7 @@ from ppo_jax import Config, env, network, population, ppo, recipe
 INSTALL = (
     f"pip install --no-deps jax-cuda13-plugin=={jax.__version__} jax-cuda13-pjrt=={jax.__version__}"
 )
-H100 = """gpu_device_info { driver_version: "13.0.0" runtime_version: "13.0.0" compile_time_toolkit_version: "13.0.0" threads_per_block_limit: 1024 threads_per_warp: 32
+H100 = """gpu_device_info { threads_per_block_limit: 1024 threads_per_warp: 32
 shared_memory_per_block: 49152 shared_memory_per_core: 233472 threads_per_core_limit: 2048
 core_count: 132 fpus_per_core: 128 block_dim_limit_x: 2147483647 block_dim_limit_y: 65535
 block_dim_limit_z: 65535 memory_bandwidth: 3352320000000 l2_cache_size: 52428800

@@ -64,7 +64,13 @@ def make(config: Config, scale: jax.Array | float) -> optax.GradientTransformati
 def norms(gradients: Any, config: Config) -> GradNorms:
     """The norms of both halves of gradients as the optimizer sees them."""
     halves = gradients if config.optimizer is None else policy.halves(gradients)[0]
-    return GradNorms(optax.tree.norm(halves.actor), optax.tree.norm(halves.critic))
+    return GradNorms(_norm(halves.actor), _norm(halves.critic))
+
+
+def _norm(tree: Any) -> jax.Array:
+    """The global norm, of real numbers: optax's square of the imaginary part has no GPU kernel."""
+    squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)]
+    return jnp.sqrt(sum(squares, jnp.zeros((), float)))
 
 
 def _own(optimizer: Any) -> optax.GradientTransformation:

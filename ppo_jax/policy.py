@@ -55,6 +55,8 @@ class Policy(NamedTuple):
     env_action: Callable[[jax.Array], jax.Array]
     """A sampled action -> what the environment receives, in its space's shape and bounds."""
     entropy_needs_noise: bool  # whether the noise of an action is kept for its entropy
+    encode: Callable[[Params, Any], Any]  # observations [B, *shape] -> what the network sees
+    distribution: Callable[[Params, Any], Distribution]  # of the network's outputs [..., A]
 
 
 def make(config: Config) -> Policy:
@@ -140,6 +142,8 @@ def make(config: Config) -> Policy:
         noise=actions.noise,
         env_action=actions.env_action,
         entropy_needs_noise=config.squash_action and isinstance(action_space, spaces.Box),
+        encode=lambda params, observation: encode(params.statistics, observation),
+        distribution=distribution,
     )
 
 

@@ -73,9 +73,15 @@ def run(
     ) -> tuple[ppo.TrainState, ppo.Metrics]:
         states, metrics = carry
         attempted, row = update(states, config)
-        all_finite = _all_finite(attempted, row)
-        states = _select(all_finite, attempted, states)
-        row = _select(all_finite, row, jax.tree.map(_nan_like, row))
+        none = jax.tree.map(_nan_like, row)
+        if config.kernel == "pallas":
+            from ppo_jax.kernels import finite  # Pallas takes a while to import
+
+            learned = _learned(attempted, row)
+            states, row = finite.keep_finite(learned, (attempted, row), (states, none))
+        else:
+            all_finite = _all_finite(attempted, row)
+            states, row = _select(all_finite, (attempted, row), (states, none))
         return states, jax.tree.map(lambda rows, one: rows.at[index].set(one), metrics, row)
 
     one_row = jax.eval_shape(update, states, config)[1]
@@ -211,9 +217,9 @@ def _axes(config: Config) -> Config:
     return jax.tree.map(lambda leaf: 0 if jnp.ndim(leaf) else None, config)
 
 
-def _all_finite(states: ppo.TrainState, row: ppo.Metrics) -> jax.Array:
-    """Whether an agent's update left everything that it learns finite, [agents]."""
-    learned = (
+def _learned(states: ppo.TrainState, row: ppo.Metrics) -> Any:
+    """All that must be finite after an update, every leaf [agents, ...]."""
+    return (
         row.policy_loss,
         row.value_loss,
         row.actor_grad_norm,
@@ -222,7 +228,10 @@ def _all_finite(states: ppo.TrainState, row: ppo.Metrics) -> jax.Array:
         states.reward_statistics,
     )
 
-    numbers = [leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(learned)]
+
+def _all_finite(states: ppo.TrainState, row: ppo.Metrics) -> jax.Array:
+    """Whether an agent's update left everything that it learns finite, [agents]."""
+    numbers = [leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(_learned(states, row))]
     return jnp.isfinite(jnp.concatenate(numbers, axis=1)).all(axis=1)
 
 

@@ -189,23 +189,29 @@ def compute_advantages(
     no value after it; a truncation, and the rollout's end, go on with that of the state they
     really led to. For a network with memory the batch stays as it was collected, [T, N, ...].
     """
-    distribution, values, memories = policy.unroll(
-        params, transitions.observation, transitions.memory, transitions.start
-    )
-    advantages = returns.gae(
-        transitions.reward,
-        values,
-        rollout.next_values(params, transitions, values, memories, rollout_state, policy),
-        transitions.terminated,
-        transitions.done,
-        config.discount,
-        config.gae_lambda,
-    )
+    if config.kernel == "pallas":
+        from ppo_jax.kernels import advantages as kernel  # Pallas takes a while to import
+
+        log_probs, values, advantages = kernel.evaluate(params, transitions, policy, config)
+    else:
+        distribution, values, memories = policy.unroll(
+            params, transitions.observation, transitions.memory, transitions.start
+        )
+        log_probs = distribution.log_prob(transitions.action)
+        advantages = returns.gae(
+            transitions.reward,
+            values,
+            rollout.next_values(params, transitions, values, memories, rollout_state, policy),
+            transitions.terminated,
+            transitions.done,
+            config.discount,
+            config.gae_lambda,
+        )
     batch = loss.Minibatch(
         observation=transitions.observation,
         action=transitions.action,
         noise=transitions.noise,
-        log_prob=distribution.log_prob(transitions.action),
+        log_prob=log_probs,
         value=values,
         advantage=advantages,
         target=advantages + values,
@@ -258,6 +264,13 @@ def optimize(
     num_valid = capacity if batch.valid is None else jnp.sum(batch.valid, dtype=jnp.int32)
     num_minibatches = -(-num_valid // size)
     orders = epoch_orders(key, capacity + -capacity % size, num_valid, config.num_epochs)
+    if config.kernel == "pallas":
+        from ppo_jax.kernels import epochs  # Pallas takes a while to import
+
+        trainable, optimizer_state, steps, diagnostics, norms = epochs.optimize(
+            orders, num_valid, params, optimizer_state, batch, scale, policy, config
+        )
+        return trainable, optimizer_state, UpdateStats(steps, diagnostics, norms)
     optimized, to_trainable = optimizer.to_optimized(params.trainable, config)
     transformation = optimizer.make(config, scale)
 

@@ -114,14 +114,15 @@ def collect(
     check_resets(config, environment)
     shape = length(config, environment), config.num_envs
     noise, pool = _draw(key, environment, policy, shape, config.reset_pool)
-    slots = None if policy.has_memory else truncation_slots(config, environment)
+    every_final = policy.has_memory or config.kernel == "pallas"
+    slots = None if every_final else truncation_slots(config, environment)
     is_large = sum(leaf.nbytes for leaf in jax.tree.leaves(state.observation)) > _LARGE * shape[1]
     params = jax.lax.stop_gradient(params)  # what was seen is given
     minimum, memory = config.min_transitions, state.memory
-    act = partial(_act, params, policy, config.noise_correlation)
 
-    def step(carry: Any, noise: _Noise) -> Any:
+    def step(policy: Policy, carry: Any, noise: _Noise) -> Any:
         state, finals, num_collected, done = carry
+        act = partial(_act, params, policy, config.noise_correlation)
         next_state, transition = _step(act, state, ~done, noise, pool, environment, policy)
         if slots is not None and is_large:
             finals, transition = _keep_truncated(finals, transition)
@@ -135,7 +136,12 @@ def collect(
 
     finals: Any = _no_finals(state.observation, slots) if slots is not None and is_large else ()
     carry: Any = state, finals, jnp.zeros((), jnp.int32), jnp.zeros((), bool)
-    (state, finals, *_), transitions = fast.scan(step, carry, noise)
+    if config.kernel == "pallas":
+        from ppo_jax.kernels import rollout as kernel  # Pallas takes a while to import
+
+        (state, finals, *_), transitions = kernel.scan(step, carry, noise, params, policy, config)
+    else:
+        (state, finals, *_), transitions = fast.scan(partial(step, policy), carry, noise)
     if minimum is None:
         transitions = transitions._replace(valid=jnp.ones(shape, bool))
     if slots is not None:

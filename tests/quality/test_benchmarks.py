@@ -101,6 +101,14 @@ def test_the_waterfall_says_what_is_left_of_the_environments_speed(tmp_path):
 
 
 @pytest.mark.slow
+def test_an_update_of_pallas_kernels_compiles_for_an_h100_in_few_launches():
+    pytest.importorskip("jax_plugins.xla_cuda13", reason="the CUDA plugin of benchmarks.compiled")
+    said = run("-m", "benchmarks.kernels", "standard", timeout=1200).stdout
+    launches = re.match(r"standard, agents: 1, launches: (\d+), ", said)
+    assert int(launches[1]) <= 23
+
+
+@pytest.mark.slow
 def test_solving_takes_the_median_agent_that_long(tmp_path):
     flags = ("--seeds", "3", "--first-starts", "0", "--starts", "0")
     content = measured("solve", tmp_path, *flags)

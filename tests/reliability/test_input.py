@@ -195,6 +195,7 @@ REFUSED_WITH_THE_ENVIRONMENT = [
     row("unknown parameter", "--env-params force 5", "'force'; there are: gravity"),
     row("time limit as a parameter", "--env-params max_steps_in_episode 9", "max_episode_steps"),
     row("swept unknown parameter", "--sweep env_params.force=1", "'force'; there are: gravity"),
+    row("no kernel", "--kernel pallas --env Acrobot-v1", "operation gather", "--kernel xla"),
     row("no threshold", "--env Catch-bsuite --stop-when-solved 1", "leave out --stop-when-solved"),
 ]
 

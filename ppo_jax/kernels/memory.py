@@ -1,0 +1,105 @@
+"""A kernel's arrays in memory, and the call of a kernel on the platform that a program is for."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas
+from jax.experimental.pallas import triton
+
+
+def padded(size: int) -> int:
+    """The least power of two from `size` on, at least 16, which Triton's products need."""
+    return max(16, 1 << (size - 1).bit_length())
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a number, a vector or a matrix lies in a flat array."""
+
+    start: int
+    shape: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+
+    def shifted(self, start: int) -> "Place":
+        """The place in a flat array of which this one's array is the part from `start` on."""
+        return dataclasses.replace(self, start=self.start + start)
+
+    def read(self, ref: Any) -> jax.Array:
+        """The array, padded with zeros."""
+        if not self.shape:
+            return ref[self.start]
+        index, inside = self._cells()
+        return triton.load(ref.at[index], mask=inside, other=0)
+
+    def write(self, ref: Any, array: jax.Array) -> None:
+        """Puts the padded array in its place."""
+        if not self.shape:
+            ref[self.start] = array
+        else:
+            index, inside = self._cells()
+            triton.store(ref.at[index], array, mask=inside)
+
+    def _cells(self) -> tuple[jax.Array, jax.Array]:
+        """The positions of the padded array, and which of them are not padding."""
+        shape = tuple(map(padded, self.shape))
+        index, inside = jnp.full(shape, self.start, jnp.int32), jnp.full(shape, True)
+        for axis, (size, stride) in enumerate(zip(self.shape, self.strides, strict=True)):
+            along = jax.lax.broadcasted_iota(jnp.int32, shape, axis)
+            index, inside = index + along * stride, inside & (along < size)
+        return index, inside
+
+
+def read(places: Any, refs: Any) -> Any:
+    """The arrays of places, of which each ref of a tree has a tree of its own."""
+    return jax.tree.map(
+        lambda ref, own: jax.tree.map(lambda place: place.read(ref), own), refs, places
+    )
+
+
+def write(places: Any, refs: Any, arrays: Any) -> None:
+    """Puts such arrays in their places."""
+
+    def write_all(ref: Any, own: Any, arrays: Any) -> None:
+        jax.tree.map(lambda place, array: place.write(ref, array), own, arrays)
+
+    jax.tree.map(write_all, refs, places, arrays)
+
+
+def numbers(tree: Any) -> tuple[list[jax.Array], Callable[[Any], Any]]:
+    """The arrays among a tree's numbers, and the function of refs of them that gives the tree."""
+    leaves, structure = jax.tree.flatten(tree)
+    fixed = [isinstance(leaf, int | float) for leaf in leaves]
+    arrays = [jnp.ravel(leaf) for leaf, is_fixed in zip(leaves, fixed, strict=True) if not is_fixed]
+
+    def rebuild(refs: Any) -> Any:
+        rest = iter(refs)
+        both = zip(leaves, fixed, strict=True)
+        given = [leaf if is_fixed else next(rest)[0] for leaf, is_fixed in both]
+        return jax.tree.unflatten(structure, given)
+
+    return arrays, rebuild
+
+
+def call(kernel: Callable[..., None], outputs: Any, warps: int, *inputs: Any) -> Any:
+    """The outputs, of these shapes, that the kernel writes; on a CPU it is interpreted.
+
+    The kernel is a function of a barrier, and of refs of inputs and outputs. After a call of the
+    barrier all threads see what each of them has written.
+    """
+
+    def launch(interpret: bool, *inputs: Any) -> Any:
+        barrier = (lambda: None) if interpret else triton.debug_barrier
+        return pallas.pallas_call(
+            partial(kernel, barrier),
+            out_shape=outputs,
+            interpret=interpret,
+            compiler_params=triton.CompilerParams(num_warps=warps, num_stages=1),
+        )(*inputs)
+
+    return jax.lax.platform_dependent(
+        *inputs, cpu=partial(launch, True), cuda=partial(launch, False)
+    )

@@ -1,0 +1,162 @@
+"""The Pallas kernels, interpreted on a CPU: a rollout against XLA's loop from the same noise, which
+tests/core/test_rollout.py holds to gymnax's own steps; the epochs against the NumPy oracle."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ppo_jax import env, population, ppo, recipe, rollout, spaces
+from ppo_jax.config import with_hyperparameters
+from ppo_jax.kernels import finite
+from tests.helpers import problems
+from tests.helpers.own_parts import lottery
+from tests.helpers.quick import quick_jit
+
+# 3 environments fill a kernel's lanes in part, 20 units its matrices; episodes end all the time.
+CARTPOLE = recipe(
+    "standard", num_envs=3, num_steps=16, max_episode_steps=9, num_minibatches=2, hidden_sizes=(20,)
+)
+CASES = {
+    "CartPole": CARTPOLE,
+    "Pendulum": recipe(
+        "standard",
+        env="Pendulum-v1",
+        num_envs=3,
+        num_steps=16,
+        max_episode_steps=9,
+        num_minibatches=2,
+        hidden_sizes=(20, 7),
+        activation="relu",
+        noise_correlation=0.5,
+        normalize_observation=True,
+        previous_action=True,
+        previous_reward=True,
+    ),
+}
+SLOW = {
+    "whole episodes": recipe("notebook", max_episode_steps=40, num_updates=30),
+    "three actions": recipe("fast", env="MountainCar-v0", num_envs=4, num_steps=32),
+    "squashed": CASES["Pendulum"].replace(squash_action=True, time_limit="terminate"),
+}
+
+
+def collect(key, config):
+    """A rollout with every step's final observation, which XLA's path keeps only where needed."""
+    state, policy = ppo.init(key, config), ppo.policy(config)
+    environment = env.make(config)._replace(truncates_early=True)
+    rollout_key = jax.random.fold_in(key, 1)
+    return rollout.collect(rollout_key, state.params, state.rollout, environment, policy, config)
+
+
+def assert_equal(found, expected):
+    """Whole numbers and booleans are equal, floats up to the order of a product's sum."""
+    for (path, one), other in zip(
+        jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True
+    ):
+        assert (one.shape, one.dtype) == (other.shape, other.dtype), path
+        tolerance = 1e-5 if jnp.issubdtype(one.dtype, jnp.floating) else 0
+        np.testing.assert_allclose(one, other, tolerance, tolerance, err_msg=str(path))
+
+
+@pytest.mark.parametrize(
+    "name", [*CASES, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+)
+def test_a_rollout_equals_the_scan(name):
+    config = (CASES | SLOW)[name]
+    expected = quick_jit(collect)(jax.random.key(3), config)
+    state, transitions = quick_jit(collect)(jax.random.key(3), config.replace(kernel="pallas"))
+    assert_equal((state, transitions), expected)
+    if name != "three actions":
+        assert np.sum(transitions.done & transitions.valid) >= 1
+
+
+def test_agents_of_one_kernel_have_their_own_worlds():
+    config = with_hyperparameters(
+        CARTPOLE, {"env_params.force_mag": np.array([5.0, 10.0, 20.0], np.float32)}
+    )
+    keys = jax.random.split(jax.random.key(0), 3)
+
+    def agents(config):
+        axes = jax.tree.map(lambda leaf: 0 if np.ndim(leaf) else None, config)
+        return quick_jit(jax.vmap(collect, (0, axes)))(keys, config)
+
+    found = agents(config.replace(kernel="pallas"))
+    assert_equal(found, agents(config))
+    assert len(np.unique(found[0].observation[:, 0, 1])) == 3
+
+
+QUICK = ("standard", "notebook", "KL limit")
+LEARNED = [case for case in problems.CASES if case not in ("MultiDiscrete", "fast, turned")]
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    "case",
+    [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in LEARNED],
+)
+def test_the_epochs_are_the_oracles_in_float64(case):
+    for seed in (0, 1):
+        problem = problems.make_problem(case, seed)
+        problem = problem._replace(config=problem.config.replace(kernel="pallas"))
+        (params, state, stats), _, expected = problems.learn_both_ways(problem)
+        adam, tolerance = problems.moments_of(state), problems.FLOAT64
+        assert stats.gradient_steps == len(expected.gradients)
+        problems.assert_metrics(problems.metrics_of(stats), expected.metrics, **tolerance)
+        assert adam.count == expected.adam["count"]
+        problems.assert_parameters(adam.mu, expected.adam["mean"], **tolerance)
+        problems.assert_parameters(adam.nu, expected.adam["square"], **tolerance)
+        problems.assert_parameters(params, expected.params, **tolerance)
+
+
+@pytest.mark.slow
+def test_agents_of_a_sweep_are_trained_as_by_the_loops():
+    rates = {"learning_rate": np.array([1e-3, 1e-2]), "clip_range": np.array([1e-3, 0.3])}
+    config = with_hyperparameters(CARTPOLE, rates)
+
+    def train(config):
+        return quick_jit(population.train)(population.agent_keys(0, 2), config)
+
+    config = config.replace(num_updates=2)
+    (states, metrics), expected = train(config.replace(kernel="pallas")), train(config)
+    assert_equal((states.params, metrics), (expected[0].params, expected[1]))
+    assert metrics.clip_fraction[1, 0] > metrics.clip_fraction[1, 1]
+
+
+def test_an_agent_that_learned_something_infinite_keeps_all_that_it_was():
+    rng = np.random.default_rng(0)
+
+    def agents():  # 1,500 numbers are more than the kernel looks at together
+        drawn = {shape: rng.normal(size=(4, *shape)) for shape in ((), (3, 500), (7,))}
+        return [*drawn.values(), rng.random((4, 2)) < 0.5, rng.integers(9, size=(4, 5))]
+
+    learned, new, old = agents()[:3], agents(), agents()
+    learned[0][1], learned[1][2, 2, 499] = np.nan, -np.inf
+    found = jax.jit(finite.keep_finite)(*jax.tree.map(jnp.asarray, (learned, new, old)))
+    for one, fresh, kept in zip(found, new, old, strict=True):
+        expected = [(kept if agent in (1, 2) else fresh)[agent] for agent in range(4)]
+        np.testing.assert_array_equal(one, np.stack(expected).astype(one.dtype))
+
+
+REFUSED = {
+    "network": ({"network": "gru", "num_minibatches": 1}, "network is 'gru'"),
+    "no hidden layer": ({"hidden_sizes": ()}, "hidden_sizes is empty"),
+    "optimizer": ({"optimizer": optax.sgd(0.1)}, "optimizer is Gradient"),
+    "pool": ({"reset_pool": 8}, "reset_pool is 8"),
+    "random steps": ({"env": "Acrobot-v1"}, "gather"),
+    "images": ({"env": "Breakout-MinAtar"}, "400 numbers, above 64"),
+    "several actions": (
+        {"env": lottery()._replace(action_space=spaces.MultiDiscrete((2, 3)))},
+        "actions are Multi",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_has_no_kernel_is_refused_with_the_remedy(name):
+    changes, said = REFUSED[name]
+    config = CARTPOLE.replace(kernel="pallas", **changes)
+    with pytest.raises(ValueError, match=f"{said}.*give --kernel xla") as found:
+        jax.eval_shape(collect, jax.random.key(0), config)
+    assert "\n" not in str(found.value)
