@@ -3,6 +3,7 @@
 Nothing runs, and no accelerator is initialized. Needs the plugin of the device's kind, not CUDA.
 """
 
+import functools
 import os
 from typing import Any, NamedTuple
 
@@ -66,6 +67,7 @@ def is_gpu(name: str) -> bool:
     return name in _GPUS
 
 
+@functools.cache  # programs take the same devices only
 def select(name: str) -> list[jax.Device]:
     """The devices of that name. Raises DeviceError where this jax has no plugin for them."""
     jax.config.update("jax_platforms", "cpu")
