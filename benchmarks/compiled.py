@@ -25,7 +25,7 @@ from rich.table import Table
 from benchmarks import machine
 from benchmarks.peers import reading
 from benchmarks.workers import PeerError, Worker
-from ppo_jax import population, recipe
+from ppo_jax import Config, population, recipe
 from ppo_jax.run import absent
 from ppo_jax.run.errors import DeviceError
 
@@ -50,7 +50,7 @@ class Options:
     """Compile an update of each recipe, and of other libraries, for devices that are not here."""
 
     recipes: tuple[str, ...] = ("standard", "fast", "notebook")
-    """Recipes to compile."""
+    """Recipes to compile, each with fields changed if need be: "standard kernel=pallas"."""
     agents: tuple[int, ...] = (1, 32, 1024)
     """How many agents at once; left out where a device's chips cannot share them equally."""
     devices: tuple[str, ...] = (GPU, "tpu:v5e:1x1", "tpu:v5e:2x2")
@@ -63,9 +63,15 @@ class Options:
     """Folder for compiled.json and compiled.png."""
 
 
+def config_of(name: str) -> Config:
+    """A recipe by its name, with texts for some of its fields."""
+    own, *changes = _WORK.get(name, name).split()
+    return recipe(own, **dict(change.split("=", 1) for change in changes))
+
+
 def ours(name: str, agents: int, device: str, graphs: bool) -> dict[str, Any]:
     """An update of a recipe."""
-    config, updates = recipe(name), reading.UPDATES
+    config, updates = config_of(name), reading.UPDATES
     mesh = Mesh(np.array(absent.select(device)), ("agents",))
     states = jax.eval_shape(lambda: population.init(population.agent_keys(0, agents), config))
 
@@ -74,7 +80,7 @@ def ours(name: str, agents: int, device: str, graphs: bool) -> dict[str, Any]:
 
     out_specs = (population.AGENTS, population.TIME_AGENTS)
     training = population.shard_over_agents(train, mesh, out_specs)
-    trips = NOTEBOOK_TRIPS if name == "notebook" else 1
+    trips = NOTEBOOK_TRIPS if name.startswith("notebook") else 1
     return reading.read(training, (states,), device, graphs, trips)
 
 
@@ -161,6 +167,7 @@ def predictions(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 for row in rows
                 if (row["program"], row["more_graphs"], row["device"]) == (name, more, GPU)
                 and row.get("bytes")
+                and not row.get("not_analyzed")
             }
             if own.keys() >= {1, 32, 1024}:
                 found += [
@@ -184,7 +191,7 @@ def predicted(name: str, agents: int, rows: dict[int, dict[str, Any]]) -> dict[s
     launching = LAUNCH * near["launches_outside"] + LAUNCH_IN_GRAPH * near["launches_in_graphs"]
     moving, computing = at("bytes") / BANDWIDTH, at("operations") / PEAK
     seconds = launching + max(moving, computing)
-    steps = NOTEBOOK_STEPS if name == "notebook" else recipe(_WORK.get(name, name)).batch_size
+    steps = NOTEBOOK_STEPS if name.startswith("notebook") else config_of(name).batch_size
     return {
         "launching_seconds": launching,
         "moving_seconds": moving,
