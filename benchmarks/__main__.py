@@ -24,7 +24,9 @@ PARTS = (
     "learning_curves",
     "targets",
 )
+ASKED_FOR = ("compiled",)  # needs jax's plugins for a GPU and a TPU
 _CHECKOUTS = {
+    "compiled": ("purejaxrl",),
     "throughput": ("cleanrl", "purejaxrl", "rl_tools"),
     "equal_learning": ("cleanrl", "purejaxrl"),
     "memory": ("purejaxrl",),
@@ -37,7 +39,7 @@ class Options:
     more options."""
 
     parts: tyro.conf.Positional[tuple[str, ...]] = PARTS
-    """Parts to run."""
+    """Parts to run; compiled only where it is named."""
     cleanrl: Path | None = None
     """Your checkout of vwxyzjn/cleanrl (none: left out)."""
     purejaxrl: Path | None = None
@@ -61,9 +63,12 @@ def command(part: str, options: Options) -> list[str]:
 def main(options: Options) -> int:
     """Run the parts, each in a process of its own; returns 1 if one failed."""
     console = Console()
-    unknown = sorted(set(options.parts) - set(PARTS))
+    unknown = sorted(set(options.parts) - {*PARTS, *ASKED_FOR})
     if unknown:
-        console.print(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}", style="red")
+        console.print(
+            f"no part {', '.join(unknown)}; there are {', '.join((*PARTS, *ASKED_FOR))}",
+            style="red",
+        )
         return 2
     failed = []
     for part in options.parts:

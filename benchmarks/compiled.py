@@ -1,316 +1,284 @@
-"""python -m benchmarks.compiled RECIPE ...: the kernels of an update on an H100, without one.
+"""python -m benchmarks compiled: an update as XLA compiles it for a GPU and a TPU, without either.
 
-XLA compiles the update ahead of time, on any machine, and nothing is run. Needs the CUDA plugin of
-the jax that is installed, without CUDA itself (`INSTALL`).
-
-A loop's kernels count once a trip where the number of trips is known when compiling, and once where
-it is not. Thunks are what XLA launches after its own passes: a command buffer is a CUDA graph of
-several kernels. Numbers of an earlier tree, under "before" in the file of `--out`, stay there and
-are printed beside.
+Kernels, CUDA graphs and what cuts them, memory, operations and bytes: of our recipes and of other
+JAX libraries, which are compiled by the same functions in their own environments (`peers/reading`).
+Nothing is timed; from the counts follows a prediction of an H100's speed, for a GPU to refute.
+Needs jax's plugins for the devices; without CUDA or a TPU, `pip` installs them (`run/absent.py`).
 """
 
 import dataclasses
 import itertools
 import json
-import os
-import re
-import shutil
-import subprocess
-import tempfile
-import time
-from collections import Counter
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
+import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import tyro
-from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import machine, parts
-from ppo_jax import Config, env, network, population, ppo, recipe
+from benchmarks import machine
+from benchmarks.peers import reading
+from benchmarks.workers import PeerError, Worker
+from ppo_jax import Config, population, recipe
+from ppo_jax.run import absent
+from ppo_jax.run.errors import DeviceError
 
-INSTALL = (
-    f"pip install --no-deps jax-cuda13-plugin=={jax.__version__} jax-cuda13-pjrt=={jax.__version__}"
+GPU = "gpu:h100"
+PREDICTED = (1, 8, 32, 132, 512, 1024, 4096)  # agents
+LAUNCH, LAUNCH_IN_GRAPH = 2.5e-6, 1e-6  # seconds
+BANDWIDTH, PEAK = 3.35e12, 67e12  # an H100's bytes/s and float32 operations/s
+MODEL = (
+    "seconds of an update = launches × 2.5 µs outside of CUDA graphs and 1 µs inside + the larger"
+    " of bytes / 3.35 TB/s and operations / 67 TFLOP/s. A sum, for kernels wait for one another:"
+    " what a launch takes is not hidden. Bytes and operations by XLA's own analysis,"
+    " linear in the agents between 32 and 1,024; launches of the nearer of these."
 )
-H100 = """gpu_device_info { threads_per_block_limit: 1024 threads_per_warp: 32
-shared_memory_per_block: 49152 shared_memory_per_core: 233472 threads_per_core_limit: 2048
-core_count: 132 fpus_per_core: 128 block_dim_limit_x: 2147483647 block_dim_limit_y: 65535
-block_dim_limit_z: 65535 memory_bandwidth: 3352320000000 l2_cache_size: 52428800
-clock_rate_ghz: 1.98 device_memory_size: 84942979072 shared_memory_per_block_optin: 232448
-cuda_compute_capability { major: 9 } registers_per_core_limit: 65536
-registers_per_block_limit: 65536 } platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 8 } device_description_str: "NVIDIA H100 80GB HBM3" """
-# Not kernels: they move no data.
-_FREE = (
-    *("tuple", "get-tuple-element", "parameter", "constant", "bitcast", "after-all"),
-    *("add-dependency", "partition-id", "replica-id", "opt-barrier"),
-)
+# What a notebook's update is taken for: an episode of 500 steps, in 16 minibatches, 10 times.
+NOTEBOOK_STEPS, NOTEBOOK_TRIPS = 500, 160
+_WORK = dict.fromkeys(("purejaxrl", "rejax", "ajax"), "standard")
+_CUDA = [f"jax-cuda13-{part}=={{}}" for part in ("plugin", "pjrt")]
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Count the kernels of one update, compiled for an H100 that need not be there."""
+    """Compile an update of each recipe, and of other libraries, for devices that are not here."""
 
-    recipes: tyro.conf.Positional[tuple[str, ...]] = ("standard", "fast", "notebook")
-    """Recipes to compile."""
-    agents: tuple[int, ...] = (1,)
-    """How many agents at once."""
-    flags: str = ""
-    """More flags for XLA, such as --xla_gpu_graph_min_graph_size=1."""
-    ptx: bool = False
-    """Print every kernel's registers, shared memory and spills (needs ptxas on the PATH; slow)."""
-    out: Path | None = None
-    """File for the numbers (none: they are only printed)."""
-
-
-class Loop(NamedTuple):
-    """A loop of a compiled program."""
-
-    entered: int  # times, by the loops around it
-    trips: int | None  # none: not known when compiling
-    kernels: int  # of one trip
+    recipes: tuple[str, ...] = ("standard", "fast", "notebook")
+    """Recipes to compile, each with fields changed if need be: "standard kernel=pallas"."""
+    agents: tuple[int, ...] = (1, 32, 1024)
+    """How many agents at once; left out where a device's chips cannot share them equally."""
+    devices: tuple[str, ...] = (GPU, "tpu:v5e:1x1", "tpu:v5e:2x2")
+    """Devices, as `ppo-jax plan --device` names them. The file's rows of others stay."""
+    peers: tuple[str, ...] = ("purejaxrl", "rejax", "ajax")
+    """Other libraries, for the first device."""
+    purejaxrl: Path | None = None
+    """Your checkout of luchris429/purejaxrl (none: left out)."""
+    out: Path = Path("benchmarks/results")
+    """Folder for compiled.json and compiled.png."""
 
 
-# Reading a compiled program -----------------------------------------------------------------------
+def config_of(name: str) -> Config:
+    """A recipe by its name, with texts for some of its fields."""
+    own, *changes = _WORK.get(name, name).split()
+    return recipe(own, **dict(change.split("=", 1) for change in changes))
 
 
-def launches(program: str) -> tuple[int, list[Loop]]:
-    """Kernels launched in one call of a compiled program (HLO text), and its loops."""
-    computations, entry = _computations(program)
-    loops: list[Loop] = []
+def ours(name: str, agents: int, device: str, graphs: bool) -> dict[str, Any]:
+    """An update of a recipe."""
+    config, updates = config_of(name), reading.UPDATES
+    mesh = Mesh(np.array(absent.select(device)), ("agents",))
+    states = jax.eval_shape(lambda: population.init(population.agent_keys(0, agents), config))
 
-    def count(name: str, entered: int) -> int:
-        return sum(_launched(*instruction, entered) for instruction in computations[name])
+    def train(states: Any) -> Any:
+        return population.run(states, config, updates, updates)
 
-    def _launched(operation: str, rest: str, entered: int) -> int:
-        if operation in _FREE:
-            return 0
-        if operation == "while":
-            trips = _trips(rest)
-            kernels = count(_named(rest, "body"), entered * (trips or 1))
-            loops.append(Loop(entered, trips, kernels))
-            return (trips or 1) * (kernels + 1)  # and its condition
-        if operation in ("call", "conditional"):
-            callees = re.findall(r"%([\w.\-]+)", rest.split("), ", 1)[-1])
-            return sum(count(callee, entered) for callee in callees if callee in computations)
-        return 1
-
-    return count(entry, 1), loops
+    out_specs = (population.AGENTS, population.TIME_AGENTS)
+    training = population.shard_over_agents(train, mesh, out_specs)
+    trips = NOTEBOOK_TRIPS if name.startswith("notebook") else 1
+    return reading.read(training, (states,), device, graphs, trips)
 
 
-def _computations(program: str) -> tuple[dict[str, list[tuple[str, str]]], str]:
-    """Every computation's instructions, each an operation and the rest of its line, and the name of
-    the one that the program enters."""
-    blocks = re.findall(r"^(ENTRY )?%?([\w.\-]+) \(.*?\{\n(.*?)^\}", program, re.M | re.S)
-    lines = {
-        name: re.findall(r"^\s+(?:ROOT )?%?\S+ = (.*)$", text, re.M) for _, name, text in blocks
-    }
-    found = {name: [_instruction(line) for line in own] for name, own in lines.items()}
-    return found, next(name for is_entry, name, _ in blocks if is_entry)
-
-
-def _instruction(line: str) -> tuple[str, str]:
-    """The operation of `TYPE OPERATION(...), ...` and all that follows the type, be it a tuple."""
-    depth = 0
-    for index, character in enumerate(line):
-        depth += (character == "(") - (character == ")")
-        if character == " " and not depth:
-            return line[index + 1 :].split("(", 1)[0], line[index + 1 :]
-    return "?", line
-
-
-def _named(rest: str, attribute: str) -> str:
-    found = re.search(rf"\b{attribute}=%?([\w.\-]+)", rest)
-    assert found is not None
-    return found[1]
-
-
-def _trips(rest: str) -> int | None:
-    known = re.search(r'known_trip_count":\{"n":"(\d+)"', rest)
-    return int(known[1]) if known else None
-
-
-# Compiling ----------------------------------------------------------------------------------------
-
-
-def h100() -> Mesh:
-    """A mesh of one H100 that programs can be compiled for, though it is not here.
-
-    Exits with one line where the CUDA plugin is missing.
-    """
+def peer(name: str, agents: int, options: Options) -> dict[str, Any]:
+    """An update of another library's `standard`, or why there is none."""
+    asked = {"agents": agents, "device": options.devices[0]}
+    if name == "purejaxrl":
+        if options.purejaxrl is None:
+            return {"not_compiled": "give --purejaxrl, your checkout of it"}
+        asked["path"] = str(options.purejaxrl.resolve())
+    plugins = [line.format("0.10.2") for line in _CUDA]
     try:
-        topology = topologies.get_topology_desc(
-            platform="cuda", topology_name="1x1x1", topology="1x1x1", target_config=H100
-        )
-    except NotImplementedError as error:
-        raise SystemExit(f"jax {jax.__version__} has no CUDA plugin; {INSTALL}") from error
-    return Mesh(np.array(topology.devices[:1]), ("agents",))
+        with Worker(name, asked, start_timeout=600, tries=1, packages=plugins) as worker:
+            row = worker.turn()
+            return {**row, "versions": worker.ready["versions"]}
+    except PeerError as error:
+        return {"not_compiled": str(error).strip().splitlines()[-1][:200]}
 
 
-def compile_for(mesh: Mesh, function: Callable[..., Any], *shapes: Any) -> Any:
-    """The function of arrays [agents, ...] of these shapes, compiled for the device of `h100`.
-    Pallas kernels compile too."""
-    by_agent = NamedSharding(mesh, population.AGENTS)
-    shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=by_agent), shapes
-    )
-    sharded = population.shard_over_agents(function, mesh, population.AGENTS)
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # Pallas asks it for the GPU's kind
-        return jax.jit(sharded).trace(*shapes).lower(lowering_platforms=("cuda",)).compile()
+def rows_of(options: Options) -> Iterator[dict[str, Any]]:
+    """A row a program, number of agents and device; of ours on a GPU one more, with more graphs."""
+    for device, agents in itertools.product(options.devices, options.agents):
+        if agents % len(absent.select(device)):
+            continue
+        own = {"agents": agents, "device": device, "more_graphs": False}
+        for name in options.recipes:
+            yield {"program": name, **own, **ours(name, agents, device, False)}
+            if absent.is_gpu(device):
+                more = ours(name, agents, device, True)
+                yield {"program": name, **own, "more_graphs": True, **more}
+        for name in options.peers if device == options.devices[0] else ():
+            yield {"program": name, **own, **peer(name, agents, options)}
 
 
-def compile_here(function: Callable[..., Any], *shapes: Any) -> Any:
-    """The function compiled for this process's own device."""
-    return jax.jit(function).lower(*shapes).compile()
+def cells(row: dict[str, Any]) -> list[str]:
+    """A row for people: what is launched in and outside of graphs, and what cuts them."""
+    head = [
+        row["device"],
+        row["program"],
+        f"{row['agents']:,}",
+        "more" if row["more_graphs"] else "",
+    ]
+    if "not_compiled" in row:
+        return [*head, row["not_compiled"]]
+    loops = [f"{loop['entered'] * loop['trips']:,} × {loop['kernels']}" for loop in row["loops"]]
+    whole = sum(part["whole"] for part in row["parts"])
+    cut: dict[str, int] = {}
+    for part in row["parts"]:
+        for kind, number in part["outside"].items():
+            cut[kind] = cut.get(kind, 0) + number
+    numbers = [
+        row["temporary_megabytes"],
+        (row["bytes"] or 0) / 1e6,
+        (row["operations"] or 0) / 1e6,
+    ]
+    return [
+        *head,
+        f"{row['kernels']:,}",
+        ", ".join(loops),
+        f"{row['launches_outside']:,} + {row['launches_in_graphs']:,}" if row["parts"] else "",
+        f"{whole} of {len(loops)}" if row["parts"] else "",
+        ", ".join(f"{number} {kind}" for kind, number in cut.items()),
+        *(f"{number:,.1f}" for number in numbers),
+    ]
 
 
-def agents_of(config: Config, agents: int) -> ppo.TrainState:
-    """The shapes of that many agents' states."""
-    return jax.eval_shape(lambda: population.init(population.agent_keys(0, agents), config))
+COLUMNS = (
+    *("device", "program", "agents", "graphs", "kernels", "loops: trips × kernels"),
+    *("launches outside + in graphs", "loops whole", "outside of graphs, a trip each"),
+    *("temporary MB", "MB moved", "MFLOP"),
+)
 
 
-def measure(name: str, agents: int, mesh: Mesh, dump: Path) -> dict[str, Any]:
-    """One update of a recipe as XLA compiled it: kernels, loops, thunks and memory."""
-    config, started = recipe(name), time.perf_counter()
-    states = agents_of(config, agents)
-    program = compile_for(mesh, lambda states: population.run(states, config, 1, 1), states)
-    seconds = time.perf_counter() - started
-    kernels, loops = launches(program.as_text())
-    return {
-        "recipe": name,
-        "agents": agents,
-        "kernels": kernels,
-        "loops": [loop._asdict() for loop in loops],
-        "thunks": thunks(dump),
-        "temporary_megabytes": program.memory_analysis().temp_size_in_bytes / 1e6,
-        "compile_seconds": round(seconds, 1),
-    }
+# The prediction -----------------------------------------------------------------------------------
 
 
-def thunks(dump: Path) -> dict[str, int]:
-    """How many thunks of each kind XLA dumped of the newest program."""
-    kinds = re.findall(r"^\s*\d+: k([A-Z]\w+)", _newest_thunks(dump).read_text(), re.M)
-    return dict(sorted(Counter(kinds).items()))
-
-
-def registers(dump: Path) -> list[str]:
-    """What ptxas says of every kernel that XLA dumped of the newest program, a line each."""
-    if shutil.which("ptxas") is None:
-        raise SystemExit("--ptx: ptxas is not on the PATH; it comes with nvidia-cuda-nvcc")
-    module = _newest_thunks(dump).name.partition(".")[0]
+def predictions(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Steps per second on an H100 by `MODEL`, for each program, with and without more graphs."""
     found = []
-    for path in dump.glob(f"{module}.*.ptx"):
-        command = ["ptxas", "-v", "-arch=sm_90a", str(path), "-o", os.devnull]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-        names = re.findall(r"Compiling entry function '(\w+)'", said)
-        used, spills = (
-            re.findall(r"Used .*$", said, re.M),
-            re.findall(r"\d+ bytes stack.*$", said, re.M),
-        )
-        found += [": ".join(line) for line in zip(names, used, spills, strict=True)]
-    return sorted(found)
+    for name in dict.fromkeys(row["program"] for row in rows):
+        for more in (False, True):
+            own = {
+                row["agents"]: row
+                for row in rows
+                if (row["program"], row["more_graphs"], row["device"]) == (name, more, GPU)
+                and row.get("bytes")
+                and not row.get("not_analyzed")
+            }
+            if own.keys() >= {1, 32, 1024}:
+                found += [
+                    {"program": name, "more_graphs": more, "agents": agents}
+                    | predicted(name, agents, own)
+                    for agents in PREDICTED
+                ]
+    return found
 
 
-def _newest_thunks(dump: Path) -> Path:
-    return max(dump.glob("*.thunk_sequence_after_thunk_passes.txt"), key=os.path.getmtime)
+def predicted(name: str, agents: int, rows: dict[int, dict[str, Any]]) -> dict[str, float]:
+    """Seconds of an update of so many agents, from the rows of 1, 32 and 1,024, and the speed."""
+    near = rows[1 if agents == 1 else 32 if agents < 182 else 1024]  # by their ratio
 
+    def at(quantity: str) -> float:
+        if agents == 1:
+            return rows[1][quantity]
+        each = (rows[1024][quantity] - rows[32][quantity]) / (1024 - 32)
+        return max(rows[32][quantity] + each * (agents - 32), 0.0)
 
-# The critic in the rollout ------------------------------------------------------------------------
-
-
-class ActorOnly(network.MLP):
-    """The built-in perceptron of Discrete or Box actions, without a critic."""
-
-    def __call__(self, observation: Any) -> tuple[Any, jax.Array]:
-        """The actor's output, and zeros for values."""
-        inputs = self.encode(observation)
-        return self.actor(inputs), jnp.zeros(len(inputs))
-
-
-def holds_critic(
-    config: Config, agents: int = 1, compiled: Callable[..., Any] = compile_here
-) -> bool:
-    """Whether the compiled rollout of a perceptron does more than that of its actor alone.
-
-    The rollout needs no value, and XLA removes what nobody reads. `compiled` compiles a function of
-    shapes: `compile_here`, or `partial(compile_for, h100())`.
-    """
-    outputs = network.num_outputs(env.make(config).action_space)
-    actor = ActorOnly(outputs, config.hidden_sizes, config.activation)
-    return _work(config, agents, compiled) != _work(config.replace(network=actor), agents, compiled)
-
-
-def _work(config: Config, agents: int, compiled: Callable[..., Any]) -> Any:
-    """Arithmetic, where XLA tells it, and kernels of one compiled rollout."""
-    states = agents_of(config, agents)
-    program = compiled(lambda states: parts.rollouts(states, config, 1), states)
-    return (program.cost_analysis() or {}).get("flops"), launches(program.as_text())
+    launching = LAUNCH * near["launches_outside"] + LAUNCH_IN_GRAPH * near["launches_in_graphs"]
+    moving, computing = at("bytes") / BANDWIDTH, at("operations") / PEAK
+    seconds = launching + max(moving, computing)
+    steps = NOTEBOOK_STEPS if name.startswith("notebook") else config_of(name).batch_size
+    return {
+        "launching_seconds": launching,
+        "moving_seconds": moving,
+        "computing_seconds": computing,
+        "env_steps_per_second": agents * steps / seconds,
+    }
 
 
 # What it came to ----------------------------------------------------------------------------------
 
 
-def show(rows: list[dict[str, Any]], before: list[dict[str, Any]], console: Console) -> None:
-    """The rows as a table for people, with the kernels of an earlier tree."""
-    earlier = {(row["recipe"], row["agents"]): f"{row['kernels']:,}" for row in before}
-    table = Table("recipe", "agents", "kernels", "before", "loops", "temporary MB", "critic acts")
-    for row in rows:
-        loops = [f"{loop['trips'] or '?'} × {loop['kernels']}" for loop in row["loops"]]
-        table.add_row(
-            row["recipe"],
-            str(row["agents"]),
-            f"{row['kernels']:,}",
-            earlier.get((row["recipe"], row["agents"]), "-"),
-            ", ".join(loops),
-            f"{row['temporary_megabytes']:.1f}",
-            "yes" if row["critic_in_rollout"] else "no",
-        )
+def show(content: dict[str, Any], console: Console) -> None:
+    """The rows and predictions as tables for people."""
+    table = Table(*COLUMNS)
+    for row in content["rows"]:
+        table.add_row(*cells(row))
+    console.print(table)
+    console.print(MODEL)
+    table = Table("program", "graphs", *(f"{agents:,}" for agents in PREDICTED))
+    by_program: dict[tuple[str, bool], list[str]] = {}
+    for row in content["predictions"]:
+        speeds = by_program.setdefault((row["program"], row["more_graphs"]), [])
+        speeds.append(f"{row['env_steps_per_second']:,.0f}")
+    for (name, more), speeds in by_program.items():
+        table.add_row(name, "more" if more else "", *speeds)
     console.print(table)
 
 
+def draw(content: dict[str, Any], path: Path) -> None:
+    """What one agent's update launches, and the predicted speeds."""
+    figure, (bars, speeds) = plt.subplots(1, 2, figsize=(9.5, 3.4), layout="constrained")
+    shown = [
+        row
+        for row in content["rows"]
+        if (row["device"], row["agents"]) == (GPU, 1) and row.get("parts")
+    ]
+    labels = [row["program"] + (", more graphs" if row["more_graphs"] else "") for row in shown]
+    inside = [row["launches_in_graphs"] for row in shown]
+    bars.barh(labels, inside, label="in CUDA graphs", color="tab:blue")
+    outside = [row["launches_outside"] for row in shown]
+    bars.barh(labels, outside, left=inside, label="outside", color="tab:orange")
+    bars.invert_yaxis()
+    bars.set(xlabel="launches an update, one agent", title="compiled for an H100, not timed")
+    bars.legend(fontsize=8, frameon=False)
+    for color, name in enumerate(dict.fromkeys(row["program"] for row in content["predictions"])):
+        for more in (False, True):
+            own = [
+                (row["agents"], row["env_steps_per_second"])
+                for row in content["predictions"]
+                if (row["program"], row["more_graphs"]) == (name, more)
+            ]
+            style = {"ls": "--" if more else "-", "color": f"C{color}", "marker": "o", "ms": 3}
+            speeds.plot(*zip(*own, strict=True), label=None if more else name, **style)
+    speeds.set(xscale="log", yscale="log", xlabel="agents", ylabel="environment steps/s")
+    speeds.set(title="predicted, not measured (dashed: more graphs)")
+    if content["predictions"]:
+        speeds.legend(fontsize=8, frameon=False)
+    for panel in (bars, speeds):
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.title.set_fontsize(9)
+    figure.savefig(path, dpi=150)
+
+
 def main(options: Options) -> None:
-    """Compile, print the table, write the data."""
-    console = Console(width=120)
-    rows = []
-    with tempfile.TemporaryDirectory() as dump:
-        set_flags(dump, options)
-        mesh = h100()
-        for name, agents in itertools.product(options.recipes, options.agents):
-            row = measure(name, agents, mesh, Path(dump))
-            if options.ptx:
-                console.print(*registers(Path(dump)), sep="\n", highlight=False)
-            compiled = partial(compile_for, mesh)
-            rows.append(row | {"critic_in_rollout": holds_critic(recipe(name), agents, compiled)})
-    setting = machine.describe("gymnax", "flax") | {"XLA_FLAGS": options.flags}
-    earlier = before(options.out)
-    show(rows, earlier.get("rows", []), console)
-    if options.out is not None:
-        content = {"setting": setting, "rows": rows, "before": earlier}
-        options.out.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def before(path: Path | None) -> dict[str, Any]:
-    """What a file of numbers keeps of an earlier tree, if there is one."""
-    if path is None or not path.exists():
-        return {}
-    return json.loads(path.read_text()).get("before", {})
-
-
-def set_flags(dump: str, options: Options) -> None:
-    """XLA's flags, which count only before jax has started."""
-    flags = f"--xla_gpu_autotune_level=0 --xla_dump_to={dump} {options.flags}"
-    if options.ptx:
-        flags += " --xla_gpu_dump_llvmir=true --xla_dump_emitter_re=.*"
-    os.environ["XLA_FLAGS"] = flags
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    jax.config.update("jax_platforms", "cpu")
+    """Compile, print the tables, write the data and the figure."""
+    matplotlib.use("agg")
+    console, path = Console(width=200), options.out / "compiled.json"
+    try:
+        for device in options.devices:
+            absent.select(device)
+    except DeviceError as error:
+        raise SystemExit(str(error)) from error
+    setting, kept = machine.describe("gymnax", "flax"), []
+    if path.exists():
+        earlier = json.loads(path.read_text())["rows"]
+        again = set(itertools.product(options.devices, (*options.recipes, *options.peers)))
+        kept = [row for row in earlier if (row["device"], row["program"]) not in again]
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    for row in rows_of(options):
+        console.print(*cells(row), highlight=False)
+        rows.append(row)
+        found = predictions(rows + kept)
+        content = {"setting": setting, "model": MODEL, "rows": rows + kept, "predictions": found}
+        path.write_text(json.dumps(content, indent=2) + "\n")
+    show(content, console)
+    draw(content, options.out / "compiled.png")
 
 
 if __name__ == "__main__":

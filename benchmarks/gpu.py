@@ -241,6 +241,7 @@ class Conductor:
         self.options, self.console = options, console
         self.deadline = time.monotonic() + options.seconds
         self.content: dict[str, Any] = {"options": dataclasses.asdict(options), "failures": []}
+        self.content["predicted"] = predictions(options.out / "compiled.json")
 
     def left(self) -> float:
         """Seconds that are left for everything."""
@@ -365,15 +366,29 @@ def show(content: dict[str, Any], console: Console) -> None:
             f"product of {row['size']}²-matrices, {row['matmul']}: {row['flops_per_second']:.3g}"
             f" FLOP/s, largest error {row['largest_error']:.1e}"
         )
-    table = Table("recipe", "agents", "", "env steps/s", "of peak", "compile s", "kB an agent")
+    table = Table(*("recipe", "agents", "", "predicted", "env steps/s", "of peak", "compile s"))
+    table.add_column("kB an agent")
     for row in [*content.get("sweep", []), *content.get("flags", [])]:
         flags = f"{row['flags']}, run {row['run']}" if "flags" in row else ""
-        table.add_row(row["recipe"], f"{row['agents']:,}", flags, *speed_cells(row))
+        graphs = row.get("flags") == "CUDA graphs"
+        guess = content["predicted"].get(f"{row['recipe']} {row['agents']} {graphs}", "")
+        table.add_row(row["recipe"], f"{row['agents']:,}", flags, guess, *speed_cells(row))
     console.print(table)
     for row in content.get("parts", []):
         took = row.get("milliseconds_an_update", {})
         said = ", ".join(f"{title} {value:.3g} ms" for title, value in took.items())
         console.print(f"{row['recipe']}, {row['agents']} agents: {row.get('stopped', said)}")
+
+
+def predictions(path: Path) -> dict[str, str]:
+    """The speeds of an H100 that `benchmarks.compiled` predicted, if it has."""
+    rows = json.loads(path.read_text())["predictions"] if path.exists() else []
+    return {
+        f"{row['program']} {row['agents']} {row['more_graphs']}": in_short(
+            row["env_steps_per_second"]
+        )
+        for row in rows
+    }
 
 
 def speed_cells(row: dict[str, Any]) -> list[str]:

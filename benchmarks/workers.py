@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -53,9 +54,10 @@ def requirements(script: Path) -> list[str]:
     return tomllib.loads("\n".join(lines)).get("dependencies", [])
 
 
-def interpreter(name: str, script: Path) -> str:
-    """A Python that has what the script needs: this one, or its own, made on first use."""
-    needed = requirements(script)
+def interpreter(name: str, script: Path, packages: Sequence[str] = ()) -> str:
+    """A Python that has what the script needs, and more packages: this one, or its own, made on
+    first use."""
+    needed = [*requirements(script), *packages]
     if not needed:
         return sys.executable
     folder = environment_folder(name, needed)
@@ -103,17 +105,19 @@ class Worker:
         start_timeout: float = 120.0,
         turn_timeout: float = 300.0,
         tries: int = 3,
+        packages: Sequence[str] = (),
     ):
         """Install the peer if need be, start it, and wait until it is warm.
 
-        `flags` are its XLA_FLAGS; None: none, the peer as shipped.
+        `flags` are its XLA_FLAGS; None: none, the peer as shipped. `packages` are what it needs
+        beside what its script says.
         """
         self.name, self.options, self.flags = name, options or {}, flags
         self.script = script or script_of(name)
         self.start_timeout, self.turn_timeout, self.tries = start_timeout, turn_timeout, tries
         self.hangs = 0
         self.ready: dict[str, Any] = {}
-        self._python = interpreter(name, self.script)
+        self._python = interpreter(name, self.script, packages)
         self._start()
 
     def __enter__(self) -> Self:

@@ -6,7 +6,7 @@ configurations.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import jax
@@ -160,6 +160,7 @@ def shard_over_agents(
     [capacity, agents].
     """
 
+    @wraps(function)  # profiles and compilers name programs after it
     def sharded(*arguments: Any) -> Any:
         in_specs = jax.tree.map(lambda leaf: AGENTS if jnp.ndim(leaf) else REPLICATED, arguments)
         # check_vma: loops start from constants, the same everywhere, and go on with each device's.

@@ -9,7 +9,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+import reading
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from protocol import FULL_UPDATES, STEPS_OF_UPDATE, Options, timed, updates_of_turn
 
 Train = Callable[[jax.Array], Any]
@@ -33,6 +34,8 @@ class Work:
 
 def mesh_of(options: Options) -> Mesh:
     """As many devices as the options allow and the agents can be shared out over equally."""
+    if options.device is not None:
+        return Mesh(np.array(reading.absent.select(options.device)), ("agents",))
     count = min(len(jax.devices()), options.devices or len(jax.devices()))
     return Mesh(np.array(jax.devices()[: math.gcd(count, options.agents)]), ("agents",))
 
@@ -77,8 +80,21 @@ def program_bytes(program: Any) -> int:
     return each * len(program.input_shardings[0][0].device_set)
 
 
+def compiled_for(options: Options, work: Work) -> dict[str, Any]:
+    """An update of the work, compiled for a device that is not here, and read."""
+    assert options.device is not None
+    by_agent = NamedSharding(mesh_of(options), PartitionSpec("agents"))
+    keys = jax.eval_shape(lambda: work.keys(0, options.agents))
+    keys = jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=by_agent)
+    training = work.program(reading.UPDATES)
+    return reading.read(training, (keys,), options.device)
+
+
 def prepare(options: Options, work: Work) -> tuple[Callable[[], dict[str, Any]], float]:
     """Compile and warm up; a function that runs a turn, and the seconds of compiling."""
+    if options.device is not None:
+        row = compiled_for(options, work)
+        return lambda: {"env_steps": 0, "seconds": 0.0, **row}, row["compile_seconds"]
 
     def compiled(updates: int) -> Any:
         jitted = jax.jit(work.program(updates))

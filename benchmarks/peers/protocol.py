@@ -44,6 +44,9 @@ class Options:
     """Of PyTorch: `plain`, `tuned` or `compiled`."""
     plan: bool = False
     """Of JAX: compile `updates` updates and say what memory the program needs; run nothing."""
+    device: str | None = None
+    """Of JAX: an absent device, as `ppo-jax plan` names it, to compile an update for; run nothing.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +89,9 @@ def _check(options: Options) -> None:
         raise OptionError(f"plan is true or false, not {options.plan!r}")
     if options.plan and options.updates is None:
         raise OptionError("plan needs updates: how many the program makes")
-    for name in ("recipe", "style", "path"):
+    for name in ("recipe", "style", "path", "device"):
         value = getattr(options, name)
-        if not isinstance(value, str) and (name, value) != ("path", None):
+        if not isinstance(value, str) and (name, value) not in (("path", None), ("device", None)):
             raise OptionError(f"{name} is a string, not {value!r}")
 
 

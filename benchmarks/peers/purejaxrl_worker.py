@@ -37,9 +37,8 @@ def start(options: Options) -> Peer:
     sys.path[1:1] = [path, f"{path}/purejaxrl"]
     if options.agents > 1:
         vars(initializers)["orthogonal"] = _one_matrix_at_a_time  # before ppo.py takes it
+    mesh = jax_peer.mesh_of(options)  # before the checkout's imports start jax
     from ppo import make_train
-
-    mesh = jax_peer.mesh_of(options)
 
     def program(updates: int) -> Any:
         return jax_peer.shared_out(make_train(config(updates)), mesh)

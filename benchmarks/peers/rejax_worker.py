@@ -22,10 +22,9 @@ NOTE = (
 def start(options: Options) -> Peer:
     """Compile and warm up."""
     require(options)
+    mesh = jax_peer.mesh_of(options)  # before rejax's imports start jax
     from rejax import PPO
     from rejax.evaluate import evaluate
-
-    mesh = jax_peer.mesh_of(options)
 
     def algorithm(updates: int) -> Any:
         # Nothing to evaluate: its evaluations are environment steps that nobody learns from.

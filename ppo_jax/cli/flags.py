@@ -91,7 +91,8 @@ def read(arguments: list[str], command: str) -> Experiment:
         raise InputError(f"--recipe custom is Python's own; there are {', '.join(RECIPES)}")
     config = _config(flags.algorithm, defaults.algorithm)
     boxes = flags.agents, flags.stopping, flags.storage, flags.machine, flags.console
-    return Experiment(config, *boxes).replace(**repeated).check()
+    experiment = Experiment(config, *boxes).replace(**repeated)
+    return experiment.replace(plan=experiment.console.plan or command == "plan").check()
 
 
 def parse(kind: Any, arguments: list[str], command: str, default: Any = None) -> Any:

@@ -24,9 +24,8 @@ def _main(arguments: list[str], command: str) -> int:
     if screen.version:
         print(f"ppo_jax {__version__}")
         return 0
-    plans = screen.plan or command == "plan"
     path = folder.choose(storage.out, experiment.label)
-    if not machine.distributed and not plans:  # of several processes the main one checks
+    if not machine.distributed and not screen.plan:  # of several processes the main one checks
         folder.check_not_locked(path)
         folder.check_request(path, storage.resume, storage.overwrite)
     flags.check_versions()
@@ -38,7 +37,7 @@ def _main(arguments: list[str], command: str) -> int:
     if machine.distributed:
         distributed.join(machine)
     console = Console(screen.quiet or not distributed.is_main_process())
-    if plans:
+    if screen.plan:
         planning.show(experiment, console)
         return 0
     with xla.compilation_cache(machine.compilation_cache):

@@ -1,6 +1,6 @@
 """Compiles the programs of a run: for one batch of agents, shared out over the devices."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -39,12 +39,18 @@ def capacity(config: Config) -> int:
     return min(config.num_updates or 1, _CHUNK_UPDATES)
 
 
-def build(config: Config, lanes: int, devices: Sequence[jax.Device]) -> Programs:
+def build(
+    config: Config,
+    lanes: int,
+    devices: Sequence[jax.Device],
+    options: Mapping[str, Any] = population.COMPILER_OPTIONS,
+) -> Programs:
     """Compile the programs, all at the same time: XLA leaves cores idle with one.
 
     Args:
         config: of one batch; every hyperparameter a number, or [lanes].
         lanes: agents that train at once, a multiple of the devices.
+        options: XLA's.
     """
     mesh = Mesh(np.array(devices), ("agents",))
     agents, rows = population.AGENTS, population.TIME_AGENTS
@@ -83,11 +89,11 @@ def build(config: Config, lanes: int, devices: Sequence[jax.Device]) -> Programs
         (jax.jit(evaluate), (states.params, seeds, config)),
     )
     with ThreadPoolExecutor(len(wanted)) as pool:
-        return Programs(*pool.map(lambda one: _compile(*one), wanted))
+        return Programs(*pool.map(lambda one: _compile(one[0], one[1], options), wanted))
 
 
-def _compile(function: Any, arguments: tuple[Any, ...]) -> _Compiled:
-    return function.lower(*arguments).compile(compiler_options=population.COMPILER_OPTIONS)
+def _compile(function: Any, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> _Compiled:
+    return function.lower(*arguments).compile(compiler_options=dict(options))
 
 
 def _placed(shapes: Any, mesh: Mesh, spec: PartitionSpec) -> Any:

@@ -8,14 +8,18 @@ from contextlib import contextmanager
 
 import jax
 
+from ppo_jax.run import absent
 from ppo_jax.run.errors import DeviceError
 
 
 def select(name: str) -> list[jax.Device]:
-    """This process's devices of the kind asked for; `auto` is the best that jax finds.
+    """This process's devices of the kind asked for; `auto` is the best that jax finds. Those of an
+    absent device can only be compiled for.
 
     Raises DeviceError where there is none.
     """
+    if absent.is_absent(name):
+        return absent.select(name)
     try:
         if name == "cpu":
             jax.config.update("jax_platforms", "cpu")  # do not take a GPU's memory either

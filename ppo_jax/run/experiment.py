@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import tyro
 
@@ -38,6 +38,17 @@ _SECONDS = Rule(lambda value: isinstance(value, (int, float)) and value > 0, "ab
 _FRACTION = Rule(
     lambda value: isinstance(value, (int, float)) and 0 < value <= 1, "above 0 and at most 1"
 )
+Device = Literal[
+    "auto",
+    "cpu",
+    "gpu",
+    "tpu",
+    "gpu:a100",
+    "gpu:h100",
+    "gpu:h200",
+    "tpu:v5e:1x1",
+    "tpu:v5e:2x2",
+]
 _Repeated = tyro.conf.UseAppendAction[tuple[str, ...]]
 
 
@@ -129,10 +140,9 @@ class Storage:
 class Machine:
     """Where and with whom to train."""
 
-    device: Literal["auto", "cpu", "gpu", "tpu"] = option(
-        "auto", one_of("auto", "cpu", "gpu", "tpu")
-    )
-    """Where to train (auto: the best that jax finds)."""
+    device: Device = option("auto", one_of(*get_args(Device)))
+    """Where to train (auto: the best that jax finds); with a colon, a device that need not be here:
+    only a plan can be made for it."""
     compilation_cache: bool = option(True, BOOLEAN)
     """Keep compiled programs in the user's cache folder (~/.cache/ppo_jax)."""
     distributed: bool = option(False, BOOLEAN)
@@ -332,6 +342,8 @@ def _contradictions(experiment: Experiment) -> Iterator[str]:
         yield "--resume continues the run, --overwrite replaces it; leave out one"
     if storage.track and importlib.util.find_spec(storage.track) is None:
         yield f"--track {storage.track}: not installed; pip install 'ppo-jax[{storage.track}]'"
+    if ":" in machine.device and not experiment.console.plan:
+        yield f"--device {machine.device} is for ppo-jax plan; train on auto, cpu, gpu or tpu"
     if machine.distributed and agents.evolve:
         yield "--distributed trains agents apart, and --evolve together; leave out one"
     for name in ("coordinator", "num_processes", "process_id"):

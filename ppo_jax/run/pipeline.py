@@ -103,7 +103,7 @@ def make_plan(experiment: Experiment) -> Plan:
                 raise ValueError(f"env {name}: {'; '.join(findings)}")
         jax.eval_shape(partial(ppo.init, config=config), jax.random.key(0))
         table, at_once = agents.table(experiment), experiment.agents_at_once
-        if jax.default_backend() == "cpu":
+        if chosen[0].platform == "cpu":
             at_once = min(at_once, population.cpu_agents_at_once(config))
         rollout.check_resets(config, env.make(config), at_once)
         if config.kernel == "pallas":

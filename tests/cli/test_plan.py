@@ -1,13 +1,17 @@
 """ppo-jax plan: what a run would need, held against what it takes."""
 
 import json
+import re
 import subprocess
 import sys
+from typing import get_args
 
+import jax
 import pytest
 
-from ppo_jax.run import planning
-from tests.helpers.commands import SMALL, run_command
+from ppo_jax.run import absent, planning
+from ppo_jax.run.experiment import Device
+from tests.helpers.commands import SMALL, finish, refused, run_command, start
 
 # Both in a process of their own, where the imports' memory is known.
 PLAN = """
@@ -64,7 +68,7 @@ def test_the_flag_of_a_training_is_the_command(tmp_path, monkeypatch):
     for arguments in (("train", "--plan"), ("plan",)):
         assert run_command(*arguments, *SMALL, "--num-seeds", 3) == (0, "", "")
     first, second = planned
-    assert first.replace(plan=False) == second
+    assert first == second
     assert second.agents.num_seeds == 3
     assert list(tmp_path.iterdir()) == []
 
@@ -83,3 +87,51 @@ def test_the_planned_memory_is_within_a_quarter_of_what_a_run_takes(tmp_path, nu
     planned = run(PLAN, *arguments)
     taken = run(RUN, *arguments, "--out", tmp_path / "run")
     assert planned["bytes_in_all"] == pytest.approx(taken, rel=0.25)
+
+
+def test_an_absent_device_is_for_a_plan_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = "--device gpu:h100 is for ppo-jax plan; train on auto, cpu, gpu or tpu"
+    refused(2, said, "train", *SMALL, "--device", "gpu:h100")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("device", "install"),
+    [
+        ("gpu:h100", "--no-deps jax-cuda13-plugin=={0} jax-cuda13-pjrt=={0}"),
+        ("tpu:v5e:2x2", "'jax[tpu]=={0}'"),
+    ],
+)
+def test_a_missing_plugin_is_said_with_what_installs_it(device, install, monkeypatch):
+    def missing(**_):
+        raise NotImplementedError("topology not implemented")
+
+    monkeypatch.setattr(absent.topologies, "get_topology_desc", missing)
+    said = f"--device {device}: jax {jax.__version__} cannot compile for it"
+    refused(4, f"pip install {install.format(jax.__version__)}", "plan", *SMALL, "--device", device)
+    refused(4, said, "plan", *SMALL, "--device", device)
+
+
+def test_every_absent_device_has_a_description():
+    names = {name for name in get_args(Device) if absent.is_absent(name)}
+    assert names == {*absent._GPUS, *absent._TPUS}
+
+
+@pytest.mark.slow
+def test_a_plan_for_a_gpu_that_is_not_here():
+    """The whole command, in a process of its own. Skipped where jax has no plugin."""
+    arguments = (*SMALL, "--num-seeds", "3", "--device", "gpu:h100")
+    code, said, error = finish(start("plan", *arguments))
+    if code == 4:
+        pytest.skip(error.strip())
+    assert (code, error) == (0, "")
+    assert "on gpu (NVIDIA H100 80GB HBM3)" in said
+    assert "of 63.7 GB" in said  # three quarters of the card's memory
+    fit = int(re.search(r"about ([\d,]+) agents fit at once; they fit", said)[1].replace(",", ""))
+    assert 100_000 < fit < 10_000_000  # of some 100 kB each
+    launched = int(re.search(r"an update launches ([\d,]+) kernels", said)[1].replace(",", ""))
+    trips = [int(trips) for trips in re.findall(r"^  (\d+) trips: ", said, re.MULTILINE)]
+    assert trips[:1] == [32]  # steps of the rollout
+    assert launched > 32 * 10
+    assert "in a CUDA graph" in said

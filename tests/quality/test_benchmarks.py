@@ -122,6 +122,30 @@ def test_solving_takes_the_median_agent_that_long(tmp_path):
 
 
 @pytest.mark.slow
+def test_an_update_is_read_from_what_is_compiled_for_an_absent_gpu(tmp_path):
+    """Skipped where jax has no plugin."""
+    flags = ("--devices", "gpu:h100", "--recipes", "standard", "--agents", "1", "--peers")
+    command = [sys.executable, "-m", "benchmarks.compiled", *flags, "--out", tmp_path]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=BENCHMARKS.parent)
+    if "pip install" in result.stderr:
+        pytest.skip(result.stderr.strip())
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "compiled.json").read_text())["rows"]
+    assert [row["more_graphs"] for row in rows] == [False, True]
+    products = 512 * 2 * (8896 + 4 * (3 * 8896 - 512))  # of 512 steps, forward, and in 4 epochs
+    for row in rows:
+        assert [loop["trips"] for loop in row["loops"]][-1] == 16  # minibatches
+        # Every kernel is launched in a graph or by itself, but for the conditions of loops.
+        conditions = sum(loop["entered"] * loop["trips"] for loop in row["loops"])
+        launched = row["launches_outside"] + row["launches_in_graphs"]
+        graphs = sum(part["times"] * part["graphs"] for part in row["parts"])
+        assert launched - graphs == row["kernels"] - conditions
+        assert products < row["operations"] < 1.3 * products
+        assert row["bytes"] > 1e6
+    assert (tmp_path / "compiled.png").stat().st_size > 0
+
+
+@pytest.mark.slow
 def test_the_benchmark_for_accelerators_runs_on_a_cpu(tmp_path):
     sizes = ("--agents", "2", "1", "--parts-agents", "1", "--flags-agents", "--size", "64")
     flags = ("--recipes", "standard", "--updates", "2", "--repeats", "1", "--test-seconds", "0")

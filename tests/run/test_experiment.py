@@ -40,13 +40,13 @@ ALLOWED = {
     "cli/film.py": {"agent", "out", "overwrite", "seed"},  # options of its own
     "cli/flags.py": {  # those that decide the others' defaults, and the repeated, which are
         *("recipe", "resume", "out", *REPEATED),  # appended to theirs; options of other commands
-        *("seed", "device", "quiet", "debug"),
+        *("seed", "device", "quiet", "debug", "plan"),
     },
     "cli/replay.py": {  # options of its own; one that a run may have had
         *("agent", "device", "out", "overwrite", "evolve"),
     },
     "cli/report.py": {"out", "quiet", "debug"},  # options of its own
-    "cli/train.py": {"plan", "agent"},  # a command; a key of summary.json
+    "cli/train.py": {"agent"},  # a key of summary.json
     "run/checkpointer.py": {"device"},  # a key of a checkpoint's metadata
     "run/console.py": {"quiet"},  # rich's
     "run/errors.py": {"debug"},  # how errors are shown, before anything is read

@@ -1,0 +1,128 @@
+# mypy: disable-error-code="import-not-found"
+"""Compiles a training for a device that is not here, and reads one update of it: for every library
+by the same functions, in its own interpreter."""
+
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import jax
+
+sys.path.append(str(Path(__file__).parents[2]))  # of ppo_jax only what needs nothing but jax
+
+from ppo_jax.run import absent, program
+
+# Of the training that is compiled, whose loop over updates is read (Ajax makes one more).
+UPDATES = 3
+# More CUDA graphs than XLA makes by itself: loops whole, and of single kernels.
+GRAPHS: dict[str, Any] = {
+    "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,"
+    "WHILE,CONDITIONAL",
+    "xla_gpu_graph_min_graph_size": 1,
+}
+
+
+def read(
+    training: Callable[..., Any],
+    shapes: Sequence[Any],
+    device: str,
+    graphs: bool = False,
+    trips: int = 1,
+) -> dict[str, Any]:
+    """One update of a training of `UPDATES` updates, compiled for an absent device.
+
+    `trips` is taken for a loop whose trips are not known when compiling.
+    """
+    started = time.perf_counter()
+    options = GRAPHS if graphs and absent.is_gpu(device) else {}
+    with tempfile.TemporaryDirectory() as dump:
+        lowered = jax.jit(_named(training)).lower(*shapes)
+        compiled: Any = lowered.compile({**options, **absent.compiler_options(device, dump)})
+        seconds, text = time.perf_counter() - started, compiled.as_text()
+        _, found = program.launches(text)
+        loops = [loop._replace(trips=loop.trips or trips) for loop in found]
+        first, outer = _loop_over_updates(loops)
+        parts = []
+        if absent.is_gpu(device):
+            parts = program.parts(program.dumped(Path(dump), "jit_training"), loops)
+    inside, updates = loops[first + 1 :], outer.trips or 1
+    # A loop whose trips were not known counted once.
+    guessed = [
+        loop for loop, known in zip(inside, found[first + 1 :], strict=True) if loop != known
+    ]
+    counted: list[Any] = [part._replace(times=part.times // updates) for part in parts[first + 1 :]]
+    return {
+        "kernels": outer.kernels + sum((trips - 1) * (loop.kernels + 1) for loop in guessed),
+        "loops": [
+            {"entered": loop.entered // updates, "trips": loop.trips, "kernels": loop.kernels}
+            for loop in inside
+        ],
+        "parts": [part._asdict() for part in counted],
+        "graphs": sum(part.graphs for part in counted),
+        "launches_outside": sum(
+            part.times * (part.graphs + sum(part.outside.values())) for part in counted
+        ),
+        "launches_in_graphs": sum(part.times * part.in_graphs for part in counted),
+        **_costs(text, outer, inside),
+        "not_analyzed": sum(_custom_calls(text, loop.body) for loop in (outer, *inside)),
+        "temporary_megabytes": compiled.memory_analysis().temp_size_in_bytes / 1e6,
+        "compile_seconds": round(seconds, 1),
+    }
+
+
+def _named(training: Callable[..., Any]) -> Callable[..., Any]:
+    def named(*arguments: Any) -> Any:
+        return training(*arguments)
+
+    named.__name__ = "training"  # of the files that XLA writes
+    return named
+
+
+def _loop_over_updates(loops: list[program.Loop]) -> tuple[int, program.Loop]:
+    """Where the training's own loop is among all: of those that are entered once the largest."""
+    first = max(
+        (index for index, loop in enumerate(loops) if loop.entered == 1),
+        key=lambda index: loops[index].kernels,
+    )
+    if (loops[first].trips or 0) < UPDATES:
+        raise ValueError(f"the compiled training has no loop over updates, but {loops}")
+    return first, loops[first]
+
+
+def _custom_calls(text: str, body: str) -> int:
+    """Kernels of libraries, and hand-written ones: XLA's analysis knows nothing of them."""
+    found = re.search(rf"^%{re.escape(body)} .*?^}}", text, re.M | re.S)
+    return found[0].count(" custom-call(") if found else 0
+
+
+def _costs(text: str, outer: program.Loop, inside: list[program.Loop]) -> dict[str, Any]:
+    """XLA's own analysis of an update's operations and bytes. It takes a loop's body once, so that
+    of each body is added for the trips that are missing."""
+    try:
+        hlo = import_module("jaxlib._hlo")  # no public way leads to a part of a program
+        analyze = import_module("jaxlib._jax").hlo_module_cost_analysis
+
+        client = jax.devices("cpu")[0].client
+
+        def cost(body: str) -> dict[str, float]:
+            alone = re.sub(r"^HloModule.*$", "HloModule part", text, count=1, flags=re.M)
+            alone = re.sub(r"^ENTRY ", "", alone, flags=re.M)
+            alone = re.sub(rf"^%{re.escape(body)} ", rf"ENTRY %{body} ", alone, flags=re.M)
+            return analyze(client, hlo.hlo_module_from_text(alone))
+
+        costs = {"operations": 0.0, "bytes": 0.0}
+        weights = [(outer.body, 1.0)]
+        for loop in inside:
+            weights.append((loop.body, loop.entered / (outer.trips or 1) * ((loop.trips or 1) - 1)))
+        for body, weight in weights:
+            analyzed = cost(body)
+            costs["operations"] += weight * analyzed.get("flops", 0.0)
+            costs["bytes"] += weight * analyzed.get("bytes accessed", 0.0)
+    except (ImportError, AttributeError, RuntimeError) as error:
+        return {"operations": None, "bytes": None, "no_costs": str(error).splitlines()[0][:200]}
+    return costs

@@ -1,0 +1,122 @@
+"""Devices that are not here: XLA compiles programs for them all the same, by their descriptions.
+
+Nothing runs, and no accelerator is initialized. Needs the plugin of the device's kind, not CUDA.
+"""
+
+import functools
+import os
+from typing import Any, NamedTuple
+
+import jax
+from jax.experimental import topologies
+
+from ppo_jax.run.errors import DeviceError
+
+
+class _Gpu(NamedTuple):
+    """What XLA asks of a GPU; the numbers are of NVIDIA's data sheets, as XLA itself has them."""
+
+    name: str
+    capability: int
+    cores: int
+    units_per_core: int  # for float32
+    shared_memory: int  # bytes of a core
+    cache: int  # bytes of the second level
+    memory: int  # bytes
+    bandwidth: int  # bytes/s
+    gigahertz: float
+
+
+_GPUS = {
+    "gpu:a100": _Gpu(
+        *("NVIDIA A100-SXM4-80GB", 8, 108, 64, 167936, 41943040),
+        *(85100068864, 2039040000000, 1.41),
+    ),
+    "gpu:h100": _Gpu(
+        *("NVIDIA H100 80GB HBM3", 9, 132, 128, 233472, 52428800),
+        *(84942979072, 3352320000000, 1.98),
+    ),
+    "gpu:h200": _Gpu(
+        *("NVIDIA H200 141GB HBM3e", 9, 132, 128, 233472, 52428800),
+        *(151397597184, 4800000000000, 1.98),
+    ),
+}
+_TPUS = {"tpu:v5e:1x1": (1, 1, 1), "tpu:v5e:2x2": (2, 2, 1)}  # chips
+_V5E_MEMORY = int(15.75 * 2**30)  # of a chip's 16 GiB, what XLA lets programs have
+_GPU_SHARE = 0.75  # that jax takes of a GPU's memory unless XLA_PYTHON_CLIENT_MEM_FRACTION says so
+# XLA makes graphs of loops and branches for a driver from 12.3 on.
+_GPU_TARGET = """gpu_device_info {{ threads_per_block_limit: 1024 threads_per_warp: 32
+shared_memory_per_block: 49152 shared_memory_per_core: {0.shared_memory}
+threads_per_core_limit: 2048 core_count: {0.cores} fpus_per_core: {0.units_per_core}
+block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+memory_bandwidth: {0.bandwidth} l2_cache_size: {0.cache} clock_rate_ghz: {0.gigahertz}
+device_memory_size: {0.memory} shared_memory_per_block_optin: {1}
+cuda_compute_capability {{ major: {0.capability} }} registers_per_core_limit: 65536
+registers_per_block_limit: 65536 driver_version: "13.0.0" runtime_version: "13.0.0"
+compile_time_toolkit_version: "13.0.0" }} platform_name: "CUDA"
+dnn_version_info {{ major: 9 minor: 8 }} device_description_str: "{0.name}" """
+
+
+def is_absent(name: str) -> bool:
+    """Whether `--device` names a device that is to be compiled for, not one of this machine."""
+    return ":" in name
+
+
+def is_gpu(name: str) -> bool:
+    """Whether the absent device is a GPU, of which XLA tells what it launches."""
+    return name in _GPUS
+
+
+@functools.cache  # programs take the same devices only
+def select(name: str) -> list[jax.Device]:
+    """The devices of that name. Raises DeviceError where this jax has no plugin for them."""
+    jax.config.update("jax_platforms", "cpu")
+    try:
+        found = _gpu(_GPUS[name]) if name in _GPUS else _tpus(name, _TPUS[name])
+    except (NotImplementedError, RuntimeError) as error:
+        version = jax.__version__
+        install = f"'jax[tpu]=={version}'"
+        if name in _GPUS:
+            install = f"--no-deps jax-cuda13-plugin=={version} jax-cuda13-pjrt=={version}"
+        raise DeviceError(
+            f"--device {name}: jax {version} cannot compile for it"
+            f" ({str(error).splitlines()[0]}); pip install {install}"
+        ) from error
+    jax.config.update("jax_enable_compilation_cache", False)  # it cannot be read for such devices
+    return found
+
+
+def _gpu(gpu: _Gpu) -> list[jax.Device]:
+    target = _GPU_TARGET.format(gpu, gpu.shared_memory - 1024)
+    topology = topologies.get_topology_desc(
+        platform="cuda", topology_name="1x1x1", topology="1x1x1", target_config=target
+    )
+    return list(topology.devices)[:1]
+
+
+def _tpus(name: str, chips: tuple[int, int, int]) -> list[jax.Device]:
+    count = chips[0] * chips[1]
+    asked = {
+        "TPU_SKIP_MDS_QUERY": "1",  # there is no cloud to be asked
+        "TPU_ACCELERATOR_TYPE": f"v5litepod-{count}",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+    }
+    for variable, value in asked.items():
+        os.environ.setdefault(variable, value)
+    topology = topologies.get_topology_desc(
+        platform="tpu", topology_name=name.partition(":")[2], chips_per_host_bounds=chips
+    )
+    return list(topology.devices)
+
+
+def memory(name: str) -> int:
+    """Bytes that programs may have on each device."""
+    if name in _TPUS:
+        return _V5E_MEMORY
+    share = float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", _GPU_SHARE))
+    return int(share * _GPUS[name].memory)
+
+
+def compiler_options(name: str, dump: str) -> dict[str, Any]:
+    """What to compile with: for a GPU nothing is tried out, and its thunks go to a folder."""
+    return {"xla_gpu_autotune_level": 0, "xla_dump_to": dump} if name in _GPUS else {}

@@ -1,0 +1,45 @@
+"""Every recipe compiles for accelerators that are not here, so that no change breaks what was never
+run. Skipped where jax has no plugin for the device, which `pip` installs without a driver:
+`jax-cuda13-plugin` and `jax-cuda13-pjrt` of jax's own version, `--no-deps`, and `jax[tpu]`."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from ppo_jax.recipes import RECIPES
+
+# In a process of its own, with a plan's own programs: jax must not start a device for it.
+COMPILE = """
+import json, sys
+import jax
+from ppo_jax import population, recipe
+from ppo_jax.run import absent, compiled
+from ppo_jax.run.errors import DeviceError
+name, dump, own, options = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
+try:
+    chosen = absent.select(name)
+except DeviceError as error:
+    sys.exit(f"skip: {error}")
+options = {"num_updates": 2, "total_timesteps": None, **options}
+wanted = {**population.COMPILER_OPTIONS, **absent.compiler_options(name, dump)}
+programs = compiled.build(recipe(own, **options), 2 * len(chosen), chosen, wanted)
+from jax._src import xla_bridge
+print(json.dumps([programs.memory(), sorted(xla_bridge._backends)]))
+"""
+CASES = [(name, {}) for name in RECIPES] + [("standard", {"network": "gru"})]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["gpu:h100", "tpu:v5e:2x2"])
+@pytest.mark.parametrize(("own", "options"), CASES, ids=[*RECIPES, "gru"])
+def test_a_recipe_compiles(device, own, options, tmp_path):
+    command = [sys.executable, "-c", COMPILE, device, str(tmp_path), own, json.dumps(options)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    if "skip: " in result.stderr:
+        pytest.skip(result.stderr.strip())
+    assert result.returncode == 0, result.stderr
+    needed, started = json.loads(result.stdout)
+    assert 1e4 < needed < 1e8
+    assert started == ["cpu"]
