@@ -8,7 +8,7 @@ import tyro
 
 from ppo_jax.cli import flags
 from ppo_jax.run import xla
-from ppo_jax.run.console import Console
+from ppo_jax.run.console import Console, number
 from ppo_jax.run.errors import InputError, run_command
 from ppo_jax.run.storage import folder
 
@@ -24,7 +24,7 @@ class Options(flags.Common):
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """Folder of a run of ppo-jax train, or pretrained:ENV."""
     agent: int | None = None
-    """Number of the agent (default: all)."""
+    """Number of the agent; None is all of them."""
     all: bool = False
     """Evaluate all agents, which is also what happens where none is named."""
     episodes: int = 1000
@@ -42,9 +42,7 @@ def _main(arguments: list[str]) -> int:
         raise InputError(f"--agent {options.agent} and --all: leave out one")
     if not 2 <= options.episodes < 2**31:
         raise InputError(f"--episodes is {options.episodes}; it must be from 2 to {2**31 - 1}")
-    path, console = folder.locate(options.run), Console(options.quiet)
-    if not (path / folder.CONFIG).exists():
-        raise InputError(f"{path} is not a run's folder: it has no {folder.CONFIG}")
+    path, console = folder.find(options.run), Console(options.quiet)
     xla.set_flags(1)
 
     from ppo_jax.run import devices, saved  # jax: seconds, only after the flags have passed
@@ -61,7 +59,7 @@ def _main(arguments: list[str]) -> int:
     ):
         agents = _evaluate(options, run, numbers)
     rows = [
-        [f"{one['agent']}", f"{one['mean']:.2f}", f"{one['low']:.2f} to {one['high']:.2f}"]
+        [f"{one['agent']}", number(one["mean"]), f"{number(one['low'])} to {number(one['high'])}"]
         for one in agents[:_SHOWN]
     ]
     note = f"and {len(agents) - _SHOWN:,} more there" if len(agents) > _SHOWN else ""

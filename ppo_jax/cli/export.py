@@ -8,7 +8,7 @@ import tyro
 
 from ppo_jax.cli import flags
 from ppo_jax.run import xla
-from ppo_jax.run.errors import InputError, run_command
+from ppo_jax.run.errors import run_command
 from ppo_jax.run.storage import folder
 
 
@@ -25,8 +25,8 @@ class Options(flags.Common):
     agent: int = 0
     """Number of the agent."""
     out: str | None = None
-    """Folder for the files (none: export-AGENT in the run's; of a pretrained agent
-    ENV-export here)."""
+    """Folder for the files; None is export-AGENT in the run's, of a pretrained agent
+    ENV-export here."""
     overwrite: bool = False
     """Replace the files that the folder holds."""
     # An exported policy is greedy.
@@ -42,9 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: list[str]) -> int:
     options = flags.read_options(Options, arguments, "export")
-    path = folder.locate(options.run)
-    if not (path / folder.CONFIG).exists():
-        raise InputError(f"{path} is not a run's folder: it has no {folder.CONFIG}")
+    path = folder.find(options.run)
     default = (
         f"{path.name}-export" if folder.is_pretrained(path) else path / f"export-{options.agent}"
     )

@@ -26,19 +26,19 @@ class Options(flags.Common):
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """Folder of a run of ppo-jax train, or pretrained:ENV."""
     agent: int | None = None
-    """Number of the agent (none: 0)."""
+    """Number of the agent; None is 0."""
     episodes: int = 1
     """Episodes to film."""
     grid: int | None = None
     """Film so many agents (all, if there are fewer), trained again from their keys, an episode each
     at several stages of their training."""
     out: str | None = None
-    """File for the film, .gif or .mp4 (none: film.gif, film-AGENT.gif or film-grid.gif in the run's
-    folder; of a pretrained agent ENV.gif here)."""
+    """File for the film, .gif or .mp4; None is film.gif, film-AGENT.gif or film-grid.gif in the
+    run's folder, of a pretrained agent ENV.gif here."""
     overwrite: bool = False
     """Replace the film that is there."""
     fps: float | None = None
-    """Frames a second (none: as many as let it be watched)."""
+    """Frames a second; None is as many as let it be watched."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: list[str]) -> int:
     options = flags.read_options(Options, arguments, "film")
-    path, console = folder.locate(options.run), Console(options.quiet)
+    path, console = folder.find(options.run), Console(options.quiet)
     _check(options, path)
     which = "-grid" if options.grid else "" if options.agent is None else f"-{options.agent}"
     default = f"{path.name}{which}.gif" if folder.is_pretrained(path) else path / f"film{which}.gif"
@@ -76,8 +76,8 @@ def _main(arguments: list[str]) -> int:
 
 def _check(options: Options, path: Path) -> None:
     """Raise InputError for options that make no film."""
-    if not (path / folder.CONFIG).exists():
-        raise InputError(f"{path} is not a run's folder: it has no {folder.CONFIG}")
+    if options.grid is not None:
+        folder.check_has_training(path)
     if options.grid is not None and (options.agent is not None or options.episodes != 1):
         raise InputError(
             "--grid films one episode of each of several agents; leave out --agent and --episodes"

@@ -18,11 +18,14 @@ class Options:
     """Write a run's report, one HTML page that needs no network: curves, final returns,
     diagnostics, settings, configuration. Several runs of one environment are compared."""
 
-    runs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
+    runs: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)"),
+    ]
     """Folders of runs of ppo-jax train; an unfinished one is shown as far as it came."""
     out: str | None = None
-    """File of the page (none: report.html in the run's folder; of several runs comparison.html in
-    the first's)."""
+    """File of the page; None is report.html in the run's folder, of several runs comparison.html in
+    the first's."""
     quiet: bool = False
     """Print nothing but errors."""
     debug: bool = False
@@ -36,12 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: list[str]) -> int:
     options = flags.parse(Options, arguments, "report")
-    paths = [Path(run) for run in options.runs]
+    paths = [folder.find(run) for run in options.runs]
     if not paths:
         raise InputError("there is no RUN; give the folder of a run")
     for path in paths:
-        if not (path / folder.CONFIG).exists():
-            raise InputError(f"{path} is not a run's folder: it has no {folder.CONFIG}")
+        folder.check_has_training(path)
     name = folder.REPORT if len(paths) == 1 else folder.COMPARISON
     out = paths[0] / name if options.out is None else Path(options.out)
 

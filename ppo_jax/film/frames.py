@@ -11,6 +11,7 @@ from ppo_jax.evaluate import Trace
 from ppo_jax.film import recording
 from ppo_jax.film.canvas import BLUE, FLOOR, GREEN, INK, LINE, MUTED, ORANGE, SKY, Canvas
 from ppo_jax.film.recording import Stage
+from ppo_jax.run.console import number
 
 SIDE, PANEL = 240, 192  # pixels of the picture, and of the panel beside it
 _MOST_BARS = 11
@@ -150,9 +151,3 @@ class _Panel:
         if len(points) > 1:
             canvas.line(points, GREEN, 1.3)
         canvas.circle(points[-1], 3, GREEN)
-
-
-def number(value: float) -> str:
-    """A number as short as it can be read: whole ones as such."""
-    digits = 0 if value == round(value) or abs(value) >= 1000 else 1 if abs(value) >= 10 else 2
-    return f"{round(value, digits) + 0.0:,.{digits}f}"  # no -0

@@ -12,13 +12,13 @@ from PIL import Image
 from ppo_jax import env, population
 from ppo_jax.config import Config
 from ppo_jax.evaluate import Trace
-from ppo_jax.film import frames, making, recording, writing
+from ppo_jax.film import making, recording, writing
 from ppo_jax.film.canvas import BLUE, FLOOR, GREEN, INK, LINE, MUTED, PAPER, Canvas
 from ppo_jax.film.recording import Stage
 from ppo_jax.policy import Params
-from ppo_jax.run import compiled, devices, pipeline
+from ppo_jax.run import compiled, pipeline
 from ppo_jax.run.agents import Lanes
-from ppo_jax.run.console import Console
+from ppo_jax.run.console import Console, number
 from ppo_jax.run.errors import InputError
 from ppo_jax.run.progress import Progress
 from ppo_jax.run.saved import Run
@@ -96,10 +96,7 @@ def _train(run: Run, ids: np.ndarray, chosen: list[jax.Device], console: Console
     lanes = Lanes(ids, np.ones(len(ids), bool))
     batch = Batch(run.table, lanes, programs, initial=pipeline.initial_parameters(experiment))
     batch.total_updates = updates
-    snapshots, progress = (
-        Snapshots(updates),
-        Progress(console, 1, updates, devices.describe(chosen)),
-    )
+    snapshots, progress = Snapshots(updates), Progress(console, 1, updates, chosen)
     train_batch(batch, [snapshots, progress], Signals())
     progress.close()
     return snapshots.made
@@ -135,7 +132,7 @@ def _compose(
     count = min(max(math.ceil(longest / every) + 1, _LEAST_FRAMES), _MOST_FRAMES)
     width = columns * (_CELL[0] + _GAP) + _GAP
     height = _HEAD + math.ceil(len(stages) / columns) * (_CELL[1] + _GAP)
-    said = f"mean return {frames.number(float(returns.mean()))}"
+    said = f"mean return {number(float(returns.mean()))}"
     if solved_at is not None:
         said += f", {solved.sum()} of {len(stages)} solved"
     page = Image.new("RGB", (width, height), PAPER)
@@ -156,7 +153,7 @@ class _Cell:
     pale once the episode is over."""
 
     def __init__(self, stage: Stage, episode_return: float, solved: bool):
-        self._stage, self._said, self._solved = stage, frames.number(episode_return), solved
+        self._stage, self._said, self._solved = stage, number(episode_return), solved
         self._last: Image.Image | None = None
 
     def draw(self, trace: Trace, agent: int, step: int) -> Image.Image:

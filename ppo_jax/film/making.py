@@ -10,7 +10,7 @@ import numpy as np
 from ppo_jax.film import frames, recording, writing
 from ppo_jax.film.recording import Stage
 from ppo_jax.run import saved
-from ppo_jax.run.console import Console
+from ppo_jax.run.console import Console, number
 from ppo_jax.run.saved import Agent
 from ppo_jax.run.storage import folder
 
@@ -41,8 +41,7 @@ def film_agent(
     shown = f"{f'1 in {every} of ' * (every > 1)}{steps:,} steps shown"
     how = f"{'sampled' if sampled else 'greedy'} episode{'s' * (episodes > 1)}"
     console.say(
-        f"filmed {episodes:,} {how} of {said}, mean return {frames.number(float(returns.mean()))}:"
-        f" {shown}"
+        f"filmed {episodes:,} {how} of {said}, mean return {number(float(returns.mean()))}: {shown}"
     )
     say_what_is_written(out, len(made), console)
 

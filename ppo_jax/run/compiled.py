@@ -82,8 +82,11 @@ def build(config: Config, lanes: int, devices: Sequence[jax.Device]) -> Programs
         (jax.jit(summarize), (metrics, is_real)),
         (jax.jit(evaluate), (states.params, seeds, config)),
     )
-    with ThreadPoolExecutor(len(wanted)) as pool:
+    pool = ThreadPoolExecutor(len(wanted))
+    try:
         return Programs(*pool.map(lambda one: _compile(*one), wanted))
+    finally:
+        pool.shutdown(wait=False)  # a signal does not wait for the compiler
 
 
 def _compile(function: Any, arguments: tuple[Any, ...]) -> _Compiled:

@@ -1,6 +1,7 @@
 """Prints lines, tables and live progress."""
 
 import contextlib
+import math
 import os
 import sys
 import time
@@ -61,6 +62,13 @@ class Console:
         live = Live(console=self._console, auto_refresh=False)
         live.start()
         return live
+
+
+def number(value: float | None) -> str:
+    """A number in four digits, larger ones without fractions; a dash for none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.0f}" if abs(value) >= 1e4 else f"{value + 0.0:.4g}"  # no -0
 
 
 class _Rich(RichConsole):

@@ -47,6 +47,14 @@ def device_errors(request: str, remedy: str) -> Iterator[None]:
         raise DeviceError(f"the device failed with {request} ({reason}); {remedy}") from error
 
 
+def memory_in_use(devices: list[jax.Device]) -> int:
+    """Bytes that the devices hold, where they tell; else those of this process."""
+    statistics = [device.memory_stats() for device in devices]
+    if all(statistics):
+        return sum(one["bytes_in_use"] for one in statistics)
+    return memory("VmRSS", "/proc/self/status")
+
+
 def memory(name: str, path: str) -> int:
     """Bytes that Linux has under this name; elsewhere all there are, or the process's peak."""
     try:

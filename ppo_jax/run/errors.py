@@ -39,7 +39,7 @@ class Interrupted(KeyboardInterrupt):
 
     def __init__(self, number: int, remedy: str = ""):
         super().__init__(f"stopped by {signal.Signals(number).name}{remedy}")
-        self.code = 128 + number
+        self.code, self.is_saved = 128 + number, bool(remedy)
 
 
 def run_command(main: Callable[[list[str]], int], arguments: Sequence[str] | None) -> int:
@@ -63,4 +63,7 @@ def run_command(main: Callable[[list[str]], int], arguments: Sequence[str] | Non
     if "--debug" in given:
         raise ended
     print(f"ppo_jax: {ended}", file=sys.stderr)
+    if isinstance(ended, Interrupted) and not ended.is_saved:
+        sys.stdout.flush()
+        os._exit(ended.code)  # any other exit waits for XLA's compiler, which cannot be stopped
     return ended.code

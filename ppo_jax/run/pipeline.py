@@ -53,21 +53,21 @@ class Plan(NamedTuple):
 
 def run(
     experiment: Experiment, path: Path, console: Console, hooks: Sequence[Any] = ()
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Train the experiment's agents, evaluate them, and write everything to the folder.
 
-    Returns the summary. Raises CommandError for what the user can mend, Interrupted after a signal:
-    then the parameters and metrics so far have been written, and a checkpoint to continue from.
+    Returns the summary; none where the run was finished before. Raises CommandError for what the
+    user can mend, Interrupted after a signal: then the parameters and metrics so far have been
+    written, and a checkpoint to continue from, unless nothing had been trained.
     """
     own, main = [UserHook(hook) for hook in hooks], distributed.is_main_process()
     plan, storage = make_plan(experiment), experiment.storage
-    summary = resume.finished_summary(path, experiment) if storage.resume else None
-    if summary:
-        console.say(f"{path}: run already finished")
-        return summary
+    if storage.resume and resume.is_finished(path, experiment):
+        console.say(f"{path}: run already finished; nothing was changed")
+        return None
     if storage.resume:
         folder.check_request(path, storage.resume, storage.overwrite)
-    with folder.lock(path) if main else contextlib.nullcontext():
+    with folder.lock(path) if main else contextlib.nullcontext(), catch_signals(at_once=True):
         if main:  # another one may have ended since the flags were read
             folder.check_request(path, storage.resume, storage.overwrite)
         checkpoint = None
@@ -148,13 +148,10 @@ def print_header(plan: Plan, console: Console) -> None:
         f"ppo_jax {__version__}: {own.recipe} on {objects.name(config.env)}, seed {seeds}{several},"
         f" on {devices.describe(plan.chosen)}"
     )
-    if config.total_timesteps is not None:
-        steps = (config.num_updates or 0) * config.batch_size
-        if steps != config.total_timesteps:
-            console.say(
-                f"{config.total_timesteps:,} steps is not a multiple of the batch size,"
-                f" {config.batch_size:,}: {config.num_updates:,} updates, {steps:,} steps will run"
-            )
+    steps = (config.num_updates or 0) * config.batch_size
+    if config.total_timesteps not in (None, steps):
+        asked = f"{steps:,} of {config.total_timesteps:,} steps for each agent"
+        console.say(f"{asked}: a multiple of the batch size {config.batch_size:,}")
     share = table.per_process(jax.process_count())
     if jax.process_count() > 1:
         console.say(f"{jax.process_count()} processes, at most {_agents(share)} in each")
@@ -219,8 +216,7 @@ def _hooks(
     if distributed.is_main_process():
         yield from sinks.make(plan.table, path)
         batches = -(-plan.table.per_process(jax.process_count()) // plan.lanes)
-        on = devices.describe(plan.chosen)
-        yield Progress(console, batches, experiment.algorithm.num_updates or 0, on)
+        yield Progress(console, batches, experiment.algorithm.num_updates or 0, plan.chosen)
     yield from own
     yield Checkpointer(experiment, path, plan.chosen, list(made))
 

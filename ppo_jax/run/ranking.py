@@ -10,7 +10,7 @@ import numpy as np
 
 from ppo_jax import statistics
 from ppo_jax.run.agents import AgentTable
-from ppo_jax.run.console import Console
+from ppo_jax.run.console import Console, number
 from ppo_jax.run.storage import folder
 
 _SHOWN = 20  # rows of the table on the screen; the file has all
@@ -110,9 +110,8 @@ def _show(rows: list[Row], table: AgentTable, console: Console) -> None:
     cells = []
     for row in rows[:_SHOWN]:
         place = f"{row['rank']}{' default' if row['setting'] == 0 else ''}"
-        line = [place if several else "", *(f"{row[name]:.4g}" for name in names)]
-        line += [_shown(row["iqm"], ".1f")]
-        line += [f"{_shown(row['low'], '.1f')} to {_shown(row['high'], '.1f')}"]
+        line = [place if several else "", *(number(row[name]) for name in names)]
+        line += [number(row["iqm"]), f"{number(row['low'])} to {number(row['high'])}"]
         line += [_shown(row["solved"], ".1%"), _shown(row["solved_after"], ",.0f")]
         line += [_shown(row["improvement"], ".2f")] * several + [str(row["diverged"])] * diverged
         cells.append(line)

@@ -21,6 +21,7 @@ from ppo_jax.run.storage import arrays, folder
 from ppo_jax.run.training import Batch, train_batch
 
 TRACE = "trace.csv"
+FILES = (TRACE, folder.METRICS, folder.SUMMARY)
 
 
 class Shape(NamedTuple):
@@ -45,9 +46,6 @@ def replay(request: Any, out: Path, console: Console) -> dict[str, Any]:
     assert agent is not None
     shape = _shape(request, run)
     chosen = _devices(request, shape)
-    folder.empty(out)
-    with folder.file_system(out):
-        (out / TRACE).unlink(missing_ok=True)
     _print_header(request, run, chosen, console)
     frozen_after = run.summary.get("frozen_agents", {}).get(str(request.agent))
     found: dict[str, Any] = {"frozen_after": frozen_after}
@@ -142,7 +140,7 @@ def _retrain(
     own = Lanes(ids, np.arange(lanes) == lane)
     batch = Batch(run.table, own, programs, initial=initial)
     batch.total_updates = shape.num_updates
-    progress = Progress(console, 1, shape.num_updates, devices.describe(chosen))
+    progress = Progress(console, 1, shape.num_updates, chosen)
     hooks = [Metrics(out, run.table), progress]
     train_batch(batch, hooks, Signals())
     for hook in hooks:

@@ -18,14 +18,14 @@ _BUDGET = {"total_timesteps", "num_updates"}
 _DECIDES = {"prng": "random numbers", "x64": "precision"}  # another one makes another run
 
 
-def finished_summary(path: Path, experiment: Experiment) -> dict[str, Any] | None:
-    """The summary of the experiment's run, if it ran to its end; nothing is left to do then."""
+def is_finished(path: Path, experiment: Experiment) -> bool:
+    """Whether the experiment's run has run to its end: nothing is left to do then."""
     try:
         summary, saved = folder.read_json(path / folder.SUMMARY), _read_description(path)
     except (ValueError, OSError):  # no, or a corrupt summary: the end of the run writes it again
-        return None
-    same = saved and not differences(experiment.describe(), saved)
-    return summary if same and summary.get("finished") else None
+        return False
+    is_same = saved and not differences(experiment.describe(), saved)
+    return bool(is_same and summary.get("finished"))
 
 
 def find(

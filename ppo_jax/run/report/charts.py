@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ppo_jax.run.console import number
+
 _SIZE = 1000  # of the SVG's own coordinates, both ways
 _COLORS = 8  # of page.css
 
@@ -90,14 +92,12 @@ def chart(
     )
 
 
-def short(value: float) -> str:
-    """A number in few characters: 1.2M, 25k, 0.015."""
-    if not math.isfinite(value):
-        return "–"
+def short(value: float | None) -> str:
+    """A number in few characters: 1.2M, 25k, 0.015; a dash for none."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= max(size, 1e4):
+        if value is not None and max(size, 1e4) <= abs(value) < math.inf:
             return f"{value / size:.4g}{unit}"
-    return f"{value:.4g}"
+    return number(value)
 
 
 def spread(count: int, at: float) -> np.ndarray:

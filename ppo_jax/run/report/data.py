@@ -29,7 +29,6 @@ DIAGNOSTICS = {
     "critic_grad_norm": "gradient norm, critic",
     "episode_length": "episode length",
 }
-_CHANGES = ("env_params", "env_kwargs", "max_episode_steps")  # which make it another environment
 _STAND_INS = {"env": "CartPole-v1", "network": "mlp", "optimizer": "an:object"}
 
 
@@ -83,8 +82,6 @@ def read(
     described = table.experiment.describe()
     described["algorithm"] |= {one: _plain(value) for one, value in _objects(saved).items()}
     described["versions"] = saved.get("versions", {})
-    changed = [described["algorithm"][one] for one in _CHANGES]
-    changed += [one for one in table.values if one.startswith("env_params.")]
     rows = summary.get("statistics") or []
     return Run(
         path=path,
@@ -96,7 +93,7 @@ def read(
         rows=rows,
         updates=len(next(iter(metrics.values()), ())),
         solved_at=solved_at,
-        best=None if any(changed) else env.BEST.get(name),
+        best=agents.best_known(table.experiment, name),
         evolution=_evolution(path / folder.EVOLUTION, list(table.experiment.evolving)),
     )
 

@@ -109,12 +109,7 @@ def side_by_side(figures: Sequence[str]) -> str:
 
 def interval(row: Row) -> str:
     """A row's interval in words."""
-    return "–" if row["low"] is None else f"{number(row['low'])} to {number(row['high'])}"
-
-
-def number(value: float | None) -> str:
-    """A number in few characters, or a dash."""
-    return "–" if value is None else short(float(value))
+    return "–" if row["low"] is None else f"{short(row['low'])} to {short(row['high'])}"
 
 
 def _lines(groups: Groups, metric: str, banded: bool = True) -> list[Line]:
@@ -164,7 +159,7 @@ def _heat(
 
     def cell(row: Row) -> str:
         heat = 0 if row["iqm"] is None else (row["iqm"] - low) / ((high - low) or 1)
-        return f'<td style="--heat:{heat:.2f}" title="{interval(row)}">{number(row["iqm"])}</td>'
+        return f'<td style="--heat:{heat:.2f}" title="{interval(row)}">{short(row["iqm"])}</td>'
 
     head = "".join(f"<th>{value:.4g}</th>" for value in axes[1])
     body = "".join(

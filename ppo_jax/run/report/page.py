@@ -13,7 +13,7 @@ import numpy as np
 from ppo_jax.run.report import figures
 from ppo_jax.run.report.charts import Level, short
 from ppo_jax.run.report.data import Group, Run, differences, options, shown
-from ppo_jax.run.report.figures import interval, number, side_by_side
+from ppo_jax.run.report.figures import interval, side_by_side
 from ppo_jax.run.storage import folder
 
 _FRAMES, _EVERY, _FRAME_WIDTH = 4, 10, 240  # of the film
@@ -135,10 +135,10 @@ def _ranking(run: Run) -> str:
         [
             f"{row['rank']}{' (default)' * (row['setting'] == 0)}",
             *(f"{row[name]:.4g}" for name in names),
-            number(row["iqm"]),
+            short(row["iqm"]),
             interval(row),
             _percent(row["solved"]),
-            number(row["solved_after"]),
+            short(row["solved_after"]),
             _probability(row["improvement"]),
             str(row["diverged"]),
         ]
@@ -210,11 +210,11 @@ def _compared(run: Run, group: Group, improvement: float | None) -> list[str]:
     return [
         group.name,
         f"{run.description['agents']['num_seeds']:,}",
-        number(_final(run)),
+        short(_final(run)),
         interval(run.rows[0]) if run.rows else "–",
         _percent(solved),
-        number(_quartiles(group.solving)[1] if len(group.solving) else None),
-        number(run.summary.get("steps_per_second")),
+        short(_quartiles(group.solving)[1] if len(group.solving) else None),
+        short(run.summary.get("steps_per_second")),
         _probability(improvement),
     ]
 
