@@ -78,6 +78,7 @@ def read(
     if metrics is None:
         metrics = tables.read_metrics(path / folder.METRICS, growing=growing)
     metrics = metrics if metrics and len(metrics["step"]) else {}
+    evaluations = tables.read_metrics(path / folder.EVALUATIONS, growing=growing)
     name, solved_at = _name(saved), env.SOLVED_AT.get(_name(saved))
     described = table.experiment.describe()
     described["algorithm"] |= {one: _plain(value) for one, value in _objects(saved).items()}
@@ -89,7 +90,7 @@ def read(
         table=table,
         description=described,
         summary=summary,
-        groups=_groups(table, summary, metrics, rows, solved_at),
+        groups=_groups(table, summary, metrics, evaluations, rows, solved_at),
         rows=rows,
         updates=len(next(iter(metrics.values()), ())),
         solved_at=solved_at,
@@ -161,6 +162,7 @@ def _groups(
     table: AgentTable,
     summary: dict[str, Any],
     metrics: dict[str, np.ndarray],
+    evaluations: dict[str, np.ndarray],
     rows: list[dict[str, Any]],
     solved_at: float | None,
 ) -> list[Group]:
@@ -170,30 +172,38 @@ def _groups(
     returns = summary.get("eval_return_per_seed") or []
     evaluated = np.array([np.nan if one is None else one for one in returns], float)
     solving = ranking.steps_to_solve(metrics, solved_at)
-    at = _settings_of_columns(metrics)
     made = []
     for setting in [one for one in ranked if one in drawn]:
-        mask, own = at == setting, table.setting == setting
-        values = {name: one[:, mask] for name, one in metrics.items()} if mask.any() else {}
-        made.append(
-            _group(
-                _label(table, setting),
-                np.fmax.reduce(values["seed"]) if values else table.seeds[own],
-                values,
-                evaluated[own] if len(evaluated) else evaluated,
-                np.zeros(0) if solving is None else solving[mask],
-                solved_at,
-                SEEDS // len(drawn),
-            )
+        own, values = table.setting == setting, _of_setting(metrics, setting)
+        group = _group(
+            _label(table, setting),
+            np.fmax.reduce(values["seed"]) if values else table.seeds[own],
+            values,
+            evaluated[own] if len(evaluated) else evaluated,
+            np.zeros(0) if solving is None else solving[_settings_of_columns(metrics) == setting],
+            solved_at,
+            SEEDS // len(drawn),
         )
+        greedy = _of_setting(evaluations, setting)
+        if greedy and len(greedy["step"]) > 1:
+            steps = np.fmax.accumulate(greedy["step"], axis=0).mean(axis=1)
+            means = interquartile(ends(greedy["eval_return"]))
+            group.curves["eval_return"] = Curve(ends(steps), *means)
+        made.append(group)
     return made
+
+
+def _of_setting(columns: dict[str, np.ndarray], setting: int) -> dict[str, np.ndarray]:
+    """The columns of one setting's agents; none where there are none."""
+    mask = _settings_of_columns(columns) == setting
+    return {name: one[:, mask] for name, one in columns.items()} if mask.any() else {}
 
 
 def _settings_of_columns(metrics: dict[str, np.ndarray]) -> np.ndarray:
     """The setting of each column of the metrics, [agents]: an interrupted run has fewer agents."""
-    if "setting" in metrics:
-        return np.nanmax(metrics["setting"], axis=0)
-    return np.zeros(len(metrics["seed"][0]) if metrics else 0)
+    if not metrics or not len(metrics["seed"]):
+        return np.zeros(0)
+    return np.nanmax(metrics.get("setting", np.zeros_like(metrics["seed"])), axis=0)
 
 
 def _group(

@@ -53,11 +53,14 @@ def legend(groups: Groups) -> str:
 
 
 def results(groups: Groups, levels: Sequence[Level]) -> list[str]:
-    """How many seeds are at the threshold, how many have been, and where each of them ended; of one
-    seed nothing."""
+    """The evaluations while training; of several seeds also how many are at the threshold, how many
+    have been, and where each of them ended."""
+    title = "greedy return while training"
+    evaluations = chart(title, _lines(groups, "eval_return"), _STEPS, levels=levels)
     if sum(len(group.seeds) for group in groups) == 1:
-        return []
+        return [evaluations]
     return [
+        evaluations,
         chart("share of seeds at the threshold", _lines(groups, "solved"), _STEPS, **_SHARES),
         _solving(groups),
         _finals(groups, levels),
