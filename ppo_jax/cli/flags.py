@@ -38,9 +38,6 @@ _ALIASES = {
     "--total-steps": "--total-timesteps",
 }
 _NONE = tyro.conf.arg(help_behavior_hint=lambda known: f"(default: {known or 'none'})")
-PLAN = """Say what a training would need, in memory and time, after a few updates; train nothing.
-
-The options are those of ppo-jax train."""
 _OLDEST = {"jax": (0, 10, 2), "gymnax": (1, 0, 1)}
 
 
@@ -90,12 +87,12 @@ class Common:
     """Print the traceback of an error."""
 
 
-def read(arguments: list[str], command: str) -> Experiment:
-    """The experiment that the flags describe, checked. Raises InputError."""
+def read(arguments: list[str], command: str, about: str | None = None) -> Experiment:
+    """The experiment that the flags describe, checked; `about` is what --help begins with, instead
+    of the experiment's own text. Raises InputError."""
     _make_current_folder_importable()
     arguments = _expand(arguments)
     defaults = _defaults(arguments)
-    about = PLAN if command == "plan" else None
     flags = parse(Flags, arguments, command, default=defaults, description=about)
     repeated = {
         name: getattr(flags.agents, name)[len(default) :] or default  # tyro appends to the default

@@ -11,6 +11,10 @@ from ppo_jax.run.console import Console, number
 from ppo_jax.run.errors import run_command
 from ppo_jax.run.storage import folder
 
+_PLANS = """Say what a training would need, in memory and time, after a few updates; train nothing.
+
+The options are those of ppo-jax train."""
+
 
 def main(arguments: Sequence[str] | None = None, command: str = "train") -> int:
     """Parse the command line, train or plan, and return the process's exit code."""
@@ -18,7 +22,7 @@ def main(arguments: Sequence[str] | None = None, command: str = "train") -> int:
 
 
 def _main(arguments: list[str], command: str) -> int:
-    experiment = flags.read(arguments, command)
+    experiment = flags.read(arguments, command, _PLANS if command == "plan" else None)
     storage, machine, screen = experiment.storage, experiment.machine, experiment.console
     if screen.version:
         print(f"ppo_jax {__version__}")

@@ -68,7 +68,7 @@ def number(value: float | None) -> str:
     """A number in four digits, larger ones without fractions; a dash for none."""
     if value is None or not math.isfinite(value):
         return "–"
-    return f"{value:.0f}" if abs(value) >= 1e4 else f"{value + 0.0:.4g}"  # no -0
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e9 else f"{value + 0.0:.4g}"  # no -0
 
 
 class _Rich(RichConsole):

@@ -151,8 +151,3 @@ def test_agents_that_cannot_be_trained_again_make_no_grid(copied):
     edit(copied / "config.json", "agents", evolve=["learning_rate=log:1e-4:1e-2"])
     (copied / "evolution.csv").write_text("agent,learning_rate\n0,0.001\n1,0.001\n")
     refused(2, f"{copied} evolved its agents", "film", copied, "--grid", 3, *new)
-
-
-def test_a_run_of_objects_is_refused_in_one_line(copied):
-    edit(copied / "config.json", "algorithm", env={"object": "Mine()"})
-    refused(2, "env was the object Mine()", "film", copied, "--out", copied / "new.gif")

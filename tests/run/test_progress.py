@@ -176,3 +176,15 @@ def test_quiet_says_nothing(monkeypatch):
     hook.at_boundary(a_batch(1, UPDATES, [1.0] * UPDATES))
     hook.close()
     assert file.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        *((0.98765, "0.9877"), (487.25, "487.2"), (500.0, "500"), (-12345.6, "-12346")),
+        *((-0.0, "0"), (1e-5, "1e-05"), (1e38, "1e+38")),
+        *((None, "–"), (math.nan, "–"), (-math.inf, "–")),
+    ],
+)
+def test_numbers_have_four_digits(value, said):
+    assert consoles.number(value) == said
