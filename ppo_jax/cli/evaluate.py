@@ -1,15 +1,12 @@
 """ppo-jax evaluate: evaluates a run's agents over fresh episodes."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from ppo_jax.cli import flags
 from ppo_jax.run import xla
 from ppo_jax.run.console import Console, number
-from ppo_jax.run.errors import InputError, run_command
+from ppo_jax.run.errors import InputError
 from ppo_jax.run.storage import folder
 
 EVALUATION = "evaluation.json"
@@ -21,8 +18,6 @@ class Options(flags.Common):
     """Evaluate a run's agents over fresh episodes: mean returns with 95 % intervals, printed and
     written to evaluation.json in the run's folder, unless it is a pretrained one."""
 
-    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-    """Folder of a run of ppo-jax train, or pretrained:ENV."""
     agent: int | None = None
     """Number of the agent; None is all of them."""
     all: bool = False
@@ -31,12 +26,8 @@ class Options(flags.Common):
     """Episodes of each agent."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: list[str]) -> int:
     """Parse the command line, evaluate, and return the process's exit code."""
-    return run_command(_main, arguments)
-
-
-def _main(arguments: list[str]) -> int:
     options = flags.read_options(Options, arguments, "evaluate")
     if options.all and options.agent is not None:
         raise InputError(f"--agent {options.agent} and --all: leave out one")

@@ -1,17 +1,13 @@
 """ppo-jax film: films an agent of a run, or many of them learning side by side."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from ppo_jax.cli import flags
 from ppo_jax.film import writing
 from ppo_jax.run import xla
 from ppo_jax.run.console import Console
-from ppo_jax.run.errors import InputError, run_command
+from ppo_jax.run.errors import InputError
 from ppo_jax.run.storage import folder
 
 
@@ -23,8 +19,6 @@ class Options(flags.Common):
     Long episodes are shown in some 300 frames.
     """
 
-    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-    """Folder of a run of ppo-jax train, or pretrained:ENV."""
     agent: int | None = None
     """Number of the agent; None is 0."""
     episodes: int = 1
@@ -41,12 +35,8 @@ class Options(flags.Common):
     """Frames a second; None is as many as let it be watched."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: list[str]) -> int:
     """Parse the command line, film, and return the process's exit code."""
-    return run_command(_main, arguments)
-
-
-def _main(arguments: list[str]) -> int:
     options = flags.read_options(Options, arguments, "film")
     path, console = folder.find(options.run), Console(options.quiet)
     _check(options, path)

@@ -75,6 +75,8 @@ class Flags(Experiment):  # noqa: D101 - its text is that of --help
 class Common:
     """Options of the commands that read a run."""
 
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+    """Folder of a run of ppo-jax train; to evaluate, film or export also pretrained:ENV."""
     sampled: bool = False
     """Sample the actions (no: take the most probable ones)."""
     seed: int = 0

@@ -2,16 +2,13 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import tyro
+from typing import Any, Literal
 
 from ppo_jax.cli import flags
 from ppo_jax.run import xla
 from ppo_jax.run.console import Console, number
-from ppo_jax.run.errors import FileSystemError, InputError, run_command
+from ppo_jax.run.errors import FileSystemError, InputError
 from ppo_jax.run.storage import folder
 
 
@@ -24,8 +21,6 @@ class Options(flags.Common):
     training, update by update) and summary.json.
     """
 
-    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-    """Folder of a run of ppo-jax train."""
     agent: int
     """Number of the agent, from 0: setting by setting, the same seeds for each."""
     how: Literal["batch", "alone", "load"] = "batch"
@@ -39,12 +34,8 @@ class Options(flags.Common):
     """Replace the replay that the folder holds."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: list[str]) -> int:
     """Parse the command line, replay the agent, and return the process's exit code."""
-    return run_command(_main, arguments)
-
-
-def _main(arguments: list[str]) -> int:
     options = flags.read_options(Options, arguments, "replay")
     if options.agent < 0 or not 1 <= options.episodes < 2**31:
         raise InputError(

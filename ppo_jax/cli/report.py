@@ -1,7 +1,6 @@
 """ppo-jax report: writes a run's report, or the comparison of several, as one HTML page."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +8,7 @@ import tyro
 
 from ppo_jax.cli import flags
 from ppo_jax.run.console import Console
-from ppo_jax.run.errors import FileSystemError, InputError, run_command
+from ppo_jax.run.errors import FileSystemError, InputError
 from ppo_jax.run.storage import folder
 
 
@@ -32,12 +31,8 @@ class Options:
     """Print the traceback of an error."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: list[str]) -> int:
     """Parse the command line, write the page, and return the process's exit code."""
-    return run_command(_main, arguments)
-
-
-def _main(arguments: list[str]) -> int:
     options = flags.parse(Options, arguments, "report")
     paths = [folder.find(run) for run in options.runs]
     if not paths:

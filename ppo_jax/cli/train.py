@@ -1,14 +1,12 @@
 """ppo-jax train and ppo-jax plan: train agents and save them, or say what that would need."""
 
 import os
-from collections.abc import Sequence
 from typing import Any
 
 from ppo_jax import __version__
 from ppo_jax.cli import flags
 from ppo_jax.run import xla
 from ppo_jax.run.console import Console, number
-from ppo_jax.run.errors import run_command
 from ppo_jax.run.storage import folder
 
 _PLANS = """Say what a training would need, in memory and time, after a few updates; train nothing.
@@ -16,12 +14,8 @@ _PLANS = """Say what a training would need, in memory and time, after a few upda
 The options are those of ppo-jax train."""
 
 
-def main(arguments: Sequence[str] | None = None, command: str = "train") -> int:
+def main(arguments: list[str], command: str = "train") -> int:
     """Parse the command line, train or plan, and return the process's exit code."""
-    return run_command(lambda given: _main(given, command), arguments)
-
-
-def _main(arguments: list[str], command: str) -> int:
     experiment = flags.read(arguments, command, _PLANS if command == "plan" else None)
     storage, machine, screen = experiment.storage, experiment.machine, experiment.console
     if screen.version:

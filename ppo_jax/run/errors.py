@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 
 class CommandError(Exception):
@@ -42,10 +42,9 @@ class Interrupted(KeyboardInterrupt):
         self.code, self.is_saved = 128 + number, bool(remedy)
 
 
-def run_command(main: Callable[[list[str]], int], arguments: Sequence[str] | None) -> int:
+def run_command(main: Callable[[list[str]], int], given: list[str]) -> int:
     """Run a command's `main` and return its exit code; what ends it early is said in one line,
     with --debug as a traceback."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return main(given)
     except (CommandError, Interrupted) as error:

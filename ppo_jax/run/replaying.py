@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ppo_jax import __version__, evaluate
+from ppo_jax import __version__, evaluate, ppo
 from ppo_jax.evaluate import Trace
 from ppo_jax.run import compiled, devices, pipeline, saved
 from ppo_jax.run.agents import Lanes
@@ -18,7 +18,7 @@ from ppo_jax.run.saved import Agent, Run
 from ppo_jax.run.signals import Signals
 from ppo_jax.run.sinks import Metrics
 from ppo_jax.run.storage import arrays, folder
-from ppo_jax.run.training import Batch, train_batch
+from ppo_jax.run.training import Batch, Hook, train_batch
 
 TRACE = "trace.csv"
 FILES = (TRACE, folder.METRICS, folder.SUMMARY)
@@ -132,21 +132,27 @@ def _retrain(
     Returns its parameters, and the updates that it made before it froze, if it did.
     """
     lanes, lane = (shape.lanes, shape.lane) if request.how == "batch" else (1, 0)
+    own = Lanes(np.full(lanes, request.agent), np.arange(lanes) == lane)
+    states = train_again(run, own, shape.num_updates, chosen, Metrics(out, run.table), console)
+    return jax.tree.map(lambda leaf: leaf[lane], states.params), int(states.num_updates[lane])
+
+
+def train_again(
+    run: Run, own: Lanes, updates: int, chosen: list[jax.Device], hook: Hook, console: Console
+) -> ppo.TrainState:
+    """Train these agents of the run from their keys for so many updates, on the chosen devices;
+    the hook sees it. Returns their states, [lanes, ...]."""
+    lanes, experiment = len(own.agent_ids), run.table.experiment
     where = f"{lanes:,} lane{'s' * (lanes > 1)} on {len(chosen)} device{'s' * (len(chosen) > 1)}"
-    ids, experiment = np.full(lanes, request.agent), run.table.experiment
     with console.waiting(f"compiling {experiment.agents.recipe} for {where}"):
-        programs = compiled.build(run.table.configure(ids), lanes, chosen)
-    initial = pipeline.initial_parameters(experiment)
-    own = Lanes(ids, np.arange(lanes) == lane)
-    batch = Batch(run.table, own, programs, initial=initial)
-    batch.total_updates = shape.num_updates
-    progress = Progress(console, 1, shape.num_updates, chosen)
-    hooks = [Metrics(out, run.table), progress]
+        programs = compiled.build(run.table.configure(own.agent_ids), lanes, chosen)
+    batch = Batch(run.table, own, programs, initial=pipeline.initial_parameters(experiment))
+    batch.total_updates = updates
+    hooks = [hook, Progress(console, 1, updates, chosen)]
     train_batch(batch, hooks, Signals())
-    for hook in hooks:
-        hook.close()
-    params = jax.tree.map(lambda leaf: leaf[lane], batch.states.params)
-    return params, int(batch.states.num_updates[lane])
+    for one in hooks:
+        one.close()
+    return batch.states
 
 
 def _compare(agent: Agent, params: Any) -> dict[str, Any]:

@@ -239,9 +239,9 @@ def test_a_bad_flag_needs_no_jax(tmp_path):
     rows = [split(one.values[0]) for one in (*REFUSED, *REFUSED_BY_THE_PARSER)]
     code = (
         "import json, sys\n"
-        "from ppo_jax.cli.train import main\n"
+        "from ppo_jax.cli import main\n"
         "for row in json.load(sys.stdin):\n"
-        "    try: code = main(row)\n"
+        "    try: code = main(['train', *row])\n"
         "    except SystemExit as ended: code = ended.code\n"
         "    heavy = {'jax', 'gymnax', 'orbax', 'matplotlib'} & set(sys.modules)\n"
         "    assert code == 2 and not heavy, (row, code, heavy)\n"
