@@ -53,6 +53,6 @@ def main(arguments: list[str]) -> int:
     except (ValueError, LookupError, TypeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{', '.join(map(str, paths))}: no intact run ({reason})") from error
-    folder.write_text(out, content)
+    folder.write(out, content.encode())
     Console(options.quiet).say(f"wrote {out}")
     return 0

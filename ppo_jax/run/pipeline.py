@@ -324,7 +324,7 @@ def _report(
 def _write_report(path: Path, console: Console, **known: Any) -> None:
     """Write the run's report. What was trained is saved, so that no error of the report ends it."""
     try:
-        folder.write_text(path / folder.REPORT, report.make([path], **known))
+        folder.write(path / folder.REPORT, report.make([path], **known).encode())
     except Exception as error:
         console.warn(f"no {folder.REPORT}: {objects.first_line(error)}")
 

@@ -2,6 +2,7 @@
 
 import math
 import time
+from datetime import timedelta
 
 import jax
 import numpy as np
@@ -33,7 +34,8 @@ class Progress(Hook):
     def at_boundary(self, batch: Batch) -> None:
         self._remember(batch)
         updates = (batch.number - 1) * self._updates + batch.num_updates
-        done, left = updates / self._total, batch.seconds / updates * (self._total - updates)
+        done, seconds = updates / self._total, batch.seconds / updates * (self._total - updates)
+        left = timedelta(seconds=round(seconds))
         started = time.monotonic()
         if self._live and (started >= self._next or done == 1 or batch.stop_reason):
             self._live.update(self._screen(batch, done, left), refresh=True)
@@ -43,7 +45,7 @@ class Progress(Hook):
             self._said = updates * _LINES // self._total
             mean = "none yet" if math.isnan(self._mean) else number(self._mean)
             self._console.say(
-                f"training {done:4.0%}: {_speed(batch)}, mean return {mean}, {_clock(left)} left"
+                f"training {done:4.0%}: {_speed(batch)}, mean return {mean}, {left} left"
             )
 
     def close(self) -> None:
@@ -66,7 +68,7 @@ class Progress(Hook):
             )
             self._range = tuple(returns.quantiles[known[-1]][[0, -1]].tolist())
 
-    def _screen(self, batch: Batch, done: float, left: float) -> Table:
+    def _screen(self, batch: Batch, done: float, left: timedelta) -> Table:
         """What a terminal shows."""
         agents = len(batch.real_ids)
         rows = {"return": "none yet"}
@@ -81,9 +83,7 @@ class Progress(Hook):
         used = decimal(devices.memory_in_use(self._devices))
         rows["memory"] = f"{used}, {devices.describe(self._devices)}"
         screen, bar = Table.grid(padding=(0, 2)), Table.grid(padding=(0, 2))
-        bar.add_row(
-            ProgressBar(total=1, completed=done, width=_WIDTH), f"{done:.0%}, {_clock(left)} left"
-        )
+        bar.add_row(ProgressBar(total=1, completed=done, width=_WIDTH), f"{done:.0%}, {left} left")
         screen.add_row("training", bar)
         for row in rows.items():
             screen.add_row(*row)
@@ -92,12 +92,6 @@ class Progress(Hook):
 
 def _speed(batch: Batch) -> str:
     return f"{batch.env_steps:,} steps, {batch.env_steps / batch.seconds:,.0f} steps/s"
-
-
-def _clock(seconds: float) -> str:
-    whole = round(seconds)
-    hours = f"{whole // 3600}:{whole // 60 % 60:02}" if whole >= 3600 else f"{whole // 60}"
-    return f"{hours}:{whole % 60:02}"
 
 
 def _sparkline(values: np.ndarray) -> str:

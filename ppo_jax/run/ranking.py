@@ -61,10 +61,7 @@ def steps_to_solve(metrics: dict[str, np.ndarray], solved_at: float | None) -> n
 
 
 def rank(
-    table: AgentTable,
-    eval_returns: np.ndarray,
-    solving: np.ndarray | None,
-    solved_at: float | None,
+    table: AgentTable, eval_returns: np.ndarray, solving: np.ndarray | None, solved_at: float | None
 ) -> list[Row]:
     """A row per setting, best interquartile mean of the final greedy returns first; of equals, the
     one that solved more, then earlier."""

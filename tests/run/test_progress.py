@@ -72,7 +72,7 @@ def test_a_terminal_shows_where_training_stands(monkeypatch):
     hook.close()
     lines = [line.rstrip() for line in shown(file).splitlines()]
     assert "training" in lines[0]
-    assert "50%, 0:10 left" in lines[0]
+    assert "50%, 0:00:10 left" in lines[0]
     heights = re.search("return +([▁▂▃▄▅▆▇█]+) +300$", lines[1])[1]
     assert len(heights) == progress._WIDTH // 2
     assert list(heights) == sorted(heights)
@@ -105,7 +105,7 @@ def test_what_is_unknown_is_not_shown(monkeypatch):
     hook.close()
     assert "return    none yet" in shown(file)
     assert "solved" not in shown(file)
-    assert "25%, 0:30 left" in shown(file)
+    assert "25%, 0:00:30 left" in shown(file)
 
 
 def test_another_batch_begins_another_curve(monkeypatch):
@@ -166,7 +166,9 @@ def test_elsewhere_there_are_ten_lines(monkeypatch):
     hook.close()
     lines = file.getvalue().splitlines()
     assert len(lines) == 10
-    assert lines[4] == ("training  50%: 100,000 steps, 10,000 steps/s, mean return 101, 0:10 left")
+    assert lines[4] == (
+        "training  50%: 100,000 steps, 10,000 steps/s, mean return 101, 0:00:10 left"
+    )
 
 
 def test_quiet_says_nothing(monkeypatch):

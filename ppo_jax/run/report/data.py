@@ -172,63 +172,63 @@ def _groups(
     returns = summary.get("eval_return_per_seed") or []
     evaluated = np.array([np.nan if one is None else one for one in returns], float)
     solving = ranking.steps_to_solve(metrics, solved_at)
+    if solving is not None:
+        metrics = {**metrics, "solving": solving[None]}
     made = []
     for setting in [one for one in ranked if one in drawn]:
         own, values = table.setting == setting, _of_setting(metrics, setting)
-        group = _group(
-            _label(table, setting),
-            np.fmax.reduce(values["seed"]) if values else table.seeds[own],
-            values,
-            evaluated[own] if len(evaluated) else evaluated,
-            np.zeros(0) if solving is None else solving[_settings_of_columns(metrics) == setting],
-            solved_at,
-            SEEDS // len(drawn),
+        curves, lines = _curves(values, solved_at)
+        made.append(
+            Group(
+                name=_label(table, setting),
+                seeds=np.fmax.reduce(values["seed"]) if values else table.seeds[own],
+                curves=curves | _greedy(_of_setting(evaluations, setting)),
+                lines=lines[:, : SEEDS // len(drawn)],
+                returns=evaluated[own] if len(evaluated) else evaluated,
+                solving=values["solving"][0] if "solving" in values else np.zeros(0),
+            )
         )
-        greedy = _of_setting(evaluations, setting)
-        if greedy and len(greedy["step"]) > 1:
-            steps = np.fmax.accumulate(greedy["step"], axis=0).mean(axis=1)
-            means = interquartile(ends(greedy["eval_return"]))
-            group.curves["eval_return"] = Curve(ends(steps), *means)
-        made.append(group)
     return made
 
 
 def _of_setting(columns: dict[str, np.ndarray], setting: int) -> dict[str, np.ndarray]:
-    """The columns of one setting's agents; none where there are none."""
-    mask = _settings_of_columns(columns) == setting
+    """The columns of one setting's agents, [rows, agents]; none where an interrupted run has none
+    of them."""
+    if not columns or not len(columns["seed"]):
+        return {}
+    settings = columns.get("setting", np.zeros_like(columns["seed"]))
+    mask = np.nanmax(settings, axis=0) == setting
     return {name: one[:, mask] for name, one in columns.items()} if mask.any() else {}
 
 
-def _settings_of_columns(metrics: dict[str, np.ndarray]) -> np.ndarray:
-    """The setting of each column of the metrics, [agents]: an interrupted run has fewer agents."""
-    if not metrics or not len(metrics["seed"]):
-        return np.zeros(0)
-    return np.nanmax(metrics.get("setting", np.zeros_like(metrics["seed"])), axis=0)
-
-
-def _group(
-    name: str,
-    seeds: np.ndarray,
-    metrics: dict[str, np.ndarray],
-    returns: np.ndarray,
-    solving: np.ndarray,
-    solved_at: float | None,
-    drawn: int,
-) -> Group:
+def _curves(
+    metrics: dict[str, np.ndarray], solved_at: float | None
+) -> tuple[dict[str, Curve], np.ndarray]:
+    """The curves of all metrics, and the returns of each agent, [points, agents]."""
     curves: dict[str, Curve] = {}
-    lines = np.zeros((0, 0))
-    if metrics:
-        frozen = binned(metrics["env_steps"]) == 0
-        steps = ends(np.fmax.accumulate(metrics["step"], axis=0)).mean(axis=1)
-        values = {}
-        for metric in ("episode_return", *DIAGNOSTICS):
-            values[metric] = np.where(frozen, np.nan, carried(binned(metrics[metric])))
-            curves[metric] = Curve(steps, *interquartile(values[metric]))
-        lines = values["episode_return"][:, :drawn]
-        if solved_at is not None:
-            share = (values["episode_return"] >= solved_at).mean(axis=1)
-            curves["solved"] = Curve(steps, share, *np.full((2, len(share)), np.nan))
-    return Group(name, seeds, curves, lines, returns, solving)
+    if not metrics:
+        return curves, np.zeros((0, 0))
+    frozen, steps = binned(metrics["env_steps"]) == 0, _steps(metrics)
+    for metric in (*DIAGNOSTICS, "episode_return"):
+        values = np.where(frozen, np.nan, carried(binned(metrics[metric])))
+        curves[metric] = Curve(steps, *interquartile(values))
+    if solved_at is not None:
+        share = (values >= solved_at).mean(axis=1)
+        curves["solved"] = Curve(steps, share, *np.full((2, len(share)), np.nan))
+    return curves, values
+
+
+def _greedy(evaluations: dict[str, np.ndarray]) -> dict[str, Curve]:
+    """The curve of the evaluations, if there are several."""
+    if len(evaluations.get("step", ())) < 2:
+        return {}
+    means = interquartile(ends(evaluations["eval_return"]))
+    return {"eval_return": Curve(_steps(evaluations), *means)}
+
+
+def _steps(columns: dict[str, np.ndarray]) -> np.ndarray:
+    """Environment steps of an agent, on average, at the ends of the parts of training, [points]."""
+    return ends(np.fmax.accumulate(columns["step"], axis=0)).mean(axis=1)
 
 
 def _label(table: AgentTable, setting: int) -> str:

@@ -235,11 +235,6 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     write(path, content.getbuffer())
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write the text, atomically."""
-    write(path, text.encode())
-
-
 def write(path: Path, content: Any) -> None:
     """Write bytes, atomically."""
     temporary = path.with_name(f".{path.name}.tmp")
