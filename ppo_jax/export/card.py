@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ppo_jax.run.console import number
-
 _TEMPLATE = Path(__file__).with_name("card.md")
 _FILES = {
     "policy.onnx": "the policy for ONNX Runtime, also in browsers, C++ and game engines",
@@ -81,7 +79,7 @@ def text(
         quoted=json.dumps(environment["id"]),
         environment=environment["id"],
         version=contract["versions"]["ppo-jax"],
-        reward=f"{number(results['mean_reward'])} +/- {number(results['std_reward'])}",
+        reward=f"{results['mean_reward']:.4g} +/- {results['std_reward']:.4g}",
         episodes=results["n_eval_episodes"],
         files="\n".join(f"| `{name}` | {_FILES[name]} |" for name in files),
         notes="".join(f"\n{note}.\n" for note in notes),

@@ -2,17 +2,14 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 from ppo_jax.film import frames, recording, writing
 from ppo_jax.film.recording import Stage
-from ppo_jax.run import saved
 from ppo_jax.run.console import Console, number
 from ppo_jax.run.saved import Agent
-from ppo_jax.run.storage import folder
 
 _MOST_FRAMES = 300
 
@@ -55,12 +52,3 @@ def say_what_is_drawn(stage: Stage, console: Console) -> None:
 def say_what_is_written(out: Path, number: int, console: Console) -> None:
     """Say where the film is, and its size."""
     console.say(f"wrote {out}: {number:,} frames, {out.stat().st_size / 1e6:.2f} MB")
-
-
-def film_run(path: Path, objects: dict[str, Any], console: Console) -> None:
-    """Film agent 0 of a finished run, in whose folder film.gif then is.
-
-    objects: the environment, network and optimizer that the run was given.
-    """
-    agent = saved.load(path, **objects).agent(0)
-    film_agent(agent, "agent 0", path / folder.FILM, console)

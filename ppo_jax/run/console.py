@@ -65,10 +65,18 @@ class Console:
 
 
 def number(value: float | None) -> str:
-    """A number in four digits, larger ones without fractions; a dash for none."""
+    """A number in four digits: 1.234M, 25k, 0.015; a dash for none."""
     if value is None or not math.isfinite(value):
         return "–"
-    return f"{value:.0f}" if 1e4 <= abs(value) < 1e9 else f"{value + 0.0:.4g}"  # no -0
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if max(size, 1e4) <= abs(value) < 1e13:
+            return f"{value / size:.4g}{unit}"
+    return f"{value + 0.0:.4g}"  # no -0
+
+
+def percent(share: float | None) -> str:
+    """A fraction in per cent; a dash for none."""
+    return "–" if share is None else f"{100 * share:.4g} %"
 
 
 class _Rich(RichConsole):

@@ -27,6 +27,7 @@ from ppo_jax.run.evolution import Evolution
 from ppo_jax.run.experiment import Experiment
 from ppo_jax.run.hooks import Evaluation, UserHook
 from ppo_jax.run.progress import Progress
+from ppo_jax.run.saved import load
 from ppo_jax.run.signals import Signals, catch_signals
 from ppo_jax.run.storage import arrays, folder, tables
 from ppo_jax.run.storage.checkpoints import Checkpoint
@@ -126,8 +127,6 @@ def initial_parameters(experiment: Experiment) -> Params | None:
     path, agent = experiment.agents.init_from, experiment.agents.agent
     if path is None or agent is None:
         return None
-    from ppo_jax.run.saved import load
-
     try:
         found = load(path).agent(agent)
         if found.config.activation != experiment.algorithm.activation:
@@ -317,7 +316,8 @@ def _report(
         from ppo_jax.film import making  # Pillow, for this alone
 
         own = {name: getattr(plan.experiment.algorithm, name) for name in OBJECTS}
-        making.film_run(path, own, console)
+        agent = load(path, **own).agent(0)
+        making.film_agent(agent, "agent 0", path / folder.FILM, console)
     _write_report(path, console, table=plan.table, summary=summary, metrics=metrics)
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ppo_jax import recipe
-from ppo_jax.run import pipeline, report
+from ppo_jax.run import console, pipeline, report
 from ppo_jax.run.report import charts, curves, data
 from tests.helpers.commands import refused, run_command
 from tests.helpers.runs import invent_metrics, write_run
@@ -174,7 +174,7 @@ def test_the_numbers_that_come_first(ordinary):
     assert f"{(returns >= SOLVED).sum()} of {SEEDS} seeds at 475" in words
     assert f"regret {500 - iqm:.4g} to the optimum 500" in words
     middle = np.sort(solving)[SEEDS // 2]
-    assert f"steps to solve {charts.short(middle)} of an agent" in words
+    assert f"steps to solve {console.number(middle)} of an agent" in words
     assert "steps per second 500k 1M in 2 s, after 5 s of compiling" in words
 
 
@@ -540,18 +540,3 @@ def test_without_values_there_is_no_chart():
     line = charts.Line("a line", "", 0, np.arange(3.0), np.full(3, np.nan))
     assert charts.chart("title", [line], "x") == ""
     assert charts.chart("title", [], "x") == ""
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (1.5e6, "1.5M"),
-        (25_600, "25.6k"),
-        (9999, "9999"),
-        (0.00025, "0.00025"),
-        (np.inf, "–"),
-        (-2e4, "-20k"),
-    ],
-)
-def test_numbers_are_short(value, text):
-    assert charts.short(value) == text

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ppo_jax.run import console
 from ppo_jax.run.console import number
 
 _SIZE = 1000  # of the SVG's own coordinates, both ways
@@ -72,10 +73,10 @@ def chart(
     shapes += [f'<path class="level" d="M0 {y(level.y)}H{_SIZE}"/>' for level in levels]
     for line in sorted(lines, key=lambda line: line.kind != "thin"):
         shapes += _shapes(line, x, y)
-    form = _percent if percent else short
+    form = console.percent if percent else number
     texts = [_text("y", f"top:{y(tick) / 10:g}%", form(tick)) for tick in y_ticks]
     texts += [
-        _text("x", f"left:{x(tick) / 10:g}%", names[round(tick)] if names else short(tick))
+        _text("x", f"left:{x(tick) / 10:g}%", names[round(tick)] if names else number(tick))
         for tick in x_ticks
     ]
     for level, side in zip(levels, ("left", "right"), strict=False):  # they may be close
@@ -91,14 +92,6 @@ def chart(
         f' role="img" aria-label="{escape(_describe(title, lines, x_label, form))}">'
         f"{''.join(shapes)}</svg>{''.join(texts)}</div></figure>"
     )
-
-
-def short(value: float | None) -> str:
-    """A number in few characters: 1.2M, 25k, 0.015; a dash for none."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value is not None and max(size, 1e4) <= abs(value) < math.inf:
-            return f"{value / size:.4g}{unit}"
-    return number(value)
 
 
 def spread(count: int, at: float) -> np.ndarray:
@@ -167,10 +160,6 @@ def _describe(title: str, lines: Sequence[Line], x_label: str, form: Callable[[f
     return f"{title} over {x_label}: {'; '.join(said)}"
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.3g} %"
-
-
 def _ends(lines: Sequence[Line], log: bool) -> tuple[float, float]:
     """The ends of the x axis: zero where that is near, and room for dots at either end."""
     across = np.concatenate([line.x[np.isfinite(line.y)] for line in lines])
@@ -208,8 +197,8 @@ def _range(values: np.ndarray) -> tuple[float, float]:
 def _cut_off(lines: Sequence[Line], bottom: float, top: float) -> str:
     """Says in the title how far curves go beyond the ends of the y axis."""
     lowest, highest = _range(np.concatenate([line.y for line in lines]))
-    beyond = [f"lowest {short(lowest)}"] * (lowest < bottom)
-    beyond += [f"highest {short(highest)}"] * (highest > top)
+    beyond = [f"lowest {number(lowest)}"] * (lowest < bottom)
+    beyond += [f"highest {number(highest)}"] * (highest > top)
     return f" <small>(cut off: {', '.join(beyond)})</small>" if beyond else ""
 
 

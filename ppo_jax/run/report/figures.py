@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ppo_jax.run.report.charts import Level, Line, chart, short, spread
+from ppo_jax.run.console import number
+from ppo_jax.run.ranking import interval
+from ppo_jax.run.report.charts import Level, Line, chart, spread
 from ppo_jax.run.report.curves import POINTS, Curve
 from ppo_jax.run.report.data import DIAGNOSTICS, Group
 
@@ -110,11 +112,6 @@ def side_by_side(figures: Sequence[str]) -> str:
     return f'<div class="charts">{"".join(figures)}</div>' if any(figures) else ""
 
 
-def interval(row: Row) -> str:
-    """A row's interval in words."""
-    return "–" if row["low"] is None else f"{short(row['low'])} to {short(row['high'])}"
-
-
 def _lines(groups: Groups, metric: str, banded: bool = True) -> list[Line]:
     lines = []
     for color, group in enumerate(groups):
@@ -162,7 +159,7 @@ def _heat(
 
     def cell(row: Row) -> str:
         heat = 0 if row["iqm"] is None else (row["iqm"] - low) / ((high - low) or 1)
-        return f'<td style="--heat:{heat:.2f}" title="{interval(row)}">{short(row["iqm"])}</td>'
+        return f'<td style="--heat:{heat:.2f}" title="{interval(row)}">{number(row["iqm"])}</td>'
 
     head = "".join(f"<th>{value:.4g}</th>" for value in axes[1])
     body = "".join(
