@@ -28,11 +28,9 @@ class Options(flags.Common):
 
 def main(arguments: list[str]) -> int:
     """Parse the command line, evaluate, and return the process's exit code."""
-    options = flags.read_options(Options, arguments, "evaluate")
+    options = flags.read_options(Options, arguments, "evaluate", episodes=2)
     if options.all and options.agent is not None:
         raise InputError(f"--agent {options.agent} and --all: leave out one")
-    if not 2 <= options.episodes < 2**31:
-        raise InputError(f"--episodes is {options.episodes}; it must be from 2 to {2**31 - 1}")
     path, console = folder.find(options.run), Console(options.quiet)
     xla.set_flags(1)
 

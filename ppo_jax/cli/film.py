@@ -37,7 +37,7 @@ class Options(flags.Common):
 
 def main(arguments: list[str]) -> int:
     """Parse the command line, film, and return the process's exit code."""
-    options = flags.read_options(Options, arguments, "film")
+    options = flags.read_options(Options, arguments, "film", agent=0, episodes=1, grid=1)
     path, console = folder.find(options.run), Console(options.quiet)
     _check(options, path)
     which = "-grid" if options.grid else "" if options.agent is None else f"-{options.agent}"
@@ -72,9 +72,5 @@ def _check(options: Options, path: Path) -> None:
         raise InputError(
             "--grid films one episode of each of several agents; leave out --agent and --episodes"
         )
-    for name, least in (("agent", 0), ("episodes", 1), ("grid", 1)):
-        value = getattr(options, name)
-        if value is not None and not least <= value < 2**31:
-            raise InputError(f"--{name} is {value}; it must be from {least} to {2**31 - 1}")
     if options.fps is not None and not 1 <= options.fps <= 50:
         raise InputError(f"--fps is {options.fps}; it must be from 1 to 50")

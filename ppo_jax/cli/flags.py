@@ -131,10 +131,15 @@ def _shorten(box: str, remedy: str) -> str:
     return f"{reason}; {f'did you mean {near[1]}?' if near else remedy}"
 
 
-def read_options(kind: Any, arguments: list[str], command: str) -> Any:
-    """The options of a command that reads a run. Raises InputError."""
+def read_options(kind: Any, arguments: list[str], command: str, **least: int) -> Any:
+    """The options of a command that reads a run; `least` are the least values of some. Raises
+    InputError."""
     _make_current_folder_importable()
     options = parse(kind, arguments, command)
+    for name, low in least.items():
+        value = getattr(options, name)
+        if value is not None and not low <= value < 2**31:
+            raise InputError(f"--{name} is {value}; it must be from {low} to {2**31 - 1}")
     if not 0 <= options.seed <= LARGEST_SEED:
         raise InputError(f"--seed is {options.seed}; seeds go from 0 to {LARGEST_SEED}")
     return options

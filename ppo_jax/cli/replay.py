@@ -36,12 +36,7 @@ class Options(flags.Common):
 
 def main(arguments: list[str]) -> int:
     """Parse the command line, replay the agent, and return the process's exit code."""
-    options = flags.read_options(Options, arguments, "replay")
-    if options.agent < 0 or not 1 <= options.episodes < 2**31:
-        raise InputError(
-            f"--agent is {options.agent} and --episodes {options.episodes}; agents count from 0,"
-            " and there must be an episode"
-        )
+    options = flags.read_options(Options, arguments, "replay", agent=0, episodes=1)
     path = folder.find(options.run)
     summary = _check_run(path, options)
     default = path / f"replay-{options.agent}"

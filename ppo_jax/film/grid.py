@@ -12,7 +12,7 @@ from PIL import Image
 from ppo_jax import env, population
 from ppo_jax.config import Config
 from ppo_jax.evaluate import Trace
-from ppo_jax.film import making, recording, writing
+from ppo_jax.film import making, recording
 from ppo_jax.film.canvas import BLUE, FLOOR, GREEN, INK, LINE, MUTED, PAPER, Canvas
 from ppo_jax.film.recording import Stage
 from ppo_jax.policy import Params
@@ -86,8 +86,7 @@ def film_grid(
             trace = jax.tree.map(np.asarray, played)
             made += _compose(stages, trace, snapshot.env_steps, total, solved_at, options.fps)
         made[-1] = made[-1][0], 3.0
-        writing.write(out, *zip(*made, strict=True))
-    making.say_what_is_written(out, len(made), console)
+    making.write(out, made, console)
 
 
 def _play(params: Params, config: Config, keys: jax.Array, sampled: bool) -> Trace:

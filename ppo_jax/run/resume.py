@@ -123,8 +123,9 @@ def _check_machine(saved: Mapping[str, Any], chosen: list[jax.Device], console: 
                 f"the run's {what} ({name}) are {saved[name]}, and here {now[name]}; resume it with"
                 f" JAX_DEFAULT_PRNG_IMPL={saved['prng']}, JAX_ENABLE_X64={saved['x64']}"
             )
-    changed = [f"{name} {saved[name]!r}, now {now[name]!r}" for name in now]
-    changed = [line for name, line in zip(now, changed, strict=True) if saved[name] != now[name]]
+    changed = [
+        f"{name} {saved[name]!r}, now {now[name]!r}" for name in now if saved[name] != now[name]
+    ]
     if changed:
         console.warn(
             f"the run is resumed elsewhere than it began ({'; '.join(changed)}): its results differ"

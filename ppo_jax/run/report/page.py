@@ -149,20 +149,18 @@ def _film(path: Path) -> str:
     """The first frames of the run's film, if there is one, as small pictures."""
     if not (path / folder.FILM).exists():
         return ""
-    from PIL import Image, ImageSequence
+    from PIL import Image
 
     pictures = []
     with Image.open(path / folder.FILM) as film:
-        for place, frame in zip(
-            range(_FRAMES * _EVERY), ImageSequence.Iterator(film), strict=False
-        ):
-            if place % _EVERY == 0:
-                picture, content = frame.convert("RGB"), io.BytesIO()
-                picture.thumbnail((_FRAME_WIDTH, _FRAME_WIDTH))
-                picture.quantize(64).save(content, "PNG", optimize=True)
-                data = base64.b64encode(content.getvalue()).decode()
-                picture_of = f"frame {place} of the run's film"
-                pictures.append(f'<img alt="{picture_of}" src="data:image/png;base64,{data}">')
+        for place in range(getattr(film, "n_frames", 1))[: _FRAMES * _EVERY : _EVERY]:
+            film.seek(place)
+            picture, content = film.convert("RGB"), io.BytesIO()
+            picture.thumbnail((_FRAME_WIDTH, _FRAME_WIDTH))
+            picture.quantize(64).save(content, "PNG", optimize=True)
+            data = base64.b64encode(content.getvalue()).decode()
+            picture_of = f"frame {place} of the run's film"
+            pictures.append(f'<img alt="{picture_of}" src="data:image/png;base64,{data}">')
     return f"<h2>Film</h2><div class='film'>{''.join(pictures)}</div>"
 
 
@@ -214,11 +212,9 @@ def _compared(run: Run, group: Group, improvement: float | None) -> list[str]:
 def _render(title: str, sections: Sequence[str]) -> str:
     """The page, with its style and its script inside."""
     here = resources.files(__package__)
-    files = {
-        name: here.joinpath(f"page.{name}").read_text("utf-8") for name in ("html", "css", "js")
-    }
-    parts = {"title": escape(title), "body": "\n".join(filter(None, sections)), **files}
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], files["html"])
+    parts = {one: here.joinpath(f"page.{one}").read_text("utf-8") for one in ("html", "css", "js")}
+    parts |= {"title": escape(title), "body": "\n".join(filter(None, sections))}
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], parts["html"])
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
