@@ -3,6 +3,7 @@
 import difflib
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 
 from ppo_jax.run.errors import run_command
@@ -23,7 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the first argument names, and return the process's exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and given[0] in COMMANDS:
-        return run_command(lambda arguments: _run(given[0], arguments), given[1:])
+        plans = given[0] == "plan"  # the flags of train, to another end
+        command = import_module(f"ppo_jax.cli.{'train' if plans else given[0]}").main
+        return run_command(partial(command, plans=True) if plans else command, given[1:])
     if not given or given[0] in ("-h", "--help"):
         print("usage: ppo-jax COMMAND [OPTIONS]\n")
         for name, what in COMMANDS.items():
@@ -37,9 +40,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     hint = f"; did you mean ppo-jax {meant}?" if meant else f"; there are {', '.join(COMMANDS)}"
     print(f"ppo_jax: {given[0]} is not a command{hint}", file=sys.stderr)
     return 2
-
-
-def _run(command: str, arguments: list[str]) -> int:
-    if command == "plan":  # the flags of train, to another end
-        return int(import_module("ppo_jax.cli.train").main(arguments, command))
-    return int(import_module(f"ppo_jax.cli.{command}").main(arguments))

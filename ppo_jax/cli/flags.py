@@ -90,8 +90,7 @@ class Common:
 
 
 def read(arguments: list[str], command: str, about: str | None = None) -> Experiment:
-    """The experiment that the flags describe, checked; `about` is what --help begins with, instead
-    of the experiment's own text. Raises InputError."""
+    """The experiment that the flags describe, checked; --help is `about`. Raises InputError."""
     _make_current_folder_importable()
     arguments = _expand(arguments)
     defaults = _defaults(arguments)
@@ -132,8 +131,7 @@ def _shorten(box: str, remedy: str) -> str:
 
 
 def read_options(kind: Any, arguments: list[str], command: str, **least: int) -> Any:
-    """The options of a command that reads a run; `least` are the least values of some. Raises
-    InputError."""
+    """The options of a command that reads a run, none below its `least`. Raises InputError."""
     _make_current_folder_importable()
     options = parse(kind, arguments, command)
     for name, low in least.items():

@@ -14,14 +14,15 @@ _PLANS = """Say what a training would need, in memory and time, after a few upda
 The options are those of ppo-jax train."""
 
 
-def main(arguments: list[str], command: str = "train") -> int:
+def main(arguments: list[str], plans: bool = False) -> int:
     """Parse the command line, train or plan, and return the process's exit code."""
-    experiment = flags.read(arguments, command, _PLANS if command == "plan" else None)
+    command, about = ("plan", _PLANS) if plans else ("train", None)
+    experiment = flags.read(arguments, command, about)
     storage, machine, screen = experiment.storage, experiment.machine, experiment.console
     if screen.version:
         print(f"ppo_jax {__version__}")
         return 0
-    plans = screen.plan or command == "plan"
+    plans = plans or screen.plan
     path = folder.choose(storage.out, experiment.label)
     if not machine.distributed and not plans:  # of several processes the main one checks
         folder.check_not_locked(path)

@@ -82,8 +82,7 @@ def film_grid(
         total = snapshots[-1].env_steps
         play = jax.jit(_play, static_argnums=3, compiler_options=population.COMPILER_OPTIONS)
         for snapshot in snapshots:
-            played = play(snapshot.params, config, keys, options.sampled)
-            trace = jax.tree.map(np.asarray, played)
+            trace = jax.tree.map(np.asarray, play(snapshot.params, config, keys, options.sampled))
             made += _compose(stages, trace, snapshot.env_steps, total, solved_at, options.fps)
         made[-1] = made[-1][0], 3.0
     making.write(out, made, console)

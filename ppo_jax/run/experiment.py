@@ -41,9 +41,9 @@ _FRACTION = Rule(
 _Repeated = tyro.conf.UseAppendAction[tuple[str, ...]]
 
 
-def option(default: Any, rule: Rule) -> Any:
+def option(default: Any, rule: Rule, optional: bool = False) -> Any:
     """An option with its default and the rule of its values; None says that there is none."""
-    metadata = {"rule": rule, "optional": default is None}
+    metadata = {"rule": rule, "optional": optional or default is None}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -111,9 +111,7 @@ class Storage:
     there is none). --resume alone says newest; other flags are the run's own."""
     checkpoint_every: int | None = option(None, SIZE)
     """Updates between checkpoints; None saves by time alone."""
-    checkpoint_seconds: float | None = dataclasses.field(
-        default=60.0, metadata={"rule": _SECONDS, "optional": True}
-    )
+    checkpoint_seconds: float | None = option(60.0, _SECONDS, optional=True)
     """Seconds between checkpoints, at least; None saves by updates alone."""
     checkpoints_kept: int = option(3, SIZE)
     """How many of the newest checkpoints to keep."""
@@ -275,10 +273,9 @@ def read_description(saved: Mapping[str, Any], **own: Any) -> Experiment:
         for box in (boxes["agents"], boxes["stopping"])
     ]
     agents, stopping = Agents(**options[0]), Stopping(**options[1])
-    experiment = Experiment(Config(**fields).check(), agents, stopping)
-    _check_box(experiment.agents)
-    _check_box(experiment.stopping)
-    return experiment
+    for box in (agents, stopping):
+        _check_box(box)
+    return Experiment(Config(**fields).check(), agents, stopping)
 
 
 def differences(asked: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, str]:

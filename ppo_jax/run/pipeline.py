@@ -57,9 +57,8 @@ def run(
 ) -> dict[str, Any] | None:
     """Train the experiment's agents, evaluate them, and write everything to the folder.
 
-    Returns the summary; none where the run was finished before. Raises CommandError for what the
-    user can mend, Interrupted after a signal: then the parameters and metrics so far have been
-    written, and a checkpoint to continue from, unless nothing had been trained.
+    Returns the summary; none of a run that was finished before. Raises CommandError for what the
+    user can mend, Interrupted after a signal: what was trained has been written, to be continued.
     """
     own, main = [UserHook(hook) for hook in hooks], distributed.is_main_process()
     plan, storage = make_plan(experiment), experiment.storage

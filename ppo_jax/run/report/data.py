@@ -70,7 +70,9 @@ def read(
     Raises OSError without a config.json, ValueError for files that are not a run's.
     """
     saved = folder.read_json(path / folder.CONFIG)
-    table = _read_table(saved) if table is None else table
+    if table is None:  # a part that was an object, which no file holds, decides nothing here
+        own = {name: _STAND_INS[name] for name in _objects(saved)}
+        table = agents.table(read_description(saved, **own))
     if summary is None:
         found = (path / folder.SUMMARY).exists()
         summary = folder.read_json(path / folder.SUMMARY) if found else {}
@@ -138,12 +140,6 @@ def shown(value: Any) -> str:
     return str(value)
 
 
-def _read_table(saved: dict[str, Any]) -> AgentTable:
-    """The agents of a run; a part that was an object, which no file holds, decides nothing here."""
-    own = {name: _STAND_INS[name] for name in _objects(saved)}
-    return agents.table(read_description(saved, **own))
-
-
 def _objects(saved: dict[str, Any]) -> dict[str, Any]:
     algorithm = saved.get("algorithm") or {}
     return {name: algorithm[name] for name in _STAND_INS if isinstance(algorithm.get(name), dict)}
@@ -192,8 +188,7 @@ def _groups(
 
 
 def _of_setting(columns: dict[str, np.ndarray], setting: int) -> dict[str, np.ndarray]:
-    """The columns of one setting's agents, [rows, agents]; none where an interrupted run has none
-    of them."""
+    """The columns of one setting's agents, [rows, agents]; none of agents that never began."""
     if not columns or not len(columns["seed"]):
         return {}
     settings = columns.get("setting", np.zeros_like(columns["seed"]))

@@ -121,8 +121,8 @@ def replaced(path: Path, names: Iterable[str]) -> Iterator[Path]:
 
 def remove_if_empty(path: Path) -> None:
     """Remove a folder in which nothing is but, perhaps, a run's lock."""
-    if {file.name for file in path.iterdir()} <= {_LOCK}:
-        shutil.rmtree(path)
+    if {file.name for file in path.glob("*")} <= {_LOCK}:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def holds_a_run(path: Path) -> bool:
