@@ -121,12 +121,15 @@ def parse(kind: Any, arguments: list[str], command: str, **more: Any) -> Any:
 
 
 def _shorten(box: str, remedy: str) -> str:
-    """What tyro's box says is wrong, in one line, with the nearest flag, or else a remedy."""
+    """What tyro's box says is wrong, in one line, with the nearest flag, the flag's own form, or
+    else the remedy."""
     parts = re.split(r"\n.*[─-]{9}.*", box[box.index("\n") :])  # below its title
     lines = [line[1:].rstrip("│ ") for line in next(filter(None, parts)).splitlines()]
     reason = " ".join(line.strip() for line in lines if not line.startswith(" " * 9))  # no help
     reason = reason.strip(". ")
     near = re.search(r"(?:meant|similar).*\n[│ ] +(--[\w-]+)", box)
+    form = re.search(r"Argument helptext:.*\n[│ ] +(--.*?) *│?\n", box)
+    remedy = f"give {form[1]}" if form else remedy
     return f"{reason}; {f'did you mean {near[1]}?' if near else remedy}"
 
 
