@@ -2,20 +2,31 @@
 
 Nothing is run. Prints the launches of one update with `kernel="pallas"` and each kernel's grid,
 threads and shared memory; with --registers also what ptxas says of its registers and spills.
+Beside XLA's own program stands the recipe "standard kernel=pallas" of `benchmarks compiled`.
 """
 
 import dataclasses
 import itertools
+import os
 import re
+import shutil
+import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import jax
+import numpy as np
 import tyro
+from jax.sharding import Mesh
 
-from benchmarks import compiled
+from benchmarks.compiled import GPU
 from ppo_jax import population, recipe
+from ppo_jax.run import absent, program
 
 _KERNEL = r"(\w+_kernel) (grid: .*)"  # in ppo_jax/kernels their functions are called so
+_DUMP_PTX = {"xla_gpu_dump_llvmir": True, "xla_dump_emitter_re": ".*"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,28 +41,52 @@ class Options:
     """Print every kernel's registers and spills (needs ptxas on the PATH; slow)."""
 
 
+def compile_update(name: str, agents: int, options: dict[str, Any]) -> Any:
+    """One update of so many agents."""
+    config = recipe(name, kernel="pallas")
+    mesh = Mesh(np.array(absent.select(GPU)), ("agents",))
+    states = jax.eval_shape(lambda: population.init(population.agent_keys(0, agents), config))
+
+    def update(states: Any) -> Any:
+        return population.run(states, config, 1, 1)
+
+    out_specs = (population.AGENTS, population.TIME_AGENTS)
+    return (
+        jax.jit(population.shard_over_agents(update, mesh, out_specs))
+        .lower(states)
+        .compile(options)
+    )
+
+
+def registers(dump: Path) -> Iterator[str]:
+    """What ptxas says of every Pallas kernel that XLA dumped, a line each."""
+    if shutil.which("ptxas") is None:
+        raise SystemExit("--registers: ptxas is not on the PATH; it comes with nvidia-cuda-nvcc")
+    for path in sorted(dump.glob("*.ptx")):
+        command = ["ptxas", "-v", "-arch=sm_90a", str(path), "-o", os.devnull]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        names = re.findall(r"Compiling entry function '(\w+)'", said)
+        used = re.findall(r"Used .*$", said, re.M)
+        spills = re.findall(r"\d+ bytes stack.*$", said, re.M)
+        for name, *line in zip(names, used, spills, strict=True):
+            if name.endswith("_kernel"):
+                yield ": ".join([name, *line])
+
+
 def main(options: Options) -> None:
     """Compile, and print a line an update and its kernels."""
-    with tempfile.TemporaryDirectory() as dump:
-        compiled.set_flags(dump, compiled.Options())
-        mesh = compiled.h100()
-        for name, agents in itertools.product(options.recipes, options.agents):
-            config = recipe(name, kernel="pallas")
-            states = compiled.agents_of(config, agents)
-            program = compiled.compile_for(
-                mesh, lambda states, config=config: population.run(states, config, 1, 1), states
-            )
-            launches, _ = compiled.launches(program.as_text())
-            megabytes = program.memory_analysis().temp_size_in_bytes / 1e6
+    for name, agents in itertools.product(options.recipes, options.agents):
+        with tempfile.TemporaryDirectory() as folder:
+            dump = Path(folder)
+            flags = absent.compiler_options(GPU, folder) | (_DUMP_PTX if options.registers else {})
+            compiled = compile_update(name, agents, flags)
+            launches, _ = program.launches(compiled.as_text())
+            megabytes = compiled.memory_analysis().temp_size_in_bytes / 1e6
             print(f"{name}, agents: {agents}, launches: {launches}, temporary: {megabytes:.1f} MB")
-            thunks = max(
-                Path(dump).glob("*thunk_sequence_after*"), key=lambda path: path.stat().st_mtime
-            )
-            for kernel in re.findall(_KERNEL, thunks.read_text()):
+            for kernel in re.findall(_KERNEL, program.dumped(dump, "jit_update")):
                 print("  " + " ".join(kernel))
             if options.registers:
-                found = compiled.registers(Path(dump))
-                print(*(f"  {line}" for line in found if "_kernel:" in line), sep="\n")
+                print(*(f"  {line}" for line in registers(dump)), sep="\n")
 
 
 if __name__ == "__main__":

@@ -99,19 +99,19 @@ class Config:
     )
     """Environment parameters to override, such as force_mag 5.0."""
     max_episode_steps: int | None = static(None, SIZE)
-    """Time limit of an episode (none: the environment's own)."""
+    """Time limit of an episode; None is the environment's own."""
     time_limit: Literal["truncate", "terminate"] = static(
         "truncate", one_of("truncate", "terminate")
     )
     """At the time limit: truncate, the value of what follows counts; or terminate, the limit is
     part of the task."""
     reset_pool: int | None = static(None, SIZE)
-    """Reset states of one rollout, shared by its environments and steps (none: a fresh one for
-    every step)."""
+    """Reset states of one rollout, shared by its environments and steps; None draws a fresh one
+    for every step."""
     num_envs: int = static(8, SIZE)
     """Environments stepped together, N."""
     num_steps: int | None = static(64, SIZE, optional=True)
-    """Steps of every environment in one rollout, T (none: whole episodes)."""
+    """Steps of every environment in one rollout, T; None is whole episodes."""
     min_transitions: int | None = static(None, SIZE)
     """Collect whole episodes until at least this many transitions are held."""
     total_timesteps: int | None = static(100_000, SIZE, optional=True)
@@ -127,13 +127,13 @@ class Config:
     learning_rate: float = traced(2.5e-3, POSITIVE)
     """Adam's learning rate, of the actor and of the critic."""
     critic_learning_rate: float | None = traced(None, POSITIVE)
-    """The critic's own learning rate (none: the same)."""
+    """The critic's own learning rate; None is the same."""
     anneal_learning_rate: bool = static(True, BOOLEAN)
     """Lower the learning rates linearly to 0 over the run."""
     adam_epsilon: float = traced(1e-5, POSITIVE)
     """Adam's ε."""
     max_grad_norm: float | None = traced(0.5, POSITIVE, optional=True)
-    """Largest global norm of a gradient; beyond it the gradient is scaled down (none: never)."""
+    """Largest global norm of a gradient; beyond it the gradient is scaled down; None never does."""
     joint_grad_norm: bool = static(True, BOOLEAN)
     """Clip the norm of both networks' gradient together (no: each network by itself)."""
     optimizer: Any = static(None, OPTIMIZER)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ppo_jax import network, objects, spaces
 from ppo_jax.config import Config
-from ppo_jax.objects import first_line
+from ppo_jax.objects import explain, first_line
 
 # Mean return of 100 episodes from which gymnasium's registry calls an environment solved.
 SOLVED_AT = {
@@ -191,7 +191,7 @@ def _load_named(name: str, kwargs: tuple[tuple[str, Any], ...], _: Any) -> Any:
             raise ValueError(f"env_kwargs {said}: {name} says {first_line(error)}") from error
         raise ValueError(f"environment {name} cannot be made: {first_line(error)}") from error
     except Exception as error:  # a missing dependency or data set of that environment
-        raise ValueError(f"environment {name} cannot be made here: {first_line(error)}") from error
+        raise ValueError(f"environment {name} cannot be made here: {explain(error)}") from error
     return _as_environment(made, name)
 
 
@@ -413,12 +413,15 @@ def check_environment(environment: Any, num_steps: int = 1000) -> list[str]:
         found, _ = _as_written(config)
         return _check_spaces(found) or _check_types(found) or _check_play(found, num_steps)
     except Exception as error:  # of the user's environment
-        return [f"it cannot be traced: {first_line(error)}"]
+        return [f"it cannot be traced: {explain(error)}"]
 
 
 def _check_spaces(environment: Environment) -> list[str]:
     """Whether there is a policy for the actions, and observations are what their space says."""
-    _, observation = jax.eval_shape(environment.reset, jax.random.key(0))
+    found = jax.eval_shape(environment.reset, jax.random.key(0))
+    if not _is_pair(found):
+        return [f"reset gives {_in_words(found)}; it must give (state, observation)"]
+    observation = found[1]
     try:
         network.num_outputs(environment.action_space)
         kinds = spaces.leaves(environment.observation_space, observation)
@@ -439,9 +442,12 @@ def _check_types(environment: Environment) -> list[str]:
         action = _random_action(key, environment.action_space)
         return (state, observation), environment.step(key, state, action)
 
-    (state, observation), (later, step) = jax.eval_shape(both, jax.random.key(0))
-    if not isinstance(step, Step):
-        return [f"step gives a {type(step).__name__}; it must give (state, ppo_jax.env.Step(...))"]
+    (state, observation), found = jax.eval_shape(both, jax.random.key(0))
+    if not (_is_pair(found) and isinstance(found[1], Step)):
+        given = f"(state, {_in_words(found[1])})" if _is_pair(found) else _in_words(found)
+        wanted = f"ppo_jax.env.Step({', '.join(Step._fields)})"
+        return [f"step gives {given}; it must give (state, {wanted})"]
+    later, step = found
     return [
         *_differences("state", state, later),
         *_differences("observation", observation, step.observation),
@@ -449,6 +455,16 @@ def _check_types(environment: Environment) -> list[str]:
         *_check_value("terminated", step.terminated, np.bool_, "a boolean"),
         *_check_value("truncated", step.truncated, np.bool_, "a boolean"),
     ]
+
+
+def _is_pair(found: Any) -> bool:
+    return isinstance(found, tuple) and len(found) == 2
+
+
+def _in_words(found: Any) -> str:
+    if isinstance(found, tuple):
+        return f"a tuple of {len(found)}"
+    return "an array" if hasattr(found, "dtype") else f"a {type(found).__name__}"
 
 
 def _check_value(field: str, value: Any, kind: Any, wanted: str) -> list[str]:

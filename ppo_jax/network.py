@@ -20,7 +20,7 @@ from flax.errors import InvalidRngError
 
 from ppo_jax import fast, spaces
 from ppo_jax.config import BUILT_IN_NETWORKS, Config
-from ppo_jax.objects import check_hashable, first_line, load, name
+from ppo_jax.objects import check_hashable, explain, first_line, load, name
 
 NumOutputs = int | tuple[int, ...]
 
@@ -355,7 +355,7 @@ def _check(
     except InvalidRngError as error:
         raise ValueError(f"network {said}: {first_line(error)}; {_ONLY_PARAMS}") from error
     except Exception as error:  # of the user's module
-        raise ValueError(f"network {said}: {first_line(error)}") from error
+        raise ValueError(f"network {said}: {explain(error)}") from error
     if len(inputs) > 1:
         found = _check_memory(found, inputs[1], said)
     _check_outputs(found, outputs, said)

@@ -1,7 +1,11 @@
 """A user's own objects: environments, networks and optimizers by path, and in words."""
 
 import importlib
+import sys
+import traceback
 from typing import Any
+
+_NOT_THE_USERS = {"ppo_jax", "jax", "jaxlib", "flax", "gymnax", "optax", "numpy"}
 
 
 def load(path: str, field: str) -> Any:
@@ -16,7 +20,7 @@ def load(path: str, field: str) -> Any:
             found = getattr(found, part)
     except Exception as error:  # a user's module may raise anything
         raise ValueError(
-            f"{field} {path!r} does not import ({first_line(error)}); give package.module:name,"
+            f"{field} {path!r} does not import ({explain(error)}); give package.module:name,"
             " from the current folder or installed"
         ) from error
     return found
@@ -66,3 +70,15 @@ def first_line(error: Exception) -> str:
     """The first line of what an error says, without flax's link to its documentation."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return line.partition(" (https://flax")[0]
+
+
+def explain(error: Exception) -> str:
+    """The first line of what a user's own code raised, and which line of that code it was."""
+    said = first_line(error)
+    if type(error).__name__ == "TracerBoolConversionError":
+        said += " Branch with jnp.where or jax.lax.cond."
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        module = frame.f_globals.get("__name__", "").partition(".")[0]
+        if module not in _NOT_THE_USERS | sys.stdlib_module_names:
+            return f"{said} ({frame.f_code.co_filename}, line {line})"
+    return said

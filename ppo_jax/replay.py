@@ -2,7 +2,7 @@
 
 import sys
 
-from ppo_jax.cli.replay import main
+from ppo_jax.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["replay", *sys.argv[1:]]))

@@ -2,7 +2,7 @@
 
 import sys
 
-from ppo_jax.cli.train import main
+from ppo_jax.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -3,7 +3,10 @@
 import difflib
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
+
+from ppo_jax.run.errors import run_command
 
 COMMANDS = {
     "train": "train agents, and save them in a folder",
@@ -20,10 +23,10 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the first argument names, and return the process's exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given and given[0] == "plan":  # the flags of train, to another end
-        return import_module("ppo_jax.cli.train").main(given[1:], "plan")
     if given and given[0] in COMMANDS:
-        return import_module(f"ppo_jax.cli.{given[0]}").main(given[1:])
+        plans = given[0] == "plan"  # the flags of train, to another end
+        command = import_module(f"ppo_jax.cli.{'train' if plans else given[0]}").main
+        return run_command(partial(command, plans=True) if plans else command, given[1:])
     if not given or given[0] in ("-h", "--help"):
         print("usage: ppo-jax COMMAND [OPTIONS]\n")
         for name, what in COMMANDS.items():
@@ -31,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\nppo-jax COMMAND --help lists a command's options.")
         return 0 if given else 2
     if given[0] == "--version":
-        return import_module("ppo_jax.cli.train").main(given)
+        return main(["train", *given])
     near = difflib.get_close_matches(given[0], COMMANDS, n=1)
     meant = "train " + given[0] if given[0].startswith("-") else "".join(near)
     hint = f"; did you mean ppo-jax {meant}?" if meant else f"; there are {', '.join(COMMANDS)}"

@@ -1,11 +1,9 @@
 """ppo-jax envs: lists the environments and their spaces."""
 
 import dataclasses
-from collections.abc import Sequence
 
 from ppo_jax.cli import flags
 from ppo_jax.run.console import Console
-from ppo_jax.run.errors import run_command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,12 +15,8 @@ class Options:
     """Print the traceback of an error."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: list[str]) -> int:
     """Print the table, and return the process's exit code."""
-    return run_command(_main, arguments)
-
-
-def _main(arguments: list[str]) -> int:
     flags.parse(Options, arguments, "envs")
     from ppo_jax import env  # gymnax: seconds
 

@@ -1,15 +1,12 @@
 """ppo-jax evaluate: evaluates a run's agents over fresh episodes."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from ppo_jax.cli import flags
 from ppo_jax.run import xla
-from ppo_jax.run.console import Console
-from ppo_jax.run.errors import InputError, run_command
+from ppo_jax.run.console import Console, number
+from ppo_jax.run.errors import InputError
 from ppo_jax.run.storage import folder
 
 EVALUATION = "evaluation.json"
@@ -21,30 +18,20 @@ class Options(flags.Common):
     """Evaluate a run's agents over fresh episodes: mean returns with 95 % intervals, printed and
     written to evaluation.json in the run's folder, unless it is a pretrained one."""
 
-    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-    """Folder of a run of ppo-jax train, or pretrained:ENV."""
     agent: int | None = None
-    """Number of the agent (default: all)."""
+    """Number of the agent; None is all of them."""
     all: bool = False
     """Evaluate all agents, which is also what happens where none is named."""
     episodes: int = 1000
     """Episodes of each agent."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: list[str]) -> int:
     """Parse the command line, evaluate, and return the process's exit code."""
-    return run_command(_main, arguments)
-
-
-def _main(arguments: list[str]) -> int:
-    options = flags.read_options(Options, arguments, "evaluate")
+    options = flags.read_options(Options, arguments, "evaluate", episodes=2)
     if options.all and options.agent is not None:
         raise InputError(f"--agent {options.agent} and --all: leave out one")
-    if not 2 <= options.episodes < 2**31:
-        raise InputError(f"--episodes is {options.episodes}; it must be from 2 to {2**31 - 1}")
-    path, console = folder.locate(options.run), Console(options.quiet)
-    if not (path / folder.CONFIG).exists():
-        raise InputError(f"{path} is not a run's folder: it has no {folder.CONFIG}")
+    path, console = folder.find(options.run), Console(options.quiet)
     xla.set_flags(1)
 
     from ppo_jax.run import devices, saved  # jax: seconds, only after the flags have passed
@@ -61,7 +48,7 @@ def _main(arguments: list[str]) -> int:
     ):
         agents = _evaluate(options, run, numbers)
     rows = [
-        [f"{one['agent']}", f"{one['mean']:.2f}", f"{one['low']:.2f} to {one['high']:.2f}"]
+        [f"{one['agent']}", number(one["mean"]), f"{number(one['low'])} to {number(one['high'])}"]
         for one in agents[:_SHOWN]
     ]
     note = f"and {len(agents) - _SHOWN:,} more there" if len(agents) > _SHOWN else ""

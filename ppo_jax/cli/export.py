@@ -1,14 +1,11 @@
 """ppo-jax export: writes an agent's policy in formats that run elsewhere."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Annotated
 
 import tyro
 
 from ppo_jax.cli import flags
 from ppo_jax.run import xla
-from ppo_jax.run.errors import InputError, run_command
 from ppo_jax.run.storage import folder
 
 
@@ -20,13 +17,11 @@ class Options(flags.Common):
     100 episodes, and a README that is a model card for the Hugging Face Hub.
     """
 
-    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-    """Folder of a run of ppo-jax train, or pretrained:ENV."""
     agent: int = 0
     """Number of the agent."""
     out: str | None = None
-    """Folder for the files (none: export-AGENT in the run's; of a pretrained agent
-    ENV-export here)."""
+    """Folder for the files; None is export-AGENT in the run's, of a pretrained agent
+    ENV-export here."""
     overwrite: bool = False
     """Replace the files that the folder holds."""
     # An exported policy is greedy.
@@ -35,16 +30,10 @@ class Options(flags.Common):
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: list[str]) -> int:
     """Parse the command line, export the policy, and return the process's exit code."""
-    return run_command(_main, arguments)
-
-
-def _main(arguments: list[str]) -> int:
     options = flags.read_options(Options, arguments, "export")
-    path = folder.locate(options.run)
-    if not (path / folder.CONFIG).exists():
-        raise InputError(f"{path} is not a run's folder: it has no {folder.CONFIG}")
+    path = folder.find(options.run)
     default = (
         f"{path.name}-export" if folder.is_pretrained(path) else path / f"export-{options.agent}"
     )

@@ -1,17 +1,13 @@
 """ppo-jax film: films an agent of a run, or many of them learning side by side."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from ppo_jax.cli import flags
 from ppo_jax.film import writing
 from ppo_jax.run import xla
 from ppo_jax.run.console import Console
-from ppo_jax.run.errors import InputError, run_command
+from ppo_jax.run.errors import InputError
 from ppo_jax.run.storage import folder
 
 
@@ -23,32 +19,26 @@ class Options(flags.Common):
     Long episodes are shown in some 300 frames.
     """
 
-    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-    """Folder of a run of ppo-jax train, or pretrained:ENV."""
     agent: int | None = None
-    """Number of the agent (none: 0)."""
+    """Number of the agent; None is 0."""
     episodes: int = 1
     """Episodes to film."""
     grid: int | None = None
     """Film so many agents (all, if there are fewer), trained again from their keys, an episode each
     at several stages of their training."""
     out: str | None = None
-    """File for the film, .gif or .mp4 (none: film.gif, film-AGENT.gif or film-grid.gif in the run's
-    folder; of a pretrained agent ENV.gif here)."""
+    """File for the film, .gif or .mp4; None is film.gif, film-AGENT.gif or film-grid.gif in the
+    run's folder, of a pretrained agent ENV.gif here."""
     overwrite: bool = False
     """Replace the film that is there."""
     fps: float | None = None
-    """Frames a second (none: as many as let it be watched)."""
+    """Frames a second; None is as many as let it be watched."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: list[str]) -> int:
     """Parse the command line, film, and return the process's exit code."""
-    return run_command(_main, arguments)
-
-
-def _main(arguments: list[str]) -> int:
-    options = flags.read_options(Options, arguments, "film")
-    path, console = folder.locate(options.run), Console(options.quiet)
+    options = flags.read_options(Options, arguments, "film", agent=0, episodes=1, grid=1)
+    path, console = folder.find(options.run), Console(options.quiet)
     _check(options, path)
     which = "-grid" if options.grid else "" if options.agent is None else f"-{options.agent}"
     default = f"{path.name}{which}.gif" if folder.is_pretrained(path) else path / f"film{which}.gif"
@@ -76,15 +66,11 @@ def _main(arguments: list[str]) -> int:
 
 def _check(options: Options, path: Path) -> None:
     """Raise InputError for options that make no film."""
-    if not (path / folder.CONFIG).exists():
-        raise InputError(f"{path} is not a run's folder: it has no {folder.CONFIG}")
+    if options.grid is not None:
+        folder.check_has_training(path)
     if options.grid is not None and (options.agent is not None or options.episodes != 1):
         raise InputError(
             "--grid films one episode of each of several agents; leave out --agent and --episodes"
         )
-    for name, least in (("agent", 0), ("episodes", 1), ("grid", 1)):
-        value = getattr(options, name)
-        if value is not None and not least <= value < 2**31:
-            raise InputError(f"--{name} is {value}; it must be from {least} to {2**31 - 1}")
     if options.fps is not None and not 1 <= options.fps <= 50:
         raise InputError(f"--fps is {options.fps}; it must be from 1 to 50")

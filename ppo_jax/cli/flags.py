@@ -4,6 +4,7 @@ import argparse
 import ast
 import contextlib
 import dataclasses
+import io
 import itertools
 import os
 import re
@@ -11,14 +12,21 @@ import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import tyro
 
 from ppo_jax.config import Config, override
 from ppo_jax.recipes import RECIPES, row
 from ppo_jax.run.errors import InputError
-from ppo_jax.run.experiment import CUSTOM, LARGEST_SEED, Agents, Experiment, read_description
+from ppo_jax.run.experiment import (
+    CUSTOM,
+    LARGEST_SEED,
+    Agents,
+    Experiment,
+    ObjectError,
+    read_description,
+)
 from ppo_jax.run.storage import folder
 
 _ALIASES = {
@@ -29,6 +37,7 @@ _ALIASES = {
     "--clip-coef": "--clip-range",
     "--total-steps": "--total-timesteps",
 }
+_NONE = tyro.conf.arg(help_behavior_hint=lambda known: f"(default: {known or 'none'})")
 _OLDEST = {"jax": (0, 10, 2), "gymnax": (1, 0, 1)}
 
 
@@ -39,13 +48,15 @@ class Algorithm(Config):
 
     env: str = "CartPole-v1"
     """A gymnax environment, or package.module:factory of one's own."""
-    env_kwargs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    env_kwargs: Annotated[Mapping[str, str], _NONE] = dataclasses.field(default_factory=dict)
     """Arguments of the environment's constructor, such as size 20."""
+    env_params: Annotated[Mapping[str, float], _NONE] = dataclasses.field(default_factory=dict)
+    """Environment parameters to override, such as force_mag 5.0."""
     network: str = "mlp"
     """mlp, cnn, gru (with memory), or package.module:Class of one's own flax module."""
     optimizer: str | None = None
     """package.module:factory of an optax transformation, instead of clipping, Adam and
-    annealing (none: those)."""
+    annealing, which None keeps."""
 
     def __post_init__(self) -> None:
         """Nothing is checked here: flags become a Config first, which refuses in one line."""
@@ -64,6 +75,8 @@ class Flags(Experiment):  # noqa: D101 - its text is that of --help
 class Common:
     """Options of the commands that read a run."""
 
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+    """Folder of a run of ppo-jax train; to evaluate, film or export also pretrained:ENV."""
     sampled: bool = False
     """Sample the actions (no: take the most probable ones)."""
     seed: int = 0
@@ -76,12 +89,12 @@ class Common:
     """Print the traceback of an error."""
 
 
-def read(arguments: list[str], command: str) -> Experiment:
-    """The experiment that the flags describe, checked. Raises InputError."""
+def read(arguments: list[str], command: str, about: str | None = None) -> Experiment:
+    """The experiment that the flags describe, checked; --help is `about`. Raises InputError."""
     _make_current_folder_importable()
     arguments = _expand(arguments)
     defaults = _defaults(arguments)
-    flags = parse(Flags, arguments, command, defaults)
+    flags = parse(Flags, arguments, command, default=defaults, description=about)
     repeated = {
         name: getattr(flags.agents, name)[len(default) :] or default  # tyro appends to the default
         for name in ("sweep", "search", "evolve")
@@ -95,17 +108,40 @@ def read(arguments: list[str], command: str) -> Experiment:
     return experiment.replace(plan=experiment.console.plan or command == "plan").check()
 
 
-def parse(kind: Any, arguments: list[str], command: str, default: Any = None) -> Any:
-    """A command's options, from its dataclass; tyro prints its own box of what is wrong."""
-    known = {} if default is None else {"default": default}
-    flat = (tyro.conf.OmitArgPrefixes,)
-    return tyro.cli(kind, args=arguments, prog=f"ppo-jax {command}", config=flat, **known)
+def parse(kind: Any, arguments: list[str], command: str, **more: Any) -> Any:
+    """A command's options, from its dataclass. Raises InputError."""
+    prog, said = f"ppo-jax {command}", io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            flat = (tyro.conf.OmitArgPrefixes,)
+            return tyro.cli(kind, args=arguments, prog=prog, config=flat, **more)
+    except SystemExit as ended:
+        if not ended.code:  # --help
+            raise
+    raise InputError(_shorten(said.getvalue(), f"see {prog} --help"))
 
 
-def read_options(kind: Any, arguments: list[str], command: str) -> Any:
-    """The options of a command that reads a run. Raises InputError."""
+def _shorten(box: str, remedy: str) -> str:
+    """What tyro's box says is wrong, in one line, with the nearest flag, the flag's own form, or
+    else the remedy."""
+    parts = re.split(r"\n.*[─-]{9}.*", box[box.index("\n") :])  # below its title
+    lines = [line[1:].rstrip("│ ") for line in next(filter(None, parts)).splitlines()]
+    reason = " ".join(line.strip() for line in lines if not line.startswith(" " * 9))  # no help
+    reason = reason.strip(". ")
+    near = re.search(r"(?:meant|similar).*\n[│ ] +(--[\w-]+)", box)
+    form = re.search(r"Argument helptext:.*\n[│ ] +(--.*?) *│?\n", box)
+    remedy = f"give {form[1]}" if form else remedy
+    return f"{reason}; {f'did you mean {near[1]}?' if near else remedy}"
+
+
+def read_options(kind: Any, arguments: list[str], command: str, **least: int) -> Any:
+    """The options of a command that reads a run, none below its `least`. Raises InputError."""
     _make_current_folder_importable()
     options = parse(kind, arguments, command)
+    for name, low in least.items():
+        value = getattr(options, name)
+        if value is not None and not low <= value < 2**31:
+            raise InputError(f"--{name} is {value}; it must be from {low} to {2**31 - 1}")
     if not 0 <= options.seed <= LARGEST_SEED:
         raise InputError(f"--seed is {options.seed}; seeds go from 0 to {LARGEST_SEED}")
     return options
@@ -175,6 +211,8 @@ def _read_run(path: Path, flag: str, remedy: str) -> Flags:
         return Flags(Algorithm(**fields), experiment.agents, experiment.stopping)
     except OSError as error:
         raise InputError(f"{flag}{path}: {error.strerror}; {remedy}") from error
+    except ObjectError as error:
+        raise InputError(f"{flag}{path}: {error}") from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{flag}{path} is not a run's config.json ({reason}); {remedy}") from error

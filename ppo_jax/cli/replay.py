@@ -2,16 +2,13 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import tyro
+from typing import Any, Literal
 
 from ppo_jax.cli import flags
 from ppo_jax.run import xla
-from ppo_jax.run.console import Console
-from ppo_jax.run.errors import FileSystemError, InputError, run_command
+from ppo_jax.run.console import Console, number
+from ppo_jax.run.errors import FileSystemError, InputError
 from ppo_jax.run.storage import folder
 
 
@@ -24,8 +21,6 @@ class Options(flags.Common):
     training, update by update) and summary.json.
     """
 
-    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-    """Folder of a run of ppo-jax train."""
     agent: int
     """Number of the agent, from 0: setting by setting, the same seeds for each."""
     how: Literal["batch", "alone", "load"] = "batch"
@@ -34,25 +29,17 @@ class Options(flags.Common):
     episodes: int = 1
     """Episodes to play."""
     out: str | None = None
-    """Folder for the results (none: replay-AGENT in the run's)."""
+    """Folder for the results; None is replay-AGENT in the run's."""
     overwrite: bool = False
     """Replace the replay that the folder holds."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: list[str]) -> int:
     """Parse the command line, replay the agent, and return the process's exit code."""
-    return run_command(_main, arguments)
-
-
-def _main(arguments: list[str]) -> int:
-    options = flags.read_options(Options, arguments, "replay")
-    if options.agent < 0 or not 1 <= options.episodes < 2**31:
-        raise InputError(
-            f"--agent is {options.agent} and --episodes {options.episodes}; agents count from 0,"
-            " and there must be an episode"
-        )
-    summary = _check_run(Path(options.run), options)
-    default = Path(options.run, f"replay-{options.agent}")
+    options = flags.read_options(Options, arguments, "replay", agent=0, episodes=1)
+    path = folder.find(options.run)
+    summary = _check_run(path, options)
+    default = path / f"replay-{options.agent}"
     out = folder.choose_results(default if options.out is None else options.out, options.overwrite)
     console = Console(options.quiet)
     xla.set_flags(summary.get("devices", 1) if options.how == "batch" else 1)
@@ -61,19 +48,18 @@ def _main(arguments: list[str]) -> int:
 
     if options.device == "auto" and summary.get("device", "").startswith("cpu"):
         options = dataclasses.replace(options, device="cpu")
-    with xla.compilation_cache():
-        found = replaying.replay(options, out, console)
+    with xla.compilation_cache(), folder.replaced(out, replaying.FILES) as made:
+        found = replaying.replay(options, made, console)
     _report(found, out, console)
     return 0
 
 
 def _check_run(path: Path, options: Options) -> dict[str, Any]:
     """The run's summary. Raises CommandError where the run cannot be replayed that way."""
-    description, summary = _read(path / folder.CONFIG), _read(path / folder.SUMMARY)
-    if description is None:
-        raise InputError(f"{path} is not a run's folder: it has no {folder.CONFIG}")
-    if summary is None:
+    folder.check_has_training(path)
+    if not (path / folder.SUMMARY).exists():
         raise InputError(f"{path} has no {folder.SUMMARY}: the run saved no agents yet")
+    description, summary = _read(path / folder.CONFIG), _read(path / folder.SUMMARY)
     own = description.get("agents", description)  # format 2 had no boxes
     if own.get("evolve") and options.how != "load":
         raise InputError(
@@ -85,11 +71,9 @@ def _check_run(path: Path, options: Options) -> dict[str, Any]:
     return summary
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> dict[str, Any]:
     try:
         return folder.read_json(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
     except OSError as error:
         raise FileSystemError(f"{path}: {error.strerror}") from error
     except ValueError as error:
@@ -109,10 +93,10 @@ def _report(summary: dict[str, Any], out: Path, console: Console) -> None:
             " the next one would have made it non-finite"
         )
     returns = summary["episode_returns"]
-    number = f"{len(returns):,} {'sampled' if summary['sampled'] else 'greedy'} episode"
+    played = f"{len(returns):,} {'sampled' if summary['sampled'] else 'greedy'} episode"
     console.say(
-        f"played {number}{'s' if len(returns) > 1 else ''}: return {summary['mean_return']:.1f}"
-        f"{f' ({min(returns):g} to {max(returns):g})' if len(returns) > 1 else ''}"
+        f"played {played}{'s' if len(returns) > 1 else ''}: return {number(summary['mean_return'])}"
+        f"{f' ({number(min(returns))} to {number(max(returns))})' if len(returns) > 1 else ''}"
     )
-    files = (folder.METRICS,) * (summary["how"] != "load")
-    console.say(f"wrote {out}{os.sep}: {', '.join(('trace.csv', *files, folder.SUMMARY))}")
+    files = ", ".join(sorted(file.name for file in out.iterdir()))
+    console.say(f"wrote {out}{os.sep}: {files}")

@@ -1,7 +1,6 @@
 """ppo-jax report: writes a run's report, or the comparison of several, as one HTML page."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +8,7 @@ import tyro
 
 from ppo_jax.cli import flags
 from ppo_jax.run.console import Console
-from ppo_jax.run.errors import FileSystemError, InputError, run_command
+from ppo_jax.run.errors import FileSystemError, InputError
 from ppo_jax.run.storage import folder
 
 
@@ -18,30 +17,28 @@ class Options:
     """Write a run's report, one HTML page that needs no network: curves, final returns,
     diagnostics, settings, configuration. Several runs of one environment are compared."""
 
-    runs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
+    runs: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)"),
+    ]
     """Folders of runs of ppo-jax train; an unfinished one is shown as far as it came."""
     out: str | None = None
-    """File of the page (none: report.html in the run's folder; of several runs comparison.html in
-    the first's)."""
+    """File of the page; None is report.html in the run's folder, of several runs comparison.html in
+    the first's."""
     quiet: bool = False
     """Print nothing but errors."""
     debug: bool = False
     """Print the traceback of an error."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: list[str]) -> int:
     """Parse the command line, write the page, and return the process's exit code."""
-    return run_command(_main, arguments)
-
-
-def _main(arguments: list[str]) -> int:
     options = flags.parse(Options, arguments, "report")
-    paths = [Path(run) for run in options.runs]
+    paths = [folder.find(run) for run in options.runs]
     if not paths:
         raise InputError("there is no RUN; give the folder of a run")
     for path in paths:
-        if not (path / folder.CONFIG).exists():
-            raise InputError(f"{path} is not a run's folder: it has no {folder.CONFIG}")
+        folder.check_has_training(path)
     name = folder.REPORT if len(paths) == 1 else folder.COMPARISON
     out = paths[0] / name if options.out is None else Path(options.out)
 
@@ -56,6 +53,6 @@ def _main(arguments: list[str]) -> int:
     except (ValueError, LookupError, TypeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{', '.join(map(str, paths))}: no intact run ({reason})") from error
-    folder.write_text(out, content)
+    folder.write(out, content.encode())
     Console(options.quiet).say(f"wrote {out}")
     return 0

@@ -1,25 +1,23 @@
 """ppo-jax train and ppo-jax plan: train agents and save them, or say what that would need."""
 
 import os
-from collections.abc import Sequence
 from typing import Any
 
 from ppo_jax import __version__
 from ppo_jax.cli import flags
-from ppo_jax.config import Config
 from ppo_jax.run import xla
-from ppo_jax.run.console import Console
-from ppo_jax.run.errors import run_command
+from ppo_jax.run.console import Console, number
 from ppo_jax.run.storage import folder
 
+_PLANS = """Say what a training would need, in memory and time, after a few updates; train nothing.
 
-def main(arguments: Sequence[str] | None = None, command: str = "train") -> int:
+The options are those of ppo-jax train."""
+
+
+def main(arguments: list[str], plans: bool = False) -> int:
     """Parse the command line, train or plan, and return the process's exit code."""
-    return run_command(lambda given: _main(given, command), arguments)
-
-
-def _main(arguments: list[str], command: str) -> int:
-    experiment = flags.read(arguments, command)
+    command, about = ("plan", _PLANS) if plans else ("train", None)
+    experiment = flags.read(arguments, command, about)
     storage, machine, screen = experiment.storage, experiment.machine, experiment.console
     if screen.version:
         print(f"ppo_jax {__version__}")
@@ -32,7 +30,7 @@ def _main(arguments: list[str], command: str) -> int:
     xla.set_flags(experiment.agents_at_once)
 
     # jax and gymnax: seconds, only after the flags have passed.
-    from ppo_jax.run import distributed, pipeline, planning
+    from ppo_jax.run import agents, distributed, pipeline, planning
 
     if machine.distributed:
         distributed.join(machine)
@@ -42,19 +40,13 @@ def _main(arguments: list[str], command: str) -> int:
         return 0
     with xla.compilation_cache(machine.compilation_cache):
         summary = pipeline.run(experiment, path, console)
-    _report(summary, _best(experiment.algorithm), console)
+    if summary is None:
+        return 0
+    best = agents.best_known(experiment, experiment.algorithm.env)
+    _report(summary, f"{best.kind}: {number(best.value)}" if best else "", console)
     files = [name for name in folder.FILES if (path / name).exists()]
     console.say(f"wrote {path}{os.sep}: {', '.join(files)}, TensorBoard events")
     return 0
-
-
-def _best(config: Config) -> str:
-    """The highest return that is known of an environment with its own parameters."""
-    from ppo_jax import env
-
-    changed = config.env_kwargs or config.env_params or config.max_episode_steps
-    best = None if changed else env.BEST.get(config.env)
-    return f"{best.kind}: {best.value:g}" if best else ""
 
 
 def _report(summary: dict[str, Any], known: str, console: Console) -> None:
@@ -64,7 +56,7 @@ def _report(summary: dict[str, Any], known: str, console: Console) -> None:
         f"trained {summary['env_steps']:,} steps in {summary['train_seconds']:.1f} s:"
         f" {summary['steps_per_second']:,.0f} steps/s"
     )
-    verdict = f"greedy return {mean:.1f} over {summary['eval_episodes']} fresh episodes"
+    verdict = f"greedy return {number(mean)} over {summary['eval_episodes']} fresh episodes"
     if summary["solved_fraction"] is not None:
         agents = len(summary["eval_return_per_seed"])
         solved = round(summary["solved_fraction"] * agents)

@@ -79,7 +79,7 @@ def text(
         quoted=json.dumps(environment["id"]),
         environment=environment["id"],
         version=contract["versions"]["ppo-jax"],
-        reward=f"{results['mean_reward']:.2f} +/- {results['std_reward']:.2f}",
+        reward=f"{results['mean_reward']:.4g} +/- {results['std_reward']:.4g}",
         episodes=results["n_eval_episodes"],
         files="\n".join(f"| `{name}` | {_FILES[name]} |" for name in files),
         notes="".join(f"\n{note}.\n" for note in notes),

@@ -69,9 +69,7 @@ def _find_examples(agent: Agent, interface: Interface, key: jax.Array) -> dict[s
     limit = env.make(agent.config).max_episode_steps or _STEPS
     steps = min(limit, _STEPS)
     play = jax.jit(
-        evaluate.play,
-        static_argnums=(3, 4, 5),
-        compiler_options=population.COMPILER_OPTIONS,
+        evaluate.play, static_argnums=(3, 4, 5), compiler_options=population.COMPILER_OPTIONS
     )
     trace = play(agent.params, agent.config, key, EXAMPLES, False, steps)
     every = np.argwhere(np.asarray(trace.valid).T)  # episode by episode

@@ -17,7 +17,7 @@ from ppo_jax.config import BUILT_IN_NETWORKS
 from ppo_jax.export import card, contract, graph, interface, stablehlo
 from ppo_jax.export.interface import Interface
 from ppo_jax.run import saved
-from ppo_jax.run.console import Console
+from ppo_jax.run.console import Console, number
 from ppo_jax.run.saved import Agent, Run
 from ppo_jax.run.storage import folder
 
@@ -61,8 +61,8 @@ def export(
             (path / name).unlink(missing_ok=True)
     for name, content in contents.items():
         folder.write(path / name, content)
-    mean, deviation = results["mean_reward"], results["std_reward"]
-    console.say(f"agent {agent}: mean return {mean:.2f} +/- {deviation:.2f}, {EPISODES} episodes")
+    mean, deviation = number(results["mean_reward"]), number(results["std_reward"])
+    console.say(f"agent {agent}: mean return {mean} +/- {deviation}, {EPISODES} episodes")
     for note in notes:
         console.say(note)
     console.say(f"wrote {path}{os.sep}: {', '.join(contents)}")

@@ -4,18 +4,7 @@ from math import copysign, cos, pi, sin
 
 import numpy as np
 
-from ppo_jax.film.canvas import (
-    BLUE,
-    FLOOR,
-    GREEN,
-    INK,
-    LINE,
-    MUTED,
-    ORANGE,
-    RED,
-    SAND,
-    Canvas,
-)
+from ppo_jax.film.canvas import BLUE, FLOOR, GREEN, INK, LINE, MUTED, ORANGE, RED, SAND, Canvas
 from ppo_jax.film.drawers import Drawer, Scene, named
 
 

@@ -11,9 +11,10 @@ from ppo_jax.evaluate import Trace
 from ppo_jax.film import recording
 from ppo_jax.film.canvas import BLUE, FLOOR, GREEN, INK, LINE, MUTED, ORANGE, SKY, Canvas
 from ppo_jax.film.recording import Stage
+from ppo_jax.run.console import number
 
 SIDE, PANEL = 240, 192  # pixels of the picture, and of the panel beside it
-_MOST_BARS = 11
+_MOST_BARS, _LEFT, _RIGHT = 11, 64.0, PANEL - 48.0  # of the panel, and the ends of its bars
 
 
 def compose(
@@ -74,26 +75,26 @@ class _Panel:
         self._draw_value(canvas, min(step, self._steps - 1))
         return canvas.finish()
 
-    def _rows(self, count: int) -> Iterator[tuple[int, float, float]]:
-        """The first entries, each with its row's middle and height."""
-        shown = min(count, _MOST_BARS)
+    def _rows(self, canvas: Canvas) -> Iterator[tuple[int, float, float, float]]:
+        """Draw the first entries' names, each before an empty bar; gives each with its row's
+        middle, half of the bar's height, and the size of its words."""
+        shown = min(len(self._names), _MOST_BARS)
         tall = min(20.0, 80 / shown)
         for index in range(shown):
-            yield index, 96 + (index + 0.5) * tall, tall
+            y, half, size = 96 + (index + 0.5) * tall, tall * 0.36, min(13.0, tall)
+            canvas.text((6, y), self._names[index], size, INK, "lm", most=_LEFT - 10)
+            canvas.box((_LEFT, y - half), (_RIGHT, y + half), FLOOR, 2)
+            yield index, y, half, size
 
     def _draw_bars(self, canvas: Canvas, step: int | None) -> None:
         """The probability of every action, the chosen one colored."""
         chosen = self._chosen(step)
-        for index, y, tall in self._rows(len(self._names)):
-            left, right, half = 64, PANEL - 48, tall * 0.36
-            size = min(13.0, tall)
-            canvas.text((6, y), self._names[index], size, INK, "lm", most=left - 10)
-            canvas.box((left, y - half), (right, y + half), FLOOR, 2)
+        for index, y, half, size in self._rows(canvas):
             if step is not None:
                 share = float(self._policy["probability"][step, index])
-                end = left + max(share, 0.02) * (right - left)
+                end = _LEFT + max(share, 0.02) * (_RIGHT - _LEFT)
                 color = ORANGE if index in chosen else SKY
-                canvas.box((left, y - half), (end, y + half), color, 2)
+                canvas.box((_LEFT, y - half), (end, y + half), color, 2)
                 canvas.text((PANEL - 12, y), f"{share:.0%}", size, INK, "rm")
 
     def _chosen(self, step: int | None) -> list[int]:
@@ -108,15 +109,12 @@ class _Panel:
     def _draw_intervals(self, canvas: Canvas, step: int | None) -> None:
         """Mean and deviation of every entry between its bounds, and the action that was taken."""
         lows, highs = self._bounds()
-        for index, y, tall in self._rows(len(self._names)):
-            left, right, half = 64.0, PANEL - 48.0, tall * 0.36
-            low, high, size = lows[index], highs[index], min(13.0, tall)
+        for index, y, half, size in self._rows(canvas):
 
-            def at(value: float, low: float = low, high: float = high) -> float:
-                return 64 + float(np.clip((value - low) / (high - low), 0, 1)) * (PANEL - 112)
+            def at(value: float, low: float = lows[index], high: float = highs[index]) -> float:
+                share = float(np.clip((value - low) / (high - low), 0, 1))
+                return _LEFT + share * (_RIGHT - _LEFT)
 
-            canvas.text((6, y), self._names[index], size, INK, "lm", most=left - 10)
-            canvas.box((left, y - half), (right, y + half), FLOOR, 2)
             canvas.line([(at(0), y - half), (at(0), y + half)], LINE, 1)
             if step is not None:
                 ends = [at(float(self._policy[name][step, index])) for name in ("low", "high")]
@@ -150,9 +148,3 @@ class _Panel:
         if len(points) > 1:
             canvas.line(points, GREEN, 1.3)
         canvas.circle(points[-1], 3, GREEN)
-
-
-def number(value: float) -> str:
-    """A number as short as it can be read: whole ones as such."""
-    digits = 0 if value == round(value) or abs(value) >= 1000 else 1 if abs(value) >= 10 else 2
-    return f"{round(value, digits) + 0.0:,.{digits}f}"  # no -0

@@ -12,18 +12,16 @@ from PIL import Image
 from ppo_jax import env, population
 from ppo_jax.config import Config
 from ppo_jax.evaluate import Trace
-from ppo_jax.film import frames, making, recording, writing
+from ppo_jax.film import making, recording
 from ppo_jax.film.canvas import BLUE, FLOOR, GREEN, INK, LINE, MUTED, PAPER, Canvas
 from ppo_jax.film.recording import Stage
 from ppo_jax.policy import Params
-from ppo_jax.run import compiled, devices, pipeline
+from ppo_jax.run import replaying
 from ppo_jax.run.agents import Lanes
-from ppo_jax.run.console import Console
+from ppo_jax.run.console import Console, number
 from ppo_jax.run.errors import InputError
-from ppo_jax.run.progress import Progress
 from ppo_jax.run.saved import Run
-from ppo_jax.run.signals import Signals
-from ppo_jax.run.training import NEVER, Batch, Hook, train_batch
+from ppo_jax.run.training import NEVER, Batch, Hook
 
 _SNAPSHOTS = 8  # the untrained agents' among them
 _LEAST_FRAMES, _MOST_FRAMES = 20, 48  # of each
@@ -72,7 +70,10 @@ def film_grid(
     ids = np.arange(min(options.grid, len(run.table)))
     stages = [recording.set_stage(run.agent(agent).config) for agent in ids.tolist()]
     making.say_what_is_drawn(stages[0], console)
-    snapshots = _train(run, ids, chosen, console)
+    updates = run.summary["num_updates"]
+    hook, lanes = Snapshots(updates), Lanes(ids, np.ones(len(ids), bool))
+    replaying.train_again(run, lanes, updates, chosen, hook, console)
+    snapshots = hook.made
     with console.waiting(f"playing and drawing {len(snapshots)} stages of {len(ids)} agents"):
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(options.seed), ids)
         config = run.table.configure(ids)
@@ -81,28 +82,10 @@ def film_grid(
         total = snapshots[-1].env_steps
         play = jax.jit(_play, static_argnums=3, compiler_options=population.COMPILER_OPTIONS)
         for snapshot in snapshots:
-            played = play(snapshot.params, config, keys, options.sampled)
-            trace = jax.tree.map(np.asarray, played)
+            trace = jax.tree.map(np.asarray, play(snapshot.params, config, keys, options.sampled))
             made += _compose(stages, trace, snapshot.env_steps, total, solved_at, options.fps)
         made[-1] = made[-1][0], 3.0
-        writing.write(out, *zip(*made, strict=True))
-    making.say_what_is_written(out, len(made), console)
-
-
-def _train(run: Run, ids: np.ndarray, chosen: list[jax.Device], console: Console) -> list[Snapshot]:
-    experiment, updates = run.table.experiment, run.summary["num_updates"]
-    with console.waiting(f"compiling {experiment.agents.recipe} for {len(ids)} agents"):
-        programs = compiled.build(run.table.configure(ids), len(ids), chosen)
-    lanes = Lanes(ids, np.ones(len(ids), bool))
-    batch = Batch(run.table, lanes, programs, initial=pipeline.initial_parameters(experiment))
-    batch.total_updates = updates
-    snapshots, progress = (
-        Snapshots(updates),
-        Progress(console, 1, updates, devices.describe(chosen)),
-    )
-    train_batch(batch, [snapshots, progress], Signals())
-    progress.close()
-    return snapshots.made
+    making.write(out, made, console)
 
 
 def _play(params: Params, config: Config, keys: jax.Array, sampled: bool) -> Trace:
@@ -135,7 +118,7 @@ def _compose(
     count = min(max(math.ceil(longest / every) + 1, _LEAST_FRAMES), _MOST_FRAMES)
     width = columns * (_CELL[0] + _GAP) + _GAP
     height = _HEAD + math.ceil(len(stages) / columns) * (_CELL[1] + _GAP)
-    said = f"mean return {frames.number(float(returns.mean()))}"
+    said = f"mean return {number(float(returns.mean()))}"
     if solved_at is not None:
         said += f", {solved.sum()} of {len(stages)} solved"
     page = Image.new("RGB", (width, height), PAPER)
@@ -156,7 +139,7 @@ class _Cell:
     pale once the episode is over."""
 
     def __init__(self, stage: Stage, episode_return: float, solved: bool):
-        self._stage, self._said, self._solved = stage, frames.number(episode_return), solved
+        self._stage, self._said, self._solved = stage, number(episode_return), solved
         self._last: Image.Image | None = None
 
     def draw(self, trace: Trace, agent: int, step: int) -> Image.Image:

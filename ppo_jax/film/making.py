@@ -1,18 +1,17 @@
 """Makes the film of one agent: plays, draws and writes it."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
+from PIL import Image
 
 from ppo_jax.film import frames, recording, writing
 from ppo_jax.film.recording import Stage
-from ppo_jax.run import saved
-from ppo_jax.run.console import Console
+from ppo_jax.run.console import Console, number
 from ppo_jax.run.saved import Agent
-from ppo_jax.run.storage import folder
 
 _MOST_FRAMES = 300
 
@@ -36,15 +35,13 @@ def film_agent(
     every = math.ceil(steps / _MOST_FRAMES)
     rate = fps or min(max(steps / every / 8, 4), 25)
     made = list(frames.compose(stage, trace, said, every, rate))
-    writing.write(out, *zip(*made, strict=True))
     returns = np.sum(trace.reward, axis=0, where=trace.valid, dtype=float)
     shown = f"{f'1 in {every} of ' * (every > 1)}{steps:,} steps shown"
     how = f"{'sampled' if sampled else 'greedy'} episode{'s' * (episodes > 1)}"
     console.say(
-        f"filmed {episodes:,} {how} of {said}, mean return {frames.number(float(returns.mean()))}:"
-        f" {shown}"
+        f"filmed {episodes:,} {how} of {said}, mean return {number(float(returns.mean()))}: {shown}"
     )
-    say_what_is_written(out, len(made), console)
+    write(out, made, console)
 
 
 def say_what_is_drawn(stage: Stage, console: Console) -> None:
@@ -53,15 +50,7 @@ def say_what_is_drawn(stage: Stage, console: Console) -> None:
         console.say(f"{stage.title} has no drawer, so its observations are drawn")
 
 
-def say_what_is_written(out: Path, number: int, console: Console) -> None:
-    """Say where the film is, and its size."""
-    console.say(f"wrote {out}: {number:,} frames, {out.stat().st_size / 1e6:.2f} MB")
-
-
-def film_run(path: Path, objects: dict[str, Any], console: Console) -> None:
-    """Film agent 0 of a finished run, in whose folder film.gif then is.
-
-    objects: the environment, network and optimizer that the run was given.
-    """
-    agent = saved.load(path, **objects).agent(0)
-    film_agent(agent, "agent 0", path / folder.FILM, console)
+def write(out: Path, made: Sequence[tuple[Image.Image, float]], console: Console) -> None:
+    """Write the frames, each shown for so many seconds, and say where."""
+    writing.write(out, *zip(*made, strict=True))
+    console.say(f"wrote {out}: {len(made):,} frames, {out.stat().st_size / 1e6:.2f} MB")

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -105,6 +105,17 @@ def table(experiment: Experiment) -> AgentTable:
     made = AgentTable(experiment, np.tile(seeds.astype(np.uint32), count), setting, values)
     made.configure(np.arange(1 if experiment.evolving else len(made)))  # refuses what is wrong
     return made
+
+
+def best_known(experiment: Experiment, name: Any) -> env.Best | None:
+    """The highest return that is known of the environment of that name; none where parameters,
+    arguments or a time limit make it another one."""
+    config = experiment.algorithm
+    varied = [*experiment.axes, *experiment.ranges, *experiment.evolving]
+    changed = config.env_params or config.env_kwargs or config.max_episode_steps
+    if changed or any(one.startswith("env_params.") for one in varied):
+        return None
+    return env.BEST.get(name)
 
 
 def evolution_key(seed: int) -> jax.Array:

@@ -88,8 +88,11 @@ def build(
         (jax.jit(summarize), (metrics, is_real)),
         (jax.jit(evaluate), (states.params, seeds, config)),
     )
-    with ThreadPoolExecutor(len(wanted)) as pool:
+    pool = ThreadPoolExecutor(len(wanted))
+    try:
         return Programs(*pool.map(lambda one: _compile(one[0], one[1], options), wanted))
+    finally:
+        pool.shutdown(wait=False)  # a signal does not wait for the compiler
 
 
 def _compile(function: Any, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> _Compiled:

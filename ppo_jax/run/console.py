@@ -1,6 +1,7 @@
 """Prints lines, tables and live progress."""
 
 import contextlib
+import math
 import os
 import sys
 import time
@@ -61,6 +62,21 @@ class Console:
         live = Live(console=self._console, auto_refresh=False)
         live.start()
         return live
+
+
+def number(value: float | None) -> str:
+    """A number in four digits: 1.234M, 25k, 0.015; a dash for none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if max(size, 1e4) <= abs(value) < 1e13:
+            return f"{value / size:.4g}{unit}"
+    return f"{value + 0.0:.4g}"  # no -0
+
+
+def percent(share: float | None) -> str:
+    """A fraction in per cent; a dash for none."""
+    return "–" if share is None else f"{100 * share:.4g} %"
 
 
 class _Rich(RichConsole):

@@ -51,10 +51,24 @@ def device_errors(request: str, remedy: str) -> Iterator[None]:
         raise DeviceError(f"the device failed with {request} ({reason}); {remedy}") from error
 
 
-def memory(name: str, path: str) -> int:
+def memory_in_use(devices: list[jax.Device]) -> int:
+    """Bytes that the devices hold, where they tell; else those of this process."""
+    known = [device.memory_stats() for device in devices]
+    return sum(one["bytes_in_use"] for one in known) if all(known) else memory("VmRSS")
+
+
+def memory_free(devices: list[jax.Device]) -> int:
+    """Bytes that the devices have left, where they tell; else the machine."""
+    known = [device.memory_stats() for device in devices]
+    if not all(known):
+        return memory("MemAvailable")
+    return sum(one["bytes_limit"] - one["bytes_in_use"] for one in known)
+
+
+def memory(name: str) -> int:
     """Bytes that Linux has under this name; elsewhere all there are, or the process's peak."""
     try:
-        with open(path) as file:
+        with open("/proc/meminfo" if name == "MemAvailable" else "/proc/self/status") as file:
             return int(dict(line.split(":", 1) for line in file)[name].split()[0]) * 1024
     except OSError:
         if name == "MemAvailable":

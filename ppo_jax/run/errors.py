@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 
 class CommandError(Exception):
@@ -39,13 +39,12 @@ class Interrupted(KeyboardInterrupt):
 
     def __init__(self, number: int, remedy: str = ""):
         super().__init__(f"stopped by {signal.Signals(number).name}{remedy}")
-        self.code = 128 + number
+        self.code, self.is_saved = 128 + number, bool(remedy)
 
 
-def run_command(main: Callable[[list[str]], int], arguments: Sequence[str] | None) -> int:
+def run_command(main: Callable[[list[str]], int], given: list[str]) -> int:
     """Run a command's `main` and return its exit code; what ends it early is said in one line,
     with --debug as a traceback."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return main(given)
     except (CommandError, Interrupted) as error:
@@ -63,4 +62,7 @@ def run_command(main: Callable[[list[str]], int], arguments: Sequence[str] | Non
     if "--debug" in given:
         raise ended
     print(f"ppo_jax: {ended}", file=sys.stderr)
+    if isinstance(ended, Interrupted) and not ended.is_saved:
+        sys.stdout.flush()
+        os._exit(ended.code)  # any other exit waits for XLA's compiler, which cannot be stopped
     return ended.code

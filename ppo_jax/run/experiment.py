@@ -52,9 +52,9 @@ Device = Literal[
 _Repeated = tyro.conf.UseAppendAction[tuple[str, ...]]
 
 
-def option(default: Any, rule: Rule) -> Any:
+def option(default: Any, rule: Rule, optional: bool = False) -> Any:
     """An option with its default and the rule of its values; None says that there is none."""
-    metadata = {"rule": rule, "optional": default is None}
+    metadata = {"rule": rule, "optional": optional or default is None}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -84,7 +84,7 @@ class Agents:
     evolve_every: int = option(20, SIZE)
     """Updates between generations; in each, most agents should end an episode."""
     group_size: int | None = option(None, SIZE)
-    """Agents trained at once (none: all); more agents follow in groups of as many."""
+    """Agents trained at once, others follow in groups of as many; None trains all."""
     init_from: str | None = option(None, _TEXT)
     """Folder of a run: every agent begins with the parameters of its --agent."""
     agent: int | None = option(None, _COUNT)
@@ -100,8 +100,8 @@ class Stopping:
     stop_when_solved: float | None = option(None, _FRACTION)
     """Stop once this fraction of the agents (1: all) is solved."""
     evaluate_every: int | None = option(None, SIZE)
-    """Updates between greedy evaluations, written to evaluations.csv (none: every 10 updates with
-    --stop-when-solved, otherwise at the end alone)."""
+    """Updates between greedy evaluations, written to evaluations.csv; None is every 10 updates with
+    --stop-when-solved, otherwise at the end alone."""
 
     @property
     def evaluation_updates(self) -> int | None:
@@ -114,18 +114,16 @@ class Storage:
     """Where results and checkpoints go."""
 
     out: str | None = option(None, _TEXT)
-    """Folder for the results (none: a fresh one under runs/)."""
+    """Folder for the results; None is a fresh one under runs/."""
     overwrite: bool = option(False, BOOLEAN)
     """Replace the run that --out holds."""
     resume: Literal["newest", "auto"] | None = option(None, one_of("newest", "auto"))
     """Continue the run that --out holds from its newest intact checkpoint (auto: start afresh where
     there is none). --resume alone says newest; other flags are the run's own."""
     checkpoint_every: int | None = option(None, SIZE)
-    """Updates between checkpoints (none: by time alone)."""
-    checkpoint_seconds: float | None = dataclasses.field(
-        default=60.0, metadata={"rule": _SECONDS, "optional": True}
-    )
-    """Seconds between checkpoints, at least (none: by updates alone)."""
+    """Updates between checkpoints; None saves by time alone."""
+    checkpoint_seconds: float | None = option(60.0, _SECONDS, optional=True)
+    """Seconds between checkpoints, at least; None saves by updates alone."""
     checkpoints_kept: int = option(3, SIZE)
     """How many of the newest checkpoints to keep."""
     render: bool = option(False, BOOLEAN)
@@ -255,6 +253,10 @@ class Experiment:
         }
 
 
+class ObjectError(InputError):
+    """A part of a run that was a Python object is needed, and not given."""
+
+
 _OPTION_BOXES = ("agents", "stopping", "storage", "machine", "console")
 
 
@@ -262,26 +264,28 @@ def read_description(saved: Mapping[str, Any], **own: Any) -> Experiment:
     """The experiment of a config.json; a field that it lacks has the default that computes what was
     computed before there was that field.
 
-    `own` are the environment, network and optimizer that a file cannot hold. Raises ValueError for
-    one that is not given, and for a value that a field cannot have.
+    `own` are the environment, network and optimizer that a file cannot hold. Raises ObjectError for
+    one that is not given, ValueError for a value that a field cannot have.
     """
     boxes = _boxes(saved)
     fields = {**boxes["algorithm"], **{name: one for name, one in own.items() if one is not None}}
-    for name in OBJECTS:
-        if isinstance(fields.get(name), dict):
-            raise ValueError(
-                f"{name} was the object {fields[name]['object']}, which a file cannot hold; give it"
-                f" in Python: load(path, {name}=...), or train(config, resume=...)"
-            )
+    missing = [name for name in OBJECTS if isinstance(fields.get(name), dict)]
+    if missing:
+        parts = " and ".join(f"{name} ({fields[name]['object']})" for name in missing)
+        given = ", ".join(f"{name}=..." for name in missing)
+        raise ObjectError(
+            f"no file holds its {parts}, given as a Python object; in Python,"
+            f" load(path, {given}) takes it, and train(config, resume='newest') goes on; commands"
+            f" read runs of --{missing[0]} package.module:name"
+        )
     options: list[dict[str, Any]] = [
         {name: tuple(value) if isinstance(value, list) else value for name, value in box.items()}
         for box in (boxes["agents"], boxes["stopping"])
     ]
     agents, stopping = Agents(**options[0]), Stopping(**options[1])
-    experiment = Experiment(Config(**fields).check(), agents, stopping)
-    _check_box(experiment.agents)
-    _check_box(experiment.stopping)
-    return experiment
+    for box in (agents, stopping):
+        _check_box(box)
+    return Experiment(Config(**fields).check(), agents, stopping)
 
 
 def differences(asked: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, str]:

@@ -41,8 +41,7 @@ def train(
     path = folder.choose(out, experiment.label)
     with xla.compilation_cache(experiment.machine.compilation_cache):
         pipeline.run(experiment, path, Console(experiment.console.quiet), hooks)
-    given = {name: getattr(config, name) for name in OBJECTS}
-    return saved.load(path, **{name: one for name, one in given.items() if not _is_name(one)})
+    return saved.load(path, **{name: getattr(config, name) for name in OBJECTS})
 
 
 def _as_option(value: Any) -> Any:
@@ -50,7 +49,3 @@ def _as_option(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return tuple(value) if isinstance(value, list) else value
-
-
-def _is_name(given: Any) -> bool:
-    return given is None or isinstance(given, str)

@@ -27,6 +27,7 @@ from ppo_jax.run.evolution import Evolution
 from ppo_jax.run.experiment import Experiment
 from ppo_jax.run.hooks import Evaluation, UserHook
 from ppo_jax.run.progress import Progress
+from ppo_jax.run.saved import load
 from ppo_jax.run.signals import Signals, catch_signals
 from ppo_jax.run.storage import arrays, folder, tables
 from ppo_jax.run.storage.checkpoints import Checkpoint
@@ -53,21 +54,20 @@ class Plan(NamedTuple):
 
 def run(
     experiment: Experiment, path: Path, console: Console, hooks: Sequence[Any] = ()
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Train the experiment's agents, evaluate them, and write everything to the folder.
 
-    Returns the summary. Raises CommandError for what the user can mend, Interrupted after a signal:
-    then the parameters and metrics so far have been written, and a checkpoint to continue from.
+    Returns the summary; none of a run that was finished before. Raises CommandError for what the
+    user can mend, Interrupted after a signal: what was trained has been written, to be continued.
     """
     own, main = [UserHook(hook) for hook in hooks], distributed.is_main_process()
     plan, storage = make_plan(experiment), experiment.storage
-    summary = resume.finished_summary(path, experiment) if storage.resume else None
-    if summary:
-        console.say(f"{path}: run already finished")
-        return summary
+    if storage.resume and resume.is_finished(path, experiment):
+        console.say(f"{path}: run already finished; nothing was changed")
+        return None
     if storage.resume:
         folder.check_request(path, storage.resume, storage.overwrite)
-    with folder.lock(path) if main else contextlib.nullcontext():
+    with folder.lock(path) if main else contextlib.nullcontext(), catch_signals(at_once=True):
         if main:  # another one may have ended since the flags were read
             folder.check_request(path, storage.resume, storage.overwrite)
         checkpoint = None
@@ -135,8 +135,6 @@ def initial_parameters(experiment: Experiment) -> Params | None:
     path, agent = experiment.agents.init_from, experiment.agents.agent
     if path is None or agent is None:
         return None
-    from ppo_jax.run.saved import load
-
     try:
         found = load(path).agent(agent)
         if found.config.activation != experiment.algorithm.activation:
@@ -157,13 +155,10 @@ def print_header(plan: Plan, console: Console) -> None:
         f"ppo_jax {__version__}: {own.recipe} on {objects.name(config.env)}, seed {seeds}{several},"
         f" on {devices.describe(plan.chosen)}"
     )
-    if config.total_timesteps is not None:
-        steps = (config.num_updates or 0) * config.batch_size
-        if steps != config.total_timesteps:
-            console.say(
-                f"{config.total_timesteps:,} steps is not a multiple of the batch size,"
-                f" {config.batch_size:,}: {config.num_updates:,} updates, {steps:,} steps will run"
-            )
+    steps = (config.num_updates or 0) * config.batch_size
+    if config.total_timesteps not in (None, steps):
+        asked = f"{steps:,} of {config.total_timesteps:,} steps for each agent"
+        console.say(f"{asked}: a multiple of the batch size {config.batch_size:,}")
     share = table.per_process(jax.process_count())
     if jax.process_count() > 1:
         console.say(f"{jax.process_count()} processes, at most {_agents(share)} in each")
@@ -228,8 +223,7 @@ def _hooks(
     if distributed.is_main_process():
         yield from sinks.make(plan.table, path)
         batches = -(-plan.table.per_process(jax.process_count()) // plan.lanes)
-        on = devices.describe(plan.chosen)
-        yield Progress(console, batches, experiment.algorithm.num_updates or 0, on)
+        yield Progress(console, batches, experiment.algorithm.num_updates or 0, plan.chosen)
     yield from own
     yield Checkpointer(experiment, path, plan.chosen, list(made))
 
@@ -330,14 +324,15 @@ def _report(
         from ppo_jax.film import making  # Pillow, for this alone
 
         own = {name: getattr(plan.experiment.algorithm, name) for name in OBJECTS}
-        making.film_run(path, own, console)
+        agent = load(path, **own).agent(0)
+        making.film_agent(agent, "agent 0", path / folder.FILM, console)
     _write_report(path, console, table=plan.table, summary=summary, metrics=metrics)
 
 
 def _write_report(path: Path, console: Console, **known: Any) -> None:
     """Write the run's report. What was trained is saved, so that no error of the report ends it."""
     try:
-        folder.write_text(path / folder.REPORT, report.make([path], **known))
+        folder.write(path / folder.REPORT, report.make([path], **known).encode())
     except Exception as error:
         console.warn(f"no {folder.REPORT}: {objects.first_line(error)}")
 

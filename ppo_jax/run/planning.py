@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from rich.filesize import decimal
 
@@ -18,6 +17,7 @@ from ppo_jax.run.experiment import Experiment
 from ppo_jax.run.pipeline import Plan
 from ppo_jax.run.training import Batch
 
+_PEAK = "VmHWM"  # the most memory that this process has held
 _UPDATES = 3  # of the calibration, after one that is not counted
 _REST = 60_000_000  # bytes of what is not compiled here, the ranking's programs and the report
 
@@ -89,13 +89,14 @@ def show(experiment: Experiment, console: Console) -> Needs | AbsentNeeds:
 def _measure(plan: Plan, console: Console) -> Needs:
     sinks.import_tensorboard()  # a run would, and imports are not counted
     config, agents, count = plan.experiment.algorithm, len(plan.table), len(plan.chosen)
-    before, free, lanes = _peak(), _free(plan.chosen), plan.lanes
+    before, lanes = devices.memory(_PEAK), plan.lanes
+    free = devices.memory_free(plan.chosen)
     started = time.perf_counter()
     with console.waiting(f"compiling {plan.experiment.agents.recipe} for {lanes:,} agents at once"):
         own = next(plan.table.batches(lanes))
         programs = compiled.build(plan.table.configure(own.agent_ids), lanes, plan.chosen)
     compile_seconds = time.perf_counter() - started
-    compiling = max(0, _peak() - before) + _REST
+    compiling = max(0, devices.memory(_PEAK) - before) + _REST
     per_agent = programs.memory() * count / lanes
     fit = int((free - compiling) / per_agent)
     if fit < lanes:  # what does not fit cannot be timed: time what does
@@ -206,16 +207,3 @@ def _made(part: program.Part) -> str:
     graphs = [f"{part.in_graphs:,} kernels in {several}"] if part.in_graphs else []
     outside = [f"{number:,} {kind}" for kind, number in sorted(part.outside.items())]
     return ", ".join([*graphs, *outside]) or "nothing"
-
-
-def _free(chosen: list[jax.Device]) -> int:
-    """Bytes that the devices have left; for a CPU, the machine."""
-    statistics = [device.memory_stats() for device in chosen]
-    if all(statistics):
-        return sum(one["bytes_limit"] - one["bytes_in_use"] for one in statistics)
-    return devices.memory("MemAvailable", "/proc/meminfo")
-
-
-def _peak() -> int:
-    """The most bytes of memory that this process has held."""
-    return devices.memory("VmHWM", "/proc/self/status")

@@ -2,14 +2,16 @@
 
 import math
 import time
+from datetime import timedelta
 
+import jax
 import numpy as np
 from rich.filesize import decimal
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from ppo_jax.run import devices
-from ppo_jax.run.console import Console
+from ppo_jax.run.console import Console, number
 from ppo_jax.run.training import Batch, Hook
 
 _LINES = 10  # of a whole run where the output is no terminal
@@ -22,17 +24,18 @@ _BARS = "▁▂▃▄▅▆▇█"
 class Progress(Hook):
     """Progress, time left, the returns so far and over agents now, speed, device and memory."""
 
-    def __init__(self, console: Console, batches: int, updates: int, on: str):
-        """The run trains `batches` one after another, each for so many updates, on these
+    def __init__(self, console: Console, batches: int, updates: int, chosen: list[jax.Device]):
+        """The run trains `batches` one after another, each for so many updates, on the chosen
         devices."""
-        self._console, self._on = console, on
+        self._console, self._devices = console, chosen
         self._updates, self._total = updates, batches * updates
         self._live, self._said, self._next, self._batch = console.live(), 0, -math.inf, 0
 
     def at_boundary(self, batch: Batch) -> None:
         self._remember(batch)
         updates = (batch.number - 1) * self._updates + batch.num_updates
-        done, left = updates / self._total, batch.seconds / updates * (self._total - updates)
+        done, seconds = updates / self._total, batch.seconds / updates * (self._total - updates)
+        left = timedelta(seconds=round(seconds))
         started = time.monotonic()
         if self._live and (started >= self._next or done == 1 or batch.stop_reason):
             self._live.update(self._screen(batch, done, left), refresh=True)
@@ -40,9 +43,9 @@ class Progress(Hook):
             self._next = ended + max(_SECONDS, (ended - started) / _SHARE)
         if not self._live and (updates * _LINES // self._total > self._said):
             self._said = updates * _LINES // self._total
-            mean = "none yet" if math.isnan(self._mean) else f"{self._mean:.1f}"
+            mean = "none yet" if math.isnan(self._mean) else number(self._mean)
             self._console.say(
-                f"training {done:4.0%}: {_speed(batch)}, mean return {mean}, {_clock(left)} left"
+                f"training {done:4.0%}: {_speed(batch)}, mean return {mean}, {left} left"
             )
 
     def close(self) -> None:
@@ -65,38 +68,30 @@ class Progress(Hook):
             )
             self._range = tuple(returns.quantiles[known[-1]][[0, -1]].tolist())
 
-    def _screen(self, batch: Batch, done: float, left: float) -> Table:
+    def _screen(self, batch: Batch, done: float, left: timedelta) -> Table:
         """What a terminal shows."""
         agents = len(batch.real_ids)
-        rows = {"return": "none yet", "solved": "", "speed": _speed(batch)}
+        rows = {"return": "none yet"}
         if not math.isnan(self._mean):
             last = self._curve[~np.isnan(self._curve)][-1]
-            rows["return"] = f"{_sparkline(self._curve)}  {last:.1f}"
+            rows["return"] = f"{_sparkline(self._curve)}  {number(last)}"
             if agents > 1:
-                low, high = self._range
-                rows["return"] += f"; 90% of agents {low:.1f} to {high:.1f}"
+                rows["range"] = f"{' to '.join(map(number, self._range))} for 90% of agents"
         if not math.isnan(self._solved):
             rows["solved"] = f"{self._solved:.1%} of {agents:,} agents in their last episodes"
-        rows["memory"] = f"{decimal(devices.memory('VmRSS', '/proc/self/status'))}, {self._on}"
+        rows["speed"] = _speed(batch)
+        used = decimal(devices.memory_in_use(self._devices))
+        rows["memory"] = f"{used}, {devices.describe(self._devices)}"
         screen, bar = Table.grid(padding=(0, 2)), Table.grid(padding=(0, 2))
-        bar.add_row(
-            ProgressBar(total=1, completed=done, width=_WIDTH), f"{done:.0%}, {_clock(left)} left"
-        )
+        bar.add_row(ProgressBar(total=1, completed=done, width=_WIDTH), f"{done:.0%}, {left} left")
         screen.add_row("training", bar)
-        for name, text in rows.items():
-            if text:
-                screen.add_row(name, text)
+        for row in rows.items():
+            screen.add_row(*row)
         return screen
 
 
 def _speed(batch: Batch) -> str:
     return f"{batch.env_steps:,} steps, {batch.env_steps / batch.seconds:,.0f} steps/s"
-
-
-def _clock(seconds: float) -> str:
-    whole = round(seconds)
-    hours = f"{whole // 3600}:{whole // 60 % 60:02}" if whole >= 3600 else f"{whole // 60}"
-    return f"{hours}:{whole % 60:02}"
 
 
 def _sparkline(values: np.ndarray) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ppo_jax import statistics
 from ppo_jax.run.agents import AgentTable
-from ppo_jax.run.console import Console
+from ppo_jax.run.console import Console, number, percent
 from ppo_jax.run.storage import folder
 
 _SHOWN = 20  # rows of the table on the screen; the file has all
@@ -61,10 +61,7 @@ def steps_to_solve(metrics: dict[str, np.ndarray], solved_at: float | None) -> n
 
 
 def rank(
-    table: AgentTable,
-    eval_returns: np.ndarray,
-    solving: np.ndarray | None,
-    solved_at: float | None,
+    table: AgentTable, eval_returns: np.ndarray, solving: np.ndarray | None, solved_at: float | None
 ) -> list[Row]:
     """A row per setting, best interquartile mean of the final greedy returns first; of equals, the
     one that solved more, then earlier."""
@@ -101,27 +98,36 @@ def _number(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _show(rows: list[Row], table: AgentTable, console: Console) -> None:
-    """Print the table: what fits 80 columns; sweep.csv has the rest."""
-    names = list(table.values)
+def shown(rows: list[Row], names: list[str]) -> tuple[list[str], list[list[str]]]:
+    """The header and the cells of a table of these rows, for the hyperparameters of these names."""
     several, diverged = bool(names), any(row["diverged"] for row in rows)
     header = ["", *(name.removeprefix("env_params.") for name in names), "return", "95 % interval"]
-    header += ["solved", "after steps", *["P(better)"] * several, *["diverged"] * diverged]
+    header += ["solved", "steps to solve", *["P(better)"] * several, *["diverged"] * diverged]
     cells = []
-    for row in rows[:_SHOWN]:
-        place = f"{row['rank']}{' default' if row['setting'] == 0 else ''}"
-        line = [place if several else "", *(f"{row[name]:.4g}" for name in names)]
-        line += [_shown(row["iqm"], ".1f")]
-        line += [f"{_shown(row['low'], '.1f')} to {_shown(row['high'], '.1f')}"]
-        line += [_shown(row["solved"], ".1%"), _shown(row["solved_after"], ",.0f")]
-        line += [_shown(row["improvement"], ".2f")] * several + [str(row["diverged"])] * diverged
+    for row in rows:
+        place = f"{row['rank']}{' (default)' * (row['setting'] == 0)}" * several
+        line = [place, *(number(row[name]) for name in names), number(row["iqm"]), interval(row)]
+        line += [percent(row["solved"]), number(row["solved_after"])]
+        line += [probability(row["improvement"])] * several + [str(row["diverged"])] * diverged
         cells.append(line)
-    seeds = f"{rows[0]['seeds']:,} seeds"
+    return header, cells
+
+
+def interval(row: Row) -> str:
+    """A row's interval in words."""
+    return "–" if row["low"] is None else f"{number(row['low'])} to {number(row['high'])}"
+
+
+def probability(value: float | None) -> str:
+    """A probability in two digits; a dash for none."""
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _show(rows: list[Row], table: AgentTable, console: Console) -> None:
+    """Print the table: what fits 80 columns; sweep.csv has the rest."""
+    several, seeds = table.num_settings > 1, f"{rows[0]['seeds']:,} seeds"
     title = f"{len(rows):,} settings × {seeds}, best" if several else seeds
     title += ": interquartile mean of the greedy return, median steps to solve"
-    left = len(rows) - len(cells)
-    console.table(title, header, cells, f"and {left:,} more in {folder.SWEEP}" if left else "")
-
-
-def _shown(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
+    left = len(rows) - _SHOWN
+    note = f"and {left:,} more in {folder.SWEEP}" if left > 0 else ""
+    console.table(title, *shown(rows[:_SHOWN], list(table.values)), note)

@@ -2,12 +2,12 @@
 
 import csv
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
-from ppo_jax import __version__, evaluate
+from ppo_jax import __version__, evaluate, ppo
 from ppo_jax.evaluate import Trace
 from ppo_jax.run import compiled, devices, pipeline, saved
 from ppo_jax.run.agents import Lanes
@@ -18,18 +18,10 @@ from ppo_jax.run.saved import Agent, Run
 from ppo_jax.run.signals import Signals
 from ppo_jax.run.sinks import Metrics
 from ppo_jax.run.storage import arrays, folder
-from ppo_jax.run.training import Batch, train_batch
+from ppo_jax.run.training import Batch, Hook, train_batch
 
 TRACE = "trace.csv"
-
-
-class Shape(NamedTuple):
-    """How the run trained the agent."""
-
-    devices: int  # that each process used
-    lanes: int  # agents that each process trained at once
-    lane: int  # of the agent, in its batch
-    num_updates: int  # that its batch made
+FILES = (TRACE, folder.METRICS, folder.SUMMARY)
 
 
 def replay(request: Any, out: Path, console: Console) -> dict[str, Any]:
@@ -43,20 +35,23 @@ def replay(request: Any, out: Path, console: Console) -> dict[str, Any]:
     """
     run, agent = saved.read_agent(Path(request.run), request.agent)
     assert agent is not None
-    shape = _shape(request, run)
-    chosen = _devices(request, shape)
-    folder.empty(out)
-    with folder.file_system(out):
-        (out / TRACE).unlink(missing_ok=True)
+    lane, num_updates = _place(request, run)
+    chosen = _devices(request, run.summary["devices"])
     _print_header(request, run, chosen, console)
     frozen_after = run.summary.get("frozen_agents", {}).get(str(request.agent))
     found: dict[str, Any] = {"frozen_after": frozen_after}
     params = agent.params
     with devices.device_errors("this agent", "--how alone needs less"):
         if request.how != "load":
-            params, made = _retrain(request, run, shape, chosen, out, console)
+            lanes, lane = (run.summary["lanes"], lane) if request.how == "batch" else (1, 0)
+            # All lanes hold the same agent: its bits depend on the program, not on its neighbors.
+            own = Lanes(np.full(lanes, request.agent), np.arange(lanes) == lane)
+            hook = Metrics(out, run.table)
+            states = train_again(run, own, num_updates, chosen, hook, console)
+            params = jax.tree.map(lambda leaf: leaf[lane], states.params)
+            made = int(states.num_updates[lane])
             found |= _compare(agent, params)
-            found["frozen_after"] = made if made < shape.num_updates else None
+            found["frozen_after"] = made if made < num_updates else None
         trace = jax.jit(_play, static_argnums=(3, 4))(
             params, agent.config, jax.random.key(request.seed), request.episodes, request.sampled
         )
@@ -70,7 +65,7 @@ def replay(request: Any, out: Path, console: Console) -> dict[str, Any]:
         "setting": int(run.table.setting[request.agent]),
         "coefficients": run.hyperparameters_of(request.agent),
         "how": request.how,
-        "num_updates": shape.num_updates,
+        "num_updates": num_updates,
         "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(agent.params)),
         "bit_for_bit": None,
         "parameter_difference": None,
@@ -85,19 +80,19 @@ def replay(request: Any, out: Path, console: Console) -> dict[str, Any]:
     return summary
 
 
-def _shape(request: Any, run: Run) -> Shape:
-    """How the run trained the agent."""
+def _place(request: Any, run: Run) -> tuple[int, int]:
+    """The agent's lane in its batch, and the updates that the batch made."""
     summary, table = run.summary, run.table
     batch, lane = divmod(request.agent % table.per_process(summary["processes"]), summary["lanes"])
     with folder.file_system(Path(request.run)):
         rows = csv.DictReader(Path(request.run, folder.STATISTICS).read_text().splitlines())
     updates = [int(row["update"]) for row in rows if int(row["group"]) == batch + 1]
-    return Shape(summary["devices"], summary["lanes"], lane, max(updates, default=0))
+    return lane, max(updates, default=0)
 
 
-def _devices(request: Any, shape: Shape) -> list[jax.Device]:
+def _devices(request: Any, number: int) -> list[jax.Device]:
     """As many devices as the run used, or one. Raises DeviceError where there are fewer."""
-    chosen, number = devices.select(request.device), shape.devices
+    chosen = devices.select(request.device)
     if request.how != "batch":
         return chosen[:1]
     if len(chosen) < number:
@@ -125,30 +120,22 @@ def _print_header(request: Any, run: Run, chosen: list[jax.Device], console: Con
         console.say(f"the run was made with {before}, this is {here}: results may differ bitwise")
 
 
-def _retrain(
-    request: Any, run: Run, shape: Shape, chosen: list[jax.Device], out: Path, console: Console
-) -> tuple[Any, int]:
-    """The agent again, in its own lane of the run's programs, or alone; its metrics are written.
-
-    All other lanes hold the same agent: its bits depend on the program, not on its neighbors.
-    Returns its parameters, and the updates that it made before it froze, if it did.
-    """
-    lanes, lane = (shape.lanes, shape.lane) if request.how == "batch" else (1, 0)
+def train_again(
+    run: Run, own: Lanes, updates: int, chosen: list[jax.Device], hook: Hook, console: Console
+) -> ppo.TrainState:
+    """Train these agents of the run from their keys for so many updates, on the chosen devices;
+    the hook sees it. Returns their states, [lanes, ...]."""
+    lanes, experiment = len(own.agent_ids), run.table.experiment
     where = f"{lanes:,} lane{'s' * (lanes > 1)} on {len(chosen)} device{'s' * (len(chosen) > 1)}"
-    ids, experiment = np.full(lanes, request.agent), run.table.experiment
     with console.waiting(f"compiling {experiment.agents.recipe} for {where}"):
-        programs = compiled.build(run.table.configure(ids), lanes, chosen)
-    initial = pipeline.initial_parameters(experiment)
-    own = Lanes(ids, np.arange(lanes) == lane)
-    batch = Batch(run.table, own, programs, initial=initial)
-    batch.total_updates = shape.num_updates
-    progress = Progress(console, 1, shape.num_updates, devices.describe(chosen))
-    hooks = [Metrics(out, run.table), progress]
+        programs = compiled.build(run.table.configure(own.agent_ids), lanes, chosen)
+    batch = Batch(run.table, own, programs, initial=pipeline.initial_parameters(experiment))
+    batch.total_updates = updates
+    hooks = [hook, Progress(console, 1, updates, chosen)]
     train_batch(batch, hooks, Signals())
-    for hook in hooks:
-        hook.close()
-    params = jax.tree.map(lambda leaf: leaf[lane], batch.states.params)
-    return params, int(batch.states.num_updates[lane])
+    for one in hooks:
+        one.close()
+    return batch.states
 
 
 def _compare(agent: Agent, params: Any) -> dict[str, Any]:

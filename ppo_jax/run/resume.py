@@ -18,14 +18,14 @@ _BUDGET = {"total_timesteps", "num_updates"}
 _DECIDES = {"prng": "random numbers", "x64": "precision"}  # another one makes another run
 
 
-def finished_summary(path: Path, experiment: Experiment) -> dict[str, Any] | None:
-    """The summary of the experiment's run, if it ran to its end; nothing is left to do then."""
+def is_finished(path: Path, experiment: Experiment) -> bool:
+    """Whether the experiment's run has run to its end: nothing is left to do then."""
     try:
         summary, saved = folder.read_json(path / folder.SUMMARY), _read_description(path)
     except (ValueError, OSError):  # no, or a corrupt summary: the end of the run writes it again
-        return None
-    same = saved and not differences(experiment.describe(), saved)
-    return summary if same and summary.get("finished") else None
+        return False
+    is_same = saved and not differences(experiment.describe(), saved)
+    return bool(is_same and summary.get("finished"))
 
 
 def find(
@@ -123,8 +123,9 @@ def _check_machine(saved: Mapping[str, Any], chosen: list[jax.Device], console: 
                 f"the run's {what} ({name}) are {saved[name]}, and here {now[name]}; resume it with"
                 f" JAX_DEFAULT_PRNG_IMPL={saved['prng']}, JAX_ENABLE_X64={saved['x64']}"
             )
-    changed = [f"{name} {saved[name]!r}, now {now[name]!r}" for name in now]
-    changed = [line for name, line in zip(now, changed, strict=True) if saved[name] != now[name]]
+    changed = [
+        f"{name} {saved[name]!r}, now {now[name]!r}" for name in now if saved[name] != now[name]
+    ]
     if changed:
         console.warn(
             f"the run is resumed elsewhere than it began ({'; '.join(changed)}): its results differ"

@@ -13,7 +13,7 @@ from ppo_jax.policy import Params
 from ppo_jax.run import agents
 from ppo_jax.run.agents import AgentTable
 from ppo_jax.run.errors import FileSystemError, InputError
-from ppo_jax.run.experiment import read_description
+from ppo_jax.run.experiment import ObjectError, read_description
 from ppo_jax.run.storage import arrays, folder, tables
 
 
@@ -96,6 +96,8 @@ def load(path: str | Path, *, env: Any = None, network: Any = None, optimizer: A
         return Run(config, params, metrics, evaluations, summary, numbers, varied, table)
     except OSError:
         raise
+    except ObjectError as error:
+        raise ObjectError(f"{path}: {error}") from error
     except Exception as error:  # whatever a damaged file makes the libraries raise
         raise ValueError(f"{path} holds no intact run: {error or type(error).__name__}") from error
 

@@ -1,4 +1,4 @@
-"""Catches the signals that end a run, so that it ends between two chunks."""
+"""Catches the signals that end a run: at once while it compiles, then between two chunks."""
 
 import signal
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ppo_jax.run import distributed
+from ppo_jax.run.errors import Interrupted
 
 
 class Signals:
@@ -21,13 +22,16 @@ class Signals:
 
 
 @contextmanager
-def catch_signals() -> Iterator[Signals]:
-    """Catches SIGINT and SIGTERM: the loop ends after its chunk; a second one ends at once."""
+def catch_signals(at_once: bool = False) -> Iterator[Signals]:
+    """Catches SIGINT and SIGTERM: the loop ends after its chunk, or `at_once` whatever is done is
+    Interrupted; a second one ends the process."""
     signals = Signals()
 
     def receive(number: int, _: Any) -> None:
-        signals.own = signals.own or number
         signal.signal(number, signal.SIG_DFL)
+        signals.own = signals.own or number
+        if at_once:
+            raise Interrupted(number)
 
     previous = {}
     try:

@@ -83,7 +83,7 @@ def test_what_is_written_is_said(run, evaluated):
     lines = said.splitlines()
     assert "mean greedy return" in lines
     for one in written["agents"]:
-        expected = f"{one['mean']:.2f} {one['low']:.2f} to {one['high']:.2f}"
+        expected = f"{one['mean']:.4g} {one['low']:.4g} to {one['high']:.4g}"
         assert any(line.split() == [f"{one['agent']}", *expected.split()] for line in lines)
     assert lines[-1] == f"wrote {run / 'evaluation.json'}"
 

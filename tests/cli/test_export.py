@@ -58,7 +58,7 @@ def test_all_files_are_written_and_said(exported):
     results = read(out / "results.json")
     mean, deviation = results["mean_reward"], results["std_reward"]
     assert said.splitlines() == [
-        f"agent 1: mean return {mean:.2f} +/- {deviation:.2f}, 100 episodes",
+        f"agent 1: mean return {mean:.4g} +/- {deviation:.4g}, 100 episodes",
         f"wrote {out}/: {', '.join(FILES)}",
     ]
 

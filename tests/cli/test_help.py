@@ -1,5 +1,6 @@
 """What the commands say of themselves, without the seconds of jax."""
 
+import re
 import subprocess
 import sys
 
@@ -93,6 +94,21 @@ def test_help_describes_every_option_with_the_recipes_own_defaults():
     assert "--gamma" in said
     _, said, _ = run_command("train", "--help", "--recipe", "notebook")
     assert "(default: 0.003)" in said
+
+
+def test_plan_says_what_it_does():
+    _, said, _ = run_command("plan", "--help")
+    assert "Say what a training would need, in memory and time" in said
+    assert "Train PPO agents" not in said
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_says_a_default_once(command):
+    """tyro says (default: None) by itself; what that means stands in the sentence before."""
+    _, said, _ = run_command(command, "--help")
+    words = " ".join(line.strip("│ ") for line in said.splitlines())
+    assert not re.search(r"\((none|default): [^()]*\)\. \(", words)
+    assert "(default: )" not in words
 
 
 def test_help_shows_the_row_of_the_environment():

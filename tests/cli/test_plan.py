@@ -9,7 +9,7 @@ from typing import get_args
 import jax
 import pytest
 
-from ppo_jax.run import absent, planning
+from ppo_jax.run import absent, devices, planning
 from ppo_jax.run.experiment import Device
 from tests.helpers.commands import SMALL, finish, refused, run_command, start
 
@@ -19,7 +19,7 @@ import json, sys
 from ppo_jax.run import xla
 xla.set_flags(8)
 from ppo_jax import cli
-from ppo_jax.run import planning
+from ppo_jax.run import devices, planning
 show = planning.show
 planning.show = lambda *arguments: print(json.dumps(show(*arguments)._asdict()))
 sys.exit(cli.main(["plan", *sys.argv[1:], "--quiet"]))
@@ -31,15 +31,15 @@ xla.set_flags(8)
 from ppo_jax.run import sinks
 sinks.import_tensorboard()
 from ppo_jax import cli
-from ppo_jax.run import pipeline, planning
+from ppo_jax.run import devices, pipeline
 make_plan, resident = pipeline.make_plan, []
 def made(experiment):
     plan = make_plan(experiment)  # imports gymnax
-    resident.append(planning._peak())
+    resident.append(devices.memory("VmHWM"))
     return plan
 pipeline.make_plan = made
 code = cli.main(["train", *sys.argv[1:], "--quiet", "--no-compilation-cache"])
-print(json.dumps(planning._peak() - resident[0]))
+print(json.dumps(devices.memory("VmHWM") - resident[0]))
 sys.exit(code)
 """
 
@@ -75,7 +75,7 @@ def test_the_flag_of_a_training_is_the_command(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_what_does_not_fit_is_said_with_a_group_size_that_does(monkeypatch):
-    monkeypatch.setattr(planning, "_free", lambda _: 0)
+    monkeypatch.setattr(devices, "memory_free", lambda _: 0)
     assert "give --group-size 1" in run_command("plan", *SMALL)[1]
 
 

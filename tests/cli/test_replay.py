@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ppo_jax import evaluate, ppo
-from ppo_jax.run import devices, load
+from ppo_jax.run import devices, load, replaying
 from tests.helpers.commands import finish, read_rows, refused, run_command, start
 
 SMALL = (
@@ -226,6 +226,31 @@ def test_a_replay_is_not_replaced_unasked(run, tmp_path):
     assert (tmp_path / "out" / "trace.csv").read_bytes() == first
     replay(*flags, "--seed", 1, "--overwrite")
     assert (tmp_path / "out" / "trace.csv").read_bytes() != first
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_replay_that_fails_leaves_nothing_and_what_was_there(held, run, tmp_path, monkeypatch):
+    out, flags = tmp_path / "out", (run, "--agent", 0, "--how", "load", "--overwrite")
+    if held:
+        replay(*flags, "--out", out)
+    before = {path.name: path.read_bytes() for path in out.glob("*")}
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(replaying, "_write_trace", fail)
+    refused(4, "out of memory", "replay", *flags, "--seed", 1, "--quiet", "--out", out)
+    assert out.exists() == held
+    assert {path.name: path.read_bytes() for path in out.glob("*")} == before
+
+
+def test_an_agent_of_the_package_has_no_training_to_repeat(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    agent, message = "pretrained:CartPole-v1", "pretrained:CartPole-v1 comes without its training"
+    refused(2, message, "replay", agent, "--agent", 0)
+    refused(2, message, "film", agent, "--grid", 2)
+    refused(2, message, "report", agent)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_that_is_not_whole_is_refused_in_one_line(copied):

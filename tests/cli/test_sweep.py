@@ -207,9 +207,9 @@ def test_the_screen_has_the_ranking_and_the_groups(swept):
     shown = [line.split() for line in lines[first + 2 : first + 7]]
     for cells, row in zip(shown, summary["statistics"], strict=True):
         assert cells[0] == str(row["rank"])
-        assert ("default" in cells) == (row["setting"] == 0)
+        assert ("(default)" in cells) == (row["setting"] == 0)
         assert f"{row['learning_rate']:.4g}" in cells
-        assert ("–" if row["iqm"] is None else f"{row['iqm']:.1f}") in cells
+        assert ("–" if row["iqm"] is None else f"{row['iqm']:.4g}") in cells
     for name in ("sweep.csv", "report.html", "statistics.csv", "metrics.csv"):
         assert name in lines[-1]
         assert (out / name).exists()

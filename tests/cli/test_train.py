@@ -35,7 +35,7 @@ def finished(tmp_path_factory):
 def test_a_run_says_what_it_does_and_where_it_wrote(finished):
     out, said = finished
     assert f"ppo_jax {__version__}: fast on CartPole-v1, seed 5 to 6, on cpu" in said
-    assert "1,300 steps is not a multiple of the batch size, 128: 10 updates, 1,280 steps" in said
+    assert "1,280 of 1,300 steps for each agent: a multiple of the batch size 128" in said
     assert "compiling fast for 2 agents" in said
     assert "training 100%: 2,560 steps" in said
     assert "steps/s, mean return" in said

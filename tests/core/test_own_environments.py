@@ -212,6 +212,10 @@ def branches(state, step):
     return (state, step._replace(terminated=True)) if state[0] > 3 else (state, step)
 
 
+def line_of(function):
+    return function.__code__.co_firstlineno
+
+
 FINDINGS = {
     "state of another type": (
         changed(step=lambda state, step: ((state[0] + 0.5, state[1]), step)),
@@ -249,10 +253,30 @@ FINDINGS = {
         with_timestep(truncated=jnp.zeros(1, bool)),
         ["truncated has shape (1,)", "()"],
     ),
-    "no timestep": (changed(step=lambda state, step: (state, 1.0)), ["ppo_jax.env.Step"]),
-    "raises in a step": (changed(step=raises), ["cannot be traced: the wheel came off"]),
+    "no timestep": (
+        changed(step=lambda state, step: (state, 1.0)),
+        ["step gives (state, a", "give (state, ppo_jax.env.Step(observation, reward, terminated,"],
+    ),
+    "a gymnasium step": (
+        changed(step=lambda state, step: (*step, {})),
+        ["step gives a tuple of 5; it must give (state, ppo_jax.env.Step("],
+    ),
+    "a reset of one thing": (
+        changed(reset=lambda state, observation: observation),
+        ["reset gives an array; it must give (state, observation)"],
+    ),
+    "raises in a step": (
+        changed(step=raises),
+        ["cannot be traced: the wheel came off", f"({__file__}, line {line_of(raises) + 1})"],
+    ),
     "raises in a reset": (changed(reset=raises), ["cannot be traced: the wheel came off"]),
-    "branches on a tracer": (changed(step=branches), ["cannot be traced", "boolean conversion"]),
+    "branches on a tracer": (
+        changed(step=branches),
+        [
+            *("cannot be traced", "boolean conversion", "jnp.where"),
+            f"({__file__}, line {line_of(branches) + 1})",
+        ],
+    ),
     "NaN after a while": (nan_from(4), ["an observation is NaN or infinite after step 4 "]),
     "NaN at once": (
         changed(reset=lambda state, observation: (state, observation * jnp.inf)),

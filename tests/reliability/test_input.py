@@ -142,8 +142,8 @@ REFUSED = [
     row("search without bounds", "--search discount=1", "is not of the form log:LOW:HIGH"),
 ]
 REFUSED_BY_THE_PARSER = [
-    row("unknown flag", "--learning-rte 1", "--learning-rte", "--learning-rate FLOAT"),
-    row("unknown short flag", "--sed 1", "--sed", "--seed INT"),
+    row("unknown flag", "--learning-rte 1", "--learning-rte", "did you mean --learning-rate?"),
+    row("unknown short flag", "--sed 1", "--sed", "did you mean --seed?"),
     row("wrong type of a size", "--num-envs many", "'many'", "--num-envs INT"),
     row(
         "wrong type of a hyperparameter", "--learning-rate fast", "'fast'", "--learning-rate FLOAT"
@@ -217,21 +217,13 @@ def split(arguments):
     return arguments.split() if isinstance(arguments, str) else arguments
 
 
-@pytest.mark.parametrize(("arguments", "fragments"), [*REFUSED, *REFUSED_WITH_THE_ENVIRONMENT])
+@pytest.mark.parametrize(
+    ("arguments", "fragments"), [*REFUSED, *REFUSED_BY_THE_PARSER, *REFUSED_WITH_THE_ENVIRONMENT]
+)
 def test_bad_input_is_refused_in_one_line_and_nothing_is_written(arguments, fragments, empty):
     code, said, error = run_command("train", *split(arguments))
     assert (code, said) == (2, "")
     one_line(error, *fragments)
-    assert not list(empty.iterdir())
-
-
-@pytest.mark.parametrize(("arguments", "fragments"), REFUSED_BY_THE_PARSER)
-def test_the_parser_refuses_in_its_box_and_names_the_flag(arguments, fragments, empty):
-    code, said, error = run_command("train", *split(arguments))
-    assert (code, said) == (2, "")
-    assert "Traceback" not in error
-    for fragment in fragments:
-        assert fragment in error
     assert not list(empty.iterdir())
 
 
@@ -240,9 +232,9 @@ def test_a_bad_flag_needs_no_jax(tmp_path):
     rows = [split(one.values[0]) for one in (*REFUSED, *REFUSED_BY_THE_PARSER)]
     code = (
         "import json, sys\n"
-        "from ppo_jax.cli.train import main\n"
+        "from ppo_jax.cli import main\n"
         "for row in json.load(sys.stdin):\n"
-        "    try: code = main(row)\n"
+        "    try: code = main(['train', *row])\n"
         "    except SystemExit as ended: code = ended.code\n"
         "    heavy = {'jax', 'gymnax', 'orbax', 'matplotlib'} & set(sys.modules)\n"
         "    assert code == 2 and not heavy, (row, code, heavy)\n"

@@ -111,7 +111,7 @@ def test_a_finished_run_is_left_as_it_is(whole, empty):
     before = contents(whole)
     code, said, error = run_command("train", "--resume", "--out", whole)
     assert (code, error) == (0, "")
-    assert "run already finished" in said
+    assert said == f"{whole}: run already finished; nothing was changed\n"
     assert contents(whole) == before
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -16,19 +17,33 @@ from tests.helpers.faults import EVERY, SMALL, UPDATES, resume, updates, wait_un
 from tests.reliability.fingerprint import fingerprint
 
 
-def test_a_signal_while_compiling_leaves_nothing_half_written(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_compiling_leaves_nothing_half_written(number, tmp_path):
+    """And is heeded at once: the compiler's end would be said."""
     out = tmp_path / "run"
     process = start(
         *("train", *SMALL, "--num-updates", UPDATES, "--no-compilation-cache", "--out", out)
     )
     wait_until((out / ".lock").exists, process)
-    process.send_signal(signal.SIGTERM)
-    code, _, error = finish(process, timeout=60)
-    assert code in (-signal.SIGTERM, 128 + signal.SIGTERM)
-    assert "Traceback" not in error
-    assert {path.name for path in out.iterdir()} == {".lock"}
-    with folder.lock(out):  # nobody holds it any more
-        assert checkpoints.newest_intact(out, lambda _: None) == (None, [])
+    time.sleep(1)
+    process.send_signal(number)
+    code, said, error = finish(process, timeout=60)
+    assert (code, error) == (128 + number, f"ppo_jax: stopped by {number.name}\n")
+    assert "compiling" not in said
+    assert not out.exists()
+
+
+def test_a_folder_that_nothing_came_to_is_removed_again(tmp_path):
+    for made in (False, True):
+        out = tmp_path / f"{made}"
+        if made:
+            out.mkdir()
+        with pytest.raises(ZeroDivisionError), folder.lock(out):
+            raise ZeroDivisionError
+        assert out.exists() == made
+    with folder.lock(tmp_path / "run"):
+        (tmp_path / "run" / "config.json").touch()
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock", "config.json"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from ppo_jax import recipe
+from ppo_jax.run import agents
+from ppo_jax.run.experiment import Experiment
 from tests.helpers.agents import make_table
 
 CONFIG = recipe("fast")
@@ -167,3 +169,22 @@ def test_a_setting_that_cannot_be_is_refused_in_one_line(config, name, message):
         make_table(f"{name}=1", config=config)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "options", "best"),
+    [
+        ({}, {"sweep": ("learning_rate=0.1,0.2",)}, 500),
+        ({"env": "FourRooms-misc"}, {}, 1),
+        ({"env": "Asterix-MinAtar"}, {}, None),
+        ({"env_params": {"gravity": 5.0}}, {}, None),
+        ({"max_episode_steps": 100}, {}, None),
+        ({"env": "DeepSea-bsuite", "env_kwargs": {"size": 20}}, {}, None),
+        ({}, {"sweep": ("env_params.gravity=5,10",)}, None),
+        ({}, {"evolve": ("env_params.gravity=log:5:10",), "num_seeds": 4}, None),
+    ],
+)
+def test_the_best_known_return_is_that_of_an_unchanged_environment(fields, options, best):
+    experiment = Experiment(recipe("fast", **fields)).replace(**options)
+    found = agents.best_known(experiment, experiment.algorithm.env)
+    assert (found and found.value) == best

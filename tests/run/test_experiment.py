@@ -46,7 +46,7 @@ ALLOWED = {
         *("agent", "device", "out", "overwrite", "evolve"),
     },
     "cli/report.py": {"out", "quiet", "debug"},  # options of its own
-    "cli/train.py": {"agent"},  # a key of summary.json
+    "cli/train.py": {"agent", "plan"},  # a key of summary.json, the other command
     "run/checkpointer.py": {"device"},  # a key of a checkpoint's metadata
     "run/console.py": {"quiet"},  # rich's
     "run/errors.py": {"debug"},  # how errors are shown, before anything is read
@@ -287,12 +287,16 @@ def test_an_object_is_named_in_config_json_and_must_be_given_to_load(edited):
     def change(description):
         description["algorithm"]["env"] = {"object": "mine.Mine"}
 
-    out = edited(change)
-    with pytest.raises(ValueError, match=r"env was the object mine.Mine.*load\(path, env=...\)"):
+    out, said = edited(change), "no file holds its env (mine.Mine), given as a Python object"
+    with pytest.raises(ValueError, match=rf"^{re.escape(f'{out}: {said}')}.*load\(path, env=...\)"):
         load(out)
     assert load(out, env="CartPole-v1").config.env == "CartPole-v1"
+    for command in ("evaluate", "film", "export"):
+        refused(2, f"{out}: {said}", command, out)
+    refused(2, f"{out}: {said}", "replay", out, "--agent", 0)
+    refused(2, f"{out / 'config.json'}: {said}", "train", "--resume", "--out", out)
     arguments = ("--config", out / "config.json", "--out", out / "again")
-    refused(2, "env was the object mine.Mine", "train", *arguments)
+    refused(2, f"{out / 'config.json'}: {said}", "train", *arguments)
 
 
 @pytest.mark.parametrize(

@@ -201,21 +201,6 @@ def test_the_dot_of_a_continuous_action_is_between_its_bounds():
     assert intervals[1] > intervals[0]  # the bound cuts it
 
 
-@pytest.mark.parametrize(
-    ("value", "said"),
-    [
-        (0.0, "0"),
-        (-0.001, "0.00"),
-        (500, "500"),
-        (12.345, "12.3"),
-        (-1.5, "-1.50"),
-        (1e4, "10,000"),
-    ],
-)
-def test_numbers_are_short(value, said):
-    assert frames.number(value) == said
-
-
 def test_every_kth_moment_and_the_last_are_shown():
     config = Config(env="CartPole-v1", total_timesteps=512)
     trace = trace_of(config, 7, 500, action=None, policy={})

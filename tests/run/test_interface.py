@@ -139,7 +139,7 @@ def test_a_run_of_objects_is_resumed_and_loaded_with_them(tmp_path):
     assert resumed.agent(0).act(np.zeros(2)) in (0, 1)
     whole = train(config, out=str(tmp_path / "whole"))
     assert whole.summary["state_sha256"] == resumed.summary["state_sha256"]
-    with pytest.raises(ValueError, match=r"env was the object .*Environment.*load\(path, env="):
+    with pytest.raises(ValueError, match=r"holds its env .*Environment.*load\(path, env="):
         load(out)
     assert same(load(out, env=teller()).params, resumed.params)
     finished = train(config, out=out, resume="auto")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ppo_jax import recipe
-from ppo_jax.run import pipeline, report
+from ppo_jax.run import console, pipeline, report
 from ppo_jax.run.report import charts, curves, data
 from tests.helpers.commands import refused, run_command
 from tests.helpers.runs import invent_metrics, write_run
@@ -59,7 +59,7 @@ def figures(page_text):
     """The paths of each figure, by its title: a dict of attributes each."""
     found = {}
     for figure in re.findall(r"<figure.*?</figure>", page_text, re.DOTALL):
-        title = re.search("<figcaption>(.*?)</figcaption>", figure)[1]
+        title = re.search("<figcaption>(.*?)(?: <small>.*)?</figcaption>", figure)[1]
         svg = ElementTree.fromstring(re.search("<svg.*?</svg>", figure, re.DOTALL)[0])
         found[title] = [path.attrib for path in svg.iter("path")]
     return found
@@ -174,7 +174,7 @@ def test_the_numbers_that_come_first(ordinary):
     assert f"{(returns >= SOLVED).sum()} of {SEEDS} seeds at 475" in words
     assert f"regret {500 - iqm:.4g} to the optimum 500" in words
     middle = np.sort(solving)[SEEDS // 2]
-    assert f"steps to solve {charts.short(middle)} of an agent" in words
+    assert f"steps to solve {console.number(middle)} of an agent" in words
     assert "steps per second 500k 1M in 2 s, after 5 s of compiling" in words
 
 
@@ -391,6 +391,28 @@ def test_evolution_shows_the_best_and_the_range(tmp_path):
     }
 
 
+@pytest.mark.parametrize("seeds", [1, 4])
+def test_evaluations_are_drawn_over_steps(seeds, tmp_path):
+    path = tmp_path / "run"
+    write_run(path, invent_metrics(seeds, 40), np.ones(seeds), num_seeds=seeds)
+    returns = np.arange(3.0 * seeds).reshape(3, seeds) ** 2
+    rows = [
+        f"{update},{seed},{1000 * update},{returns[row, seed]}"
+        for row, update in enumerate((10, 20, 30))
+        for seed in range(seeds)
+    ]
+    (path / "evaluations.csv").write_text("\n".join(["update,seed,step,eval_return", *rows, ""]))
+    (line,) = (
+        one
+        for one in figures(report.make([path]))["greedy return while training"]
+        if "data-y" in one
+    )
+    expected = [integrated_iqm(row) for row in returns]
+    np.testing.assert_allclose(numbers(line["data-y"]), expected, rtol=1e-3)
+    (group,) = data.read(path).groups
+    assert group.curves["eval_return"].steps.tolist() == [10_000, 20_000, 30_000]
+
+
 def test_a_film_is_there_as_small_pictures(ordinary, tmp_path):
     write_run(tmp_path / "run", None, np.ones(1))
     gray = np.linspace(0, 255, 400 * 300).reshape(300, 400).astype(np.uint8)
@@ -492,22 +514,29 @@ def test_any_values_can_be_drawn(values):
     assert ((places >= 0) & (places <= 1000)).all()
 
 
+def test_an_outlier_does_not_flatten_the_rest():
+    """It is cut off, which the title says; levels are not, nor are dots."""
+    y = np.array([-40_000.0, *np.linspace(0, 100, 99)])
+    line = charts.Line("a line", "", 0, np.arange(100.0), y)
+    drawn = charts.chart("title", [line], "x", levels=[charts.Level("there", 500.0)])
+    assert "title <small>(cut off: lowest -40k)</small>" in drawn
+    heights = np.array(re.findall(r"[ML]\d+ (-?\d+)", drawn.partition("data-y")[2]), int)
+    assert heights[0] > 1000
+    assert np.ptp(heights[1:]) > 120
+    assert 0 < float(re.search(r'top:([\d.]+)%"[^>]*>there<', drawn)[1]) < 100
+    assert "cut off" not in charts.chart("title", [line._replace(kind="dots")], "x")
+    assert "cut off" not in charts.chart("title", [line._replace(y=y[1:], x=line.x[1:])], "x")
+
+
+def test_two_levels_have_their_names_at_either_side():
+    line = charts.Line("a line", "", 0, np.arange(3.0), np.array([0.0, 5, 10]))
+    levels = [charts.Level("solved", 9.5), charts.Level("optimum", 10.0)]
+    drawn = charts.chart("title", [line], "x", levels=levels)
+    marks = re.findall(r'class="(mark[^"]*)" style="(\w+):1%;[^>]*>(\w+)<', drawn)
+    assert marks == [("mark below", "left", "solved"), ("mark below", "right", "optimum")]
+
+
 def test_without_values_there_is_no_chart():
     line = charts.Line("a line", "", 0, np.arange(3.0), np.full(3, np.nan))
     assert charts.chart("title", [line], "x") == ""
     assert charts.chart("title", [], "x") == ""
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (1.5e6, "1.5M"),
-        (25_600, "25.6k"),
-        (9999, "9999"),
-        (0.00025, "0.00025"),
-        (np.inf, "–"),
-        (-2e4, "-20k"),
-    ],
-)
-def test_numbers_are_short(value, text):
-    assert charts.short(value) == text

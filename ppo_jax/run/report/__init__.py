@@ -10,7 +10,7 @@ import numpy as np
 from ppo_jax import statistics
 from ppo_jax.run.errors import InputError
 from ppo_jax.run.report import page
-from ppo_jax.run.report.data import Run, read
+from ppo_jax.run.report.data import read
 
 
 def make(paths: Sequence[Path], **known: Any) -> str:
@@ -31,7 +31,8 @@ def make(paths: Sequence[Path], **known: Any) -> str:
                 f"{run.path} is of {run.env}, and {runs[0].path} of {runs[0].env}; compare runs of"
                 " one environment"
             )
-    scores = [_scores(run) for run in runs]
+    finals = [run.groups[0].returns for run in runs]  # a diverged agent is the worst
+    scores = [jnp.asarray(np.where(np.isnan(one), -np.inf, one)) for one in finals]
     improvements = [
         float(statistics.probability_of_improvement(own, scores[0]))
         if own.size and scores[0].size
@@ -39,9 +40,3 @@ def make(paths: Sequence[Path], **known: Any) -> str:
         for own in scores[1:]
     ]
     return page.several_runs(runs, [None, *improvements])
-
-
-def _scores(run: Run) -> Any:
-    """Greedy returns at the end of the run's best setting; a diverged agent is the worst."""
-    returns = run.groups[0].returns
-    return jnp.asarray(np.where(np.isnan(returns), -np.inf, returns))

@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ppo_jax.run import console
+from ppo_jax.run.console import number
+
 _SIZE = 1000  # of the SVG's own coordinates, both ways
 _COLORS = 8  # of page.css
 
@@ -70,34 +73,25 @@ def chart(
     shapes += [f'<path class="level" d="M0 {y(level.y)}H{_SIZE}"/>' for level in levels]
     for line in sorted(lines, key=lambda line: line.kind != "thin"):
         shapes += _shapes(line, x, y)
-    form = _percent if percent else short
+    form = console.percent if percent else number
     texts = [_text("y", f"top:{y(tick) / 10:g}%", form(tick)) for tick in y_ticks]
     texts += [
-        _text("x", f"left:{x(tick) / 10:g}%", names[round(tick)] if names else short(tick))
+        _text("x", f"left:{x(tick) / 10:g}%", names[round(tick)] if names else number(tick))
         for tick in x_ticks
     ]
-    for place, level in enumerate(levels):  # side by side, for they may be close
-        side = f"left:{1 + 40 * place}%;top:{y(level.y) / 10:g}%"
-        texts.append(_text("mark", side, level.name))
+    for level, side in zip(levels, ("left", "right"), strict=False):  # they may be close
+        below = " below" * (y(level.y) < _SIZE / 10)  # not in the title
+        texts.append(_text(f"mark{below}", f"{side}:1%;top:{y(level.y) / 10:g}%", level.name))
     texts.append(_text("label", "", x_label))
     data = f'data-x="{left:.6g} {right:.6g}" data-unit="{escape(x_label)}"'
     data += " data-log" * ("x" in log) + " data-percent" * percent + " data-names" * bool(names)
     return (
-        f'<figure class="chart{" wide" * wide}"><figcaption>{escape(title)}</figcaption>'
+        f'<figure class="chart{" wide" * wide}"><figcaption>{escape(title)}'
+        f"{_cut_off(lines, bottom, top)}</figcaption>"
         f'<div class="plot" {data}><svg viewBox="0 0 {_SIZE} {_SIZE}" preserveAspectRatio="none"'
         f' role="img" aria-label="{escape(_describe(title, lines, x_label, form))}">'
         f"{''.join(shapes)}</svg>{''.join(texts)}</div></figure>"
     )
-
-
-def short(value: float) -> str:
-    """A number in few characters: 1.2M, 25k, 0.015."""
-    if not math.isfinite(value):
-        return "–"
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= max(size, 1e4):
-            return f"{value / size:.4g}{unit}"
-    return f"{value:.4g}"
 
 
 def spread(count: int, at: float) -> np.ndarray:
@@ -166,10 +160,6 @@ def _describe(title: str, lines: Sequence[Line], x_label: str, form: Callable[[f
     return f"{title} over {x_label}: {'; '.join(said)}"
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.3g} %"
-
-
 def _ends(lines: Sequence[Line], log: bool) -> tuple[float, float]:
     """The ends of the x axis: zero where that is near, and room for dots at either end."""
     across = np.concatenate([line.x[np.isfinite(line.y)] for line in lines])
@@ -182,18 +172,34 @@ def _ends(lines: Sequence[Line], log: bool) -> tuple[float, float]:
 
 
 def _limits(lines: Sequence[Line], levels: Sequence[Level], log: bool) -> tuple[float, float]:
-    """The ends of the y axis: every line whole, of bands and thin lines all but the outermost."""
-    around = [line.y for line in lines if line.kind == "thin"]
-    around += [edge for line in lines for edge in (line.low, line.high) if edge is not None]
-    main = np.concatenate([np.zeros(0), *(line.y for line in lines if line.kind != "thin")])
-    ends = [*main[np.isfinite(main)].tolist(), *(level.y for level in levels)]
-    outer = np.concatenate([np.zeros(0), *around])
-    outer = outer[np.isfinite(outer)]
-    ends += np.quantile(outer, [0.01, 0.99]).tolist() if outer.size else []
+    """The ends of the y axis: levels and dots are within; of curves 96 %, and what is no further
+    from these than they are apart, so that an outlier does not flatten the rest."""
+    curves = [line for line in lines if line.kind != "dots"]
+    every = [edge for line in curves for edge in (line.y, line.low, line.high) if edge is not None]
+    ends = [level.y for level in levels]
+    ends += [end for line in lines if line.kind == "dots" for end in _range(line.y)]
+    if every:
+        values = np.concatenate(every)
+        low, high = np.quantile(values[np.isfinite(values)], [0.02, 0.98]).tolist()
+        room = (high - low) or math.inf
+        ends += np.clip(_range(values), low - room, high + room).tolist()
     bottom, top = min(ends), max(ends)
     if bottom == top:
         return bottom - (0.5 * abs(bottom) or 1), top + (0.5 * abs(top) or 1)
     return _apart(bottom, top, log)
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    known = values[np.isfinite(values)]
+    return float(known.min()), float(known.max())
+
+
+def _cut_off(lines: Sequence[Line], bottom: float, top: float) -> str:
+    """Says in the title how far curves go beyond the ends of the y axis."""
+    lowest, highest = _range(np.concatenate([line.y for line in lines]))
+    beyond = [f"lowest {number(lowest)}"] * (lowest < bottom)
+    beyond += [f"highest {number(highest)}"] * (highest > top)
+    return f" <small>(cut off: {', '.join(beyond)})</small>" if beyond else ""
 
 
 def _apart(low: float, high: float, log: bool) -> tuple[float, float]:

@@ -29,7 +29,6 @@ DIAGNOSTICS = {
     "critic_grad_norm": "gradient norm, critic",
     "episode_length": "episode length",
 }
-_CHANGES = ("env_params", "env_kwargs", "max_episode_steps")  # which make it another environment
 _STAND_INS = {"env": "CartPole-v1", "network": "mlp", "optimizer": "an:object"}
 
 
@@ -71,7 +70,9 @@ def read(
     Raises OSError without a config.json, ValueError for files that are not a run's.
     """
     saved = folder.read_json(path / folder.CONFIG)
-    table = _read_table(saved) if table is None else table
+    if table is None:  # a part that was an object, which no file holds, decides nothing here
+        own = {name: _STAND_INS[name] for name in _objects(saved)}
+        table = agents.table(read_description(saved, **own))
     if summary is None:
         found = (path / folder.SUMMARY).exists()
         summary = folder.read_json(path / folder.SUMMARY) if found else {}
@@ -79,12 +80,11 @@ def read(
     if metrics is None:
         metrics = tables.read_metrics(path / folder.METRICS, growing=growing)
     metrics = metrics if metrics and len(metrics["step"]) else {}
+    evaluations = tables.read_metrics(path / folder.EVALUATIONS, growing=growing)
     name, solved_at = _name(saved), env.SOLVED_AT.get(_name(saved))
     described = table.experiment.describe()
     described["algorithm"] |= {one: _plain(value) for one, value in _objects(saved).items()}
     described["versions"] = saved.get("versions", {})
-    changed = [described["algorithm"][one] for one in _CHANGES]
-    changed += [one for one in table.values if one.startswith("env_params.")]
     rows = summary.get("statistics") or []
     return Run(
         path=path,
@@ -92,11 +92,11 @@ def read(
         table=table,
         description=described,
         summary=summary,
-        groups=_groups(table, summary, metrics, rows, solved_at),
+        groups=_groups(table, summary, metrics, evaluations, rows, solved_at),
         rows=rows,
         updates=len(next(iter(metrics.values()), ())),
         solved_at=solved_at,
-        best=None if any(changed) else env.BEST.get(name),
+        best=agents.best_known(table.experiment, name),
         evolution=_evolution(path / folder.EVOLUTION, list(table.experiment.evolving)),
     )
 
@@ -140,12 +140,6 @@ def shown(value: Any) -> str:
     return str(value)
 
 
-def _read_table(saved: dict[str, Any]) -> AgentTable:
-    """The agents of a run; a part that was an object, which no file holds, decides nothing here."""
-    own = {name: _STAND_INS[name] for name in _objects(saved)}
-    return agents.table(read_description(saved, **own))
-
-
 def _objects(saved: dict[str, Any]) -> dict[str, Any]:
     algorithm = saved.get("algorithm") or {}
     return {name: algorithm[name] for name in _STAND_INS if isinstance(algorithm.get(name), dict)}
@@ -164,6 +158,7 @@ def _groups(
     table: AgentTable,
     summary: dict[str, Any],
     metrics: dict[str, np.ndarray],
+    evaluations: dict[str, np.ndarray],
     rows: list[dict[str, Any]],
     solved_at: float | None,
 ) -> list[Group]:
@@ -173,55 +168,62 @@ def _groups(
     returns = summary.get("eval_return_per_seed") or []
     evaluated = np.array([np.nan if one is None else one for one in returns], float)
     solving = ranking.steps_to_solve(metrics, solved_at)
-    at = _settings_of_columns(metrics)
+    if solving is not None:
+        metrics = {**metrics, "solving": solving[None]}
     made = []
     for setting in [one for one in ranked if one in drawn]:
-        mask, own = at == setting, table.setting == setting
-        values = {name: one[:, mask] for name, one in metrics.items()} if mask.any() else {}
+        own, values = table.setting == setting, _of_setting(metrics, setting)
+        curves, lines = _curves(values, solved_at)
         made.append(
-            _group(
-                _label(table, setting),
-                np.fmax.reduce(values["seed"]) if values else table.seeds[own],
-                values,
-                evaluated[own] if len(evaluated) else evaluated,
-                np.zeros(0) if solving is None else solving[mask],
-                solved_at,
-                SEEDS // len(drawn),
+            Group(
+                name=_label(table, setting),
+                seeds=np.fmax.reduce(values["seed"]) if values else table.seeds[own],
+                curves=curves | _greedy(_of_setting(evaluations, setting)),
+                lines=lines[:, : SEEDS // len(drawn)],
+                returns=evaluated[own] if len(evaluated) else evaluated,
+                solving=values["solving"][0] if "solving" in values else np.zeros(0),
             )
         )
     return made
 
 
-def _settings_of_columns(metrics: dict[str, np.ndarray]) -> np.ndarray:
-    """The setting of each column of the metrics, [agents]: an interrupted run has fewer agents."""
-    if "setting" in metrics:
-        return np.nanmax(metrics["setting"], axis=0)
-    return np.zeros(len(metrics["seed"][0]) if metrics else 0)
+def _of_setting(columns: dict[str, np.ndarray], setting: int) -> dict[str, np.ndarray]:
+    """The columns of one setting's agents, [rows, agents]; none of agents that never began."""
+    if not columns or not len(columns["seed"]):
+        return {}
+    settings = columns.get("setting", np.zeros_like(columns["seed"]))
+    mask = np.nanmax(settings, axis=0) == setting
+    return {name: one[:, mask] for name, one in columns.items()} if mask.any() else {}
 
 
-def _group(
-    name: str,
-    seeds: np.ndarray,
-    metrics: dict[str, np.ndarray],
-    returns: np.ndarray,
-    solving: np.ndarray,
-    solved_at: float | None,
-    drawn: int,
-) -> Group:
+def _curves(
+    metrics: dict[str, np.ndarray], solved_at: float | None
+) -> tuple[dict[str, Curve], np.ndarray]:
+    """The curves of all metrics, and the returns of each agent, [points, agents]."""
     curves: dict[str, Curve] = {}
-    lines = np.zeros((0, 0))
-    if metrics:
-        frozen = binned(metrics["env_steps"]) == 0
-        steps = ends(np.fmax.accumulate(metrics["step"], axis=0)).mean(axis=1)
-        values = {}
-        for metric in ("episode_return", *DIAGNOSTICS):
-            values[metric] = np.where(frozen, np.nan, carried(binned(metrics[metric])))
-            curves[metric] = Curve(steps, *interquartile(values[metric]))
-        lines = values["episode_return"][:, :drawn]
-        if solved_at is not None:
-            share = (values["episode_return"] >= solved_at).mean(axis=1)
-            curves["solved"] = Curve(steps, share, *np.full((2, len(share)), np.nan))
-    return Group(name, seeds, curves, lines, returns, solving)
+    if not metrics:
+        return curves, np.zeros((0, 0))
+    frozen, steps = binned(metrics["env_steps"]) == 0, _steps(metrics)
+    for metric in (*DIAGNOSTICS, "episode_return"):
+        values = np.where(frozen, np.nan, carried(binned(metrics[metric])))
+        curves[metric] = Curve(steps, *interquartile(values))
+    if solved_at is not None:
+        share = (values >= solved_at).mean(axis=1)
+        curves["solved"] = Curve(steps, share, *np.full((2, len(share)), np.nan))
+    return curves, values
+
+
+def _greedy(evaluations: dict[str, np.ndarray]) -> dict[str, Curve]:
+    """The curve of the evaluations, if there are several."""
+    if len(evaluations.get("step", ())) < 2:
+        return {}
+    means = interquartile(ends(evaluations["eval_return"]))
+    return {"eval_return": Curve(_steps(evaluations), *means)}
+
+
+def _steps(columns: dict[str, np.ndarray]) -> np.ndarray:
+    """Environment steps of an agent, on average, at the ends of the parts of training, [points]."""
+    return ends(np.fmax.accumulate(columns["step"], axis=0)).mean(axis=1)
 
 
 def _label(table: AgentTable, setting: int) -> str:

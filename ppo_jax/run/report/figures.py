@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ppo_jax.run.report.charts import Level, Line, chart, short, spread
+from ppo_jax.run.console import number
+from ppo_jax.run.ranking import interval
+from ppo_jax.run.report.charts import Level, Line, chart, spread
 from ppo_jax.run.report.curves import POINTS, Curve
 from ppo_jax.run.report.data import DIAGNOSTICS, Group
 
@@ -53,11 +55,14 @@ def legend(groups: Groups) -> str:
 
 
 def results(groups: Groups, levels: Sequence[Level]) -> list[str]:
-    """How many seeds are at the threshold, how many have been, and where each of them ended; of one
-    seed nothing."""
+    """The evaluations while training; of several seeds also how many are at the threshold, how many
+    have been, and where each of them ended."""
+    title = "greedy return while training"
+    evaluations = chart(title, _lines(groups, "eval_return"), _STEPS, levels=levels)
     if sum(len(group.seeds) for group in groups) == 1:
-        return []
+        return [evaluations]
     return [
+        evaluations,
         chart("share of seeds at the threshold", _lines(groups, "solved"), _STEPS, **_SHARES),
         _solving(groups),
         _finals(groups, levels),
@@ -105,16 +110,6 @@ def evolution(curves: dict[str, Curve]) -> list[str]:
 def side_by_side(figures: Sequence[str]) -> str:
     """The figures in as many columns as there is room for."""
     return f'<div class="charts">{"".join(figures)}</div>' if any(figures) else ""
-
-
-def interval(row: Row) -> str:
-    """A row's interval in words."""
-    return "–" if row["low"] is None else f"{number(row['low'])} to {number(row['high'])}"
-
-
-def number(value: float | None) -> str:
-    """A number in few characters, or a dash."""
-    return "–" if value is None else short(float(value))
 
 
 def _lines(groups: Groups, metric: str, banded: bool = True) -> list[Line]:

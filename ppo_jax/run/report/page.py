@@ -10,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from ppo_jax.run import ranking
+from ppo_jax.run.console import number, percent
+from ppo_jax.run.ranking import interval, probability
 from ppo_jax.run.report import figures
-from ppo_jax.run.report.charts import Level, short
+from ppo_jax.run.report.charts import Level
 from ppo_jax.run.report.data import Group, Run, differences, options, shown
-from ppo_jax.run.report.figures import interval, number, side_by_side
+from ppo_jax.run.report.figures import side_by_side
 from ppo_jax.run.storage import folder
 
 _FRAMES, _EVERY, _FRAME_WIDTH = 4, 10, 240  # of the film
@@ -88,22 +91,22 @@ def _facts(run: Run) -> Iterator[tuple[str, str, str]]:
         note = f"mean of {summary['eval_episodes']:,} episodes"
         if row:
             note = f"95 %: {interval(row)}; interquartile mean of the seeds{best}"
-        yield "greedy return", short(value), note
+        yield "greedy return", number(value), note
     if len(group.returns) and run.solved_at is not None:
         solved, count = int((group.returns >= run.solved_at).sum()), len(group.returns)
         note = f"{solved:,} of {count:,} seeds{best} at {run.solved_at:g}"
-        yield "solved", f"{100 * solved / count:.4g} %", note
+        yield "solved", percent(solved / count), note
     if np.isfinite(group.solving).any():
-        low, middle, high = map(short, _quartiles(group.solving))
+        low, middle, high = map(number, _quartiles(group.solving))
         note = f"of an agent; quartiles {low} and {high}" if len(group.solving) > 1 else ""
         yield "steps to solve", middle, note
     if value is not None and run.best is not None:
         kind = "bound, which no policy exceeds:" if run.best.kind == "bound" else run.best.kind
         yield "regret", f"{run.best.value - value:.4g}", f"to the {kind} {run.best.value:g}"
     if summary.get("steps_per_second"):
-        note = f"{short(summary['env_steps'])} in {summary['train_seconds']:.3g} s, after"
+        note = f"{number(summary['env_steps'])} in {summary['train_seconds']:.3g} s, after"
         note += f" {summary['compile_seconds']:.3g} s of compiling"
-        yield "steps per second", short(summary["steps_per_second"]), note
+        yield "steps per second", number(summary["steps_per_second"]), note
 
 
 def _results(
@@ -130,24 +133,10 @@ def _ranking(run: Run) -> str:
     names = list(run.table.values)
     if not run.rows or not names:
         return ""
-    header = ["", *names, "return", "95 % interval", "solved", "steps to solve", "P(better)"]
-    rows = [
-        [
-            f"{row['rank']}{' (default)' * (row['setting'] == 0)}",
-            *(f"{row[name]:.4g}" for name in names),
-            number(row["iqm"]),
-            interval(row),
-            _percent(row["solved"]),
-            number(row["solved_after"]),
-            _probability(row["improvement"]),
-            str(row["diverged"]),
-        ]
-        for row in run.rows[:_ROWS]
-    ]
     left = len(run.rows) - _ROWS
     more = f"<p class='soft'>and {left:,} more in {folder.SWEEP}</p>" if left > 0 else ""
     charts = figures.settings(run.rows, names)
-    return f"<h2>Settings</h2>{charts}{_table([*header, 'diverged'], rows)}{more}"
+    return f"<h2>Settings</h2>{charts}{_table(*ranking.shown(run.rows[:_ROWS], names))}{more}"
 
 
 def _evolution(run: Run) -> str:
@@ -160,20 +149,18 @@ def _film(path: Path) -> str:
     """The first frames of the run's film, if there is one, as small pictures."""
     if not (path / folder.FILM).exists():
         return ""
-    from PIL import Image, ImageSequence
+    from PIL import Image
 
     pictures = []
     with Image.open(path / folder.FILM) as film:
-        for place, frame in zip(
-            range(_FRAMES * _EVERY), ImageSequence.Iterator(film), strict=False
-        ):
-            if place % _EVERY == 0:
-                picture, content = frame.convert("RGB"), io.BytesIO()
-                picture.thumbnail((_FRAME_WIDTH, _FRAME_WIDTH))
-                picture.quantize(64).save(content, "PNG", optimize=True)
-                data = base64.b64encode(content.getvalue()).decode()
-                picture_of = f"frame {place} of the run's film"
-                pictures.append(f'<img alt="{picture_of}" src="data:image/png;base64,{data}">')
+        for place in range(getattr(film, "n_frames", 1))[: _FRAMES * _EVERY : _EVERY]:
+            film.seek(place)
+            picture, content = film.convert("RGB"), io.BytesIO()
+            picture.thumbnail((_FRAME_WIDTH, _FRAME_WIDTH))
+            picture.quantize(64).save(content, "PNG", optimize=True)
+            data = base64.b64encode(content.getvalue()).decode()
+            picture_of = f"frame {place} of the run's film"
+            pictures.append(f'<img alt="{picture_of}" src="data:image/png;base64,{data}">')
     return f"<h2>Film</h2><div class='film'>{''.join(pictures)}</div>"
 
 
@@ -212,10 +199,10 @@ def _compared(run: Run, group: Group, improvement: float | None) -> list[str]:
         f"{run.description['agents']['num_seeds']:,}",
         number(_final(run)),
         interval(run.rows[0]) if run.rows else "–",
-        _percent(solved),
+        percent(solved),
         number(_quartiles(group.solving)[1] if len(group.solving) else None),
         number(run.summary.get("steps_per_second")),
-        _probability(improvement),
+        probability(improvement),
     ]
 
 
@@ -225,11 +212,9 @@ def _compared(run: Run, group: Group, improvement: float | None) -> list[str]:
 def _render(title: str, sections: Sequence[str]) -> str:
     """The page, with its style and its script inside."""
     here = resources.files(__package__)
-    files = {
-        name: here.joinpath(f"page.{name}").read_text("utf-8") for name in ("html", "css", "js")
-    }
-    parts = {"title": escape(title), "body": "\n".join(filter(None, sections)), **files}
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], files["html"])
+    parts = {one: here.joinpath(f"page.{one}").read_text("utf-8") for one in ("html", "css", "js")}
+    parts |= {"title": escape(title), "body": "\n".join(filter(None, sections))}
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], parts["html"])
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
@@ -250,11 +235,3 @@ def _final(run: Run) -> float | None:
 def _quartiles(steps: np.ndarray) -> np.ndarray:
     """Order statistics, as `statistics.quantiles_of_solving`: infinite where too few solved."""
     return np.quantile(steps, [0.25, 0.5, 0.75], method="inverted_cdf")
-
-
-def _probability(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.4g} %"

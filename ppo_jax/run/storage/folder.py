@@ -6,8 +6,9 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,23 @@ def locate(run: str | os.PathLike[str]) -> Path:
     if name not in known:
         raise InputError(f"{os.fspath(run)} does not exist; there are {', '.join(known)}")
     return _PRETRAINED / name
+
+
+def find(run: str | os.PathLike[str]) -> Path:
+    """`locate` for a command. Raises InputError where there is no run."""
+    path = locate(run)
+    if not (path / CONFIG).exists():
+        raise InputError(f"{path} is not a run's folder: it has no {CONFIG}")
+    return path
+
+
+def check_has_training(path: Path) -> None:
+    """Raise InputError for an agent in this package, of which there is no more than itself."""
+    if is_pretrained(path):
+        raise InputError(
+            f"pretrained:{path.name} comes without its training, which this needs; evaluate, film"
+            " or export the agent alone"
+        )
 
 
 def is_pretrained(path: Path) -> bool:
@@ -80,6 +98,33 @@ def choose_results(out: str | os.PathLike[str], overwrite: bool) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def replaced(path: Path, names: Iterable[str]) -> Iterator[Path]:
+    """A folder for files that take the place of those of these names in `path`, once all is done;
+    whatever is raised before leaves `path` as it was."""
+    is_new = not path.exists()
+    with file_system(path):
+        path.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=path))
+    try:
+        yield made
+        with file_system(path):
+            for name in names:
+                (path / name).unlink(missing_ok=True)
+            for file in made.iterdir():
+                os.replace(file, path / file.name)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+        if is_new:
+            remove_if_empty(path)
+
+
+def remove_if_empty(path: Path) -> None:
+    """Remove a folder in which nothing is but, perhaps, a run's lock."""
+    if {file.name for file in path.glob("*")} <= {_LOCK}:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def holds_a_run(path: Path) -> bool:
     """Whether a run has written to the folder."""
     return any((path / name).exists() for name in (CONFIG, METRICS, SUMMARY, CHECKPOINTS))
@@ -108,10 +153,12 @@ def check_not_locked(path: Path) -> None:
 
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Make the folder, and keep other runs out of it until this process ends, however it does.
+    """Make the folder, and keep other runs out of it until this process ends, however it does; a
+    new one that nothing came to is removed again.
 
     Raises FileSystemError where another process has it.
     """
+    is_new = not path.exists()
     with file_system(path):
         path.mkdir(parents=True, exist_ok=True)
         file = open(path / _LOCK, "a+")  # noqa: SIM115
@@ -125,6 +172,8 @@ def lock(path: Path) -> Iterator[None]:
             yield
         finally:
             file.truncate(0)
+            if is_new:
+                remove_if_empty(path)
 
 
 def _lock(file: Any, path: Path) -> None:
@@ -184,11 +233,6 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays)
     write(path, content.getbuffer())
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write the text, atomically."""
-    write(path, text.encode())
 
 
 def write(path: Path, content: Any) -> None:
