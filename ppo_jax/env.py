@@ -110,9 +110,9 @@ def names() -> list[str]:
 
 
 def is_known(config: Config) -> bool:
-    """Whether the environment is gymnax's own, one of this library's or of a suite, which are known
-    to work."""
-    if isinstance(config.env, str) and "::" in config.env:
+    """Whether the environment is gymnax's own, one of this library's, or of a suite with an adapter
+    here, which are known to work."""
+    if isinstance(config.env, str) and config.env.partition("::")[0] in suites.PACKAGES:
         return True
     found = _load(config)
     known = ("gymnax.", "ppo_jax.")

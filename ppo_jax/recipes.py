@@ -294,6 +294,27 @@ FAST: dict[str, dict[str, Any]] = {
         "entropy_coefficient": 0.02,
     },
     "brax::inverted_pendulum": {**_OF_A_SUITE, "total_timesteps": 200_000},
+    "craftax::Craftax-Classic-Symbolic-v1": {
+        "num_envs": 32,
+        "num_steps": 64,
+        "total_timesteps": 500_000,
+        "num_epochs": 4,
+        "num_minibatches": 8,
+        "learning_rate": 1e-3,
+        "discount": 0.99,
+        "gae_lambda": 0.9,
+        "entropy_coefficient": 0.01,
+        "hidden_sizes": (64, 64),
+        "reset_pool": 16,  # a new world costs six steps and more
+    },
+    "jumanji::Game2048-v1": {
+        **_OF_A_SUITE,
+        "max_episode_steps": 1000,
+        "discount": 0.997,
+        "normalize_reward": True,  # a merge pays up to thousands
+        "hidden_sizes": (128, 128),
+    },
+    "navix::Navix-Empty-5x5-v0": {**_OF_A_SUITE, "total_timesteps": 100_000},
 }
 
 RECIPES = ("notebook", "standard", "fast")

@@ -56,9 +56,9 @@ def _main(arguments: list[str]) -> int:
 
 
 def _row(name: str) -> list[str]:
-    from ppo_jax import Config, env, spaces
+    from ppo_jax import env, recipe, spaces
 
-    made = env.make(Config(env=name))
+    made = env.make(recipe(env=name))
     described = map(spaces.describe, (made.observation_space, made.action_space))
     solved = f"{env.SOLVED_AT[name]:g}" if name in env.SOLVED_AT else "–"
     return [name, *described, f"{made.max_episode_steps:,}", solved]
