@@ -25,6 +25,7 @@ from benchmarks import environments_page as page
 from benchmarks import machine
 from benchmarks.environments_reference import ROWS, Row
 from ppo_jax import Config, population, recipe, statistics
+from ppo_jax.envs import suites
 from ppo_jax.run import train, xla
 from ppo_jax.run.experiment import Experiment, differences
 from ppo_jax.run.saved import Run
@@ -111,7 +112,7 @@ def is_recorded(row: Row, record: dict[str, Any] | None) -> bool:
 
 def measure(row: Row, runs: Path) -> dict[str, Any]:
     """Train the row, or go on with it, and evaluate its agents."""
-    asked, path = experiment(row), runs / row.name
+    asked, path = experiment(row), runs / row.name.replace("::", "-")
     run = train(
         asked.algorithm,
         num_seeds=row.seeds,
@@ -123,7 +124,14 @@ def measure(row: Row, runs: Path) -> dict[str, Any]:
     say(f"evaluating {row.episodes:,} episodes of every seed, greedy and sampled")
     started = time.perf_counter()
     with xla.compilation_cache():
-        returns = {name: evaluate(run, row, name == "sampled") for name in ("greedy", "sampled")}
+        returns = {
+            "greedy": evaluate(run, run.params, row, sampled=False),
+            "sampled": evaluate(run, run.params, row, sampled=True),
+        }
+        if row.suite:  # parameters of zero: uniform choices, or for a Box N(0, 1), clipped
+            nothing = jax.tree.map(jnp.zeros_like, run.params.trainable)
+            params = run.params._replace(trainable=nothing)
+            returns["random"] = evaluate(run, params, row, sampled=True)
     summary, description = run.summary, asked.describe()
     return {
         "env": row.env,
@@ -131,7 +139,7 @@ def measure(row: Row, runs: Path) -> dict[str, Any]:
         "experiment": {name: description[name] for name in ("algorithm", "agents", "stopping")},
         "episodes": row.episodes,
         "command": command(row, path),
-        "setting": machine.describe("gymnax"),
+        "setting": machine.describe(row.suite or "gymnax"),
         "steps": summary["env_steps"] // row.seeds,
         "compile_seconds": rounded(summary["compile_seconds"]),
         "train_seconds": rounded(summary["train_seconds"]),
@@ -152,9 +160,9 @@ def holds_another(path: Path, asked: Experiment) -> bool:
     return True
 
 
-def evaluate(run: Run, row: Row, sampled: bool) -> np.ndarray:
-    """Mean return of fresh episodes of every seed, [seeds]; the episodes are those of `ppo-jax
-    evaluate`, whose keys training never uses."""
+def evaluate(run: Run, every: Any, row: Row, sampled: bool) -> np.ndarray:
+    """Mean return of fresh episodes of every seed, [seeds], with its parameters; the episodes are
+    those of `ppo-jax evaluate`, whose keys training never uses."""
 
     def returns(params: Any, numbers: jax.Array) -> jax.Array:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), numbers)
@@ -165,7 +173,7 @@ def evaluate(run: Run, row: Row, sampled: bool) -> np.ndarray:
     means: list[float] = []
     for first in range(0, seeds, at_once):
         lanes = np.arange(first, first + at_once) % seeds  # filled up with the first ones
-        params = jax.tree.map(lambda leaf: leaf[lanes], run.params)  # noqa: B023
+        params = jax.tree.map(lambda leaf: leaf[lanes], every)  # noqa: B023
         means += np.asarray(compiled(params, lanes), np.float64).mean(axis=1).tolist()
     return np.array(means[:seeds])
 
@@ -254,8 +262,9 @@ def measure_all(rows: list[Row], options: Options) -> bool:
     data, good = options.out / DATA, True
     for number, row in enumerate(rows, 1):
         place = f"[{number}/{len(rows)}] {row.name}"
-        if row.impossible:
-            say(f"{place}: {row.impossible}")
+        absent = row.suite and not suites.is_installed(row.suite)
+        if absent or row.impossible:
+            say(f"{place}: {row.impossible or f'{row.suite} is not installed'}")
             continue
         try:
             row = trial(row, options)

@@ -2,14 +2,14 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmarks.environments_reference import ROWS, SOURCES, Peer, Row
+from benchmarks.environments_reference import ROWS, SOURCES, WORLDS, Peer, Row
 
 COLUMNS = 8  # of the figure
 HEADER = (
@@ -26,6 +26,20 @@ HEADER = (
     "regret",
     "published",
 )
+WORLDS_HEADER = (
+    "row",
+    "steps",
+    "seeds",
+    "random",
+    "greedy",
+    "sampled",
+    "aim",
+    "verdict",
+    "best possible",
+    "minutes",
+    "published",
+)
+GYMNAX = tuple(row for row in ROWS if row not in WORLDS)
 Records = dict[str, dict[str, Any]]
 
 
@@ -81,12 +95,10 @@ def lines(records: Records, figure: str | None) -> Iterator[str]:
     yield ""
     yield from _introduction(records)
     yield ""
-    yield f"| {' | '.join(HEADER)} |"
-    yield "|" + "---|" * len(HEADER)
-    for row in ROWS:
-        yield f"| {' | '.join(_cells(row, records.get(row.name)))} |"
+    yield from _table(HEADER, (_cells(row, records.get(row.name)) for row in GYMNAX))
     yield ""
     yield from _legend()
+    yield from _worlds(records)
     if figure:
         yield ""
         yield "## Learning curves"
@@ -100,10 +112,42 @@ def lines(records: Records, figure: str | None) -> Iterator[str]:
     yield from _reproducing(records)
 
 
+def _table(header: tuple[str, ...], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(header)} |"
+    yield "|" + "---|" * len(header)
+    for cells in rows:
+        yield f"| {' | '.join(cells)} |"
+
+
+def _worlds(records: Records) -> Iterator[str]:
+    yield from ("", "## Worlds from elsewhere", "")
+    yield "Environments of [other suites](how-to-environment.md#from-other-suites), by the same"
+    yield "command where its package is installed. **random** is the return of uniformly drawn"
+    yield "actions, continuous ones drawn from N(0, 1) and clipped. **minutes** are of training all"
+    yield "seeds together and of compiling, on a machine that other programs used as well."
+    yield ""
+    measured = [row for row in WORLDS if row.name in records]
+    yield from _table(WORLDS_HEADER, (_world_cells(row, records[row.name]) for row in measured))
+
+
+def _world_cells(row: Row, record: dict[str, Any]) -> Iterator[str]:
+    verdict = str(judge(row, record)["verdict"])
+    yield row.name
+    yield f"{record['steps']:,}"
+    yield str(record["experiment"]["agents"]["num_seeds"])
+    yield from (_interval(record[name]) for name in ("random", "greedy", "sampled"))
+    yield _aim(row) if row.aim is not None else "–"
+    yield f"**{verdict}**" if verdict == "missed" else verdict
+    yield _best(row)
+    train, compiling = record["train_seconds"] / 60, record["compile_seconds"] / 60
+    yield f"{train:.1f} + {compiling:.1f}"
+    yield "; ".join(map(_peer, row.peers)) or "–"
+
+
 def _introduction(records: Records) -> Iterator[str]:
-    rows = [row for row in ROWS if row.name in records]
+    rows = [row for row in GYMNAX if row.name in records]
     verdicts = [judge(row, records[row.name])["verdict"] for row in rows]
-    measurable = sum(not row.impossible for row in ROWS)
+    measurable = sum(not row.impossible for row in GYMNAX)
     yield "Every environment of gymnax's registry and `CartPoleNoVelocity-v1`, trained with the"
     yield "recipe `fast` (`python -m benchmarks environments`, which writes this page)."
     yield (
@@ -288,7 +332,7 @@ def _draw_row(panel: Any, row: Row, curve: dict[str, Any]) -> None:
         panel.axhline(row.aim, color="tab:red", linewidth=0.9, linestyle="--")
     if row.best is not None and row.best.value != row.aim:
         panel.axhline(row.best.value, color="black", linewidth=0.8, linestyle=":")
-    panel.set_title(row.name, fontsize=8)
+    panel.set_title(row.name.rpartition("::")[2], fontsize=8)
     panel.set_xlim(0, steps[-1])
     panel.tick_params(labelsize=7)
     panel.spines[["top", "right"]].set_visible(False)

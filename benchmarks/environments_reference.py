@@ -14,6 +14,7 @@ SOURCES = {
     "gymnax": "gymnax's README of 0.0.x: one agent each, environment steps not given",
     "pgx": "pgx, its PPO curves: exact MinAtar without the limit of 1,000 steps, read off the"
     " figure",
+    "cleanrl": "CleanRL, `docs/rl-algorithms/ppo.md`: 3 seeds, ± over seeds, sampled",
     "purejaxrl": "PureJaxRL, `examples/brax_minatar.ipynb`: read off the figure (± 5 %), gymnax"
     " 0.0.x",
 }
@@ -81,6 +82,11 @@ class Row:
     def name(self) -> str:
         """The row's name, and that of its run's folder."""
         return "-".join(filter(None, (self.env, self.variant)))
+
+    @property
+    def suite(self) -> str:
+        """The suite of another package that it comes from; "" for gymnax."""
+        return self.env.partition("::")[0] if "::" in self.env else ""
 
 
 def _steps(number: int, **others: Any) -> dict[str, Any]:
@@ -370,4 +376,36 @@ MISC = (
     ),
 )
 
-ROWS: tuple[Row, ...] = (*CLASSIC, *MINATAR, *BSUITE, *MISC)
+# Worlds of other packages, one of each family.
+WORLDS = (
+    Row(
+        "brax::inverted_pendulum",
+        seeds=4,
+        aim=1000,
+        best=Best(1000, "optimum", "reward 1 a step, 1,000 steps"),
+        peers=(Peer("PPO", "951 ± 36", 1_000_000, "cleanrl"),),
+        note="published for MuJoCo's InvertedPendulum-v4",
+    ),
+    Row(
+        "craftax::Craftax-Classic-Symbolic-v1",
+        seeds=4,
+        episodes=32,
+        best=Best(22, "optimum", "all 22 achievements"),
+        note="published are 90 % of the optimum at 1,000 M steps (arXiv:2402.16801), and nothing"
+        " for so few; sampled actions get far more than greedy ones",
+    ),
+    Row(
+        "jumanji::Game2048-v1",
+        seeds=4,
+        note="episodes end after 1,000 steps; masks are not used, and many a greedy episode stands"
+        " still at a move that is not possible: 12 of agent 0's first 20; no PPO is published",
+    ),
+    Row(
+        "navix::Navix-Empty-5x5-v0",
+        seeds=8,
+        aim=0.9,
+        best=Best(1, "optimum", "the goal in every episode"),
+    ),
+)
+
+ROWS: tuple[Row, ...] = (*CLASSIC, *MINATAR, *BSUITE, *MISC, *WORLDS)

@@ -91,7 +91,7 @@ class Config:
     """
 
     env: Any = static("CartPole-v1", ENV)
-    """A gymnax environment by name, package.module:factory, or an environment itself."""
+    """A gymnax environment by name, suite::id, package.module:factory, or an environment itself."""
     env_kwargs: Any = static((), NUMBERS)
     """Arguments of the environment's constructor, such as size 20."""
     env_params: Mapping[str, float] = dataclasses.field(

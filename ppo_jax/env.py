@@ -12,6 +12,7 @@ import numpy as np
 
 from ppo_jax import network, objects, spaces
 from ppo_jax.config import Config
+from ppo_jax.envs import suites
 from ppo_jax.objects import explain, first_line
 
 # Mean return of 100 episodes from which gymnasium's registry calls an environment solved.
@@ -109,7 +110,10 @@ def names() -> list[str]:
 
 
 def is_known(config: Config) -> bool:
-    """Whether the environment is gymnax's own or one of this library's, which are known to work."""
+    """Whether the environment is gymnax's own, one of this library's, or of a suite with an adapter
+    here, which are known to work."""
+    if isinstance(config.env, str) and config.env.partition("::")[0] in suites.PACKAGES:
+        return True
     found = _load(config)
     known = ("gymnax.", "ppo_jax.")
     return isinstance(found, tuple) and type(found[0]).__module__.startswith(known)
@@ -174,12 +178,9 @@ def _load(config: Config) -> Any:
 def _load_named(name: str, kwargs: tuple[tuple[str, Any], ...], _: Any) -> Any:
     """The environment of that name; kept per float type, for some hold arrays of it."""
     if "::" in name:
-        raise ValueError(
-            f"env {name!r}: there is no adapter for {name.partition('::')[0]}; give a gymnax"
-            " environment, or package.module:factory"
-        )
-    if ":" in name:
-        make: Callable[..., Any] = objects.load(name, "env")
+        make: Callable[..., Any] = suites.find(name)
+    elif ":" in name:
+        make = objects.load(name, "env")
     else:
         make = partial(_find_in_gymnax(name).make, name)
     try:
@@ -244,7 +245,8 @@ def _registry() -> Any:
 
 
 def _from_gymnax(gymnax_env: Any, parameters: Any, config: Config) -> Environment:
-    limit = config.max_episode_steps or int(getattr(parameters, _TIME_LIMIT, 0))
+    own_limit = getattr(parameters, _limit_name(parameters) or "", 0)
+    limit = config.max_episode_steps or int(own_limit)
     parameters = _override(parameters, config, limit)
 
     def reset(key: jax.Array) -> tuple[State, Any]:
@@ -264,31 +266,38 @@ def _from_gymnax(gymnax_env: Any, parameters: Any, config: Config) -> Environmen
         spaces.convert(gymnax_env.observation_space(parameters)),
         spaces.convert(gymnax_env.action_space(parameters)),
         limit or None,
-        truncates_early=not type(gymnax_env).__module__.startswith("gymnax."),
+        truncates_early=getattr(
+            gymnax_env, "truncates_early", not type(gymnax_env).__module__.startswith("gymnax.")
+        ),
     )
 
 
 def _override(parameters: Any, config: Config, limit: int) -> Any:
     for one in config.env_params:
         _check_known(parameters, objects.name(config.env), one)
-    overrides = dict(config.env_params)
-    if _counts(parameters) and limit:
-        overrides[_TIME_LIMIT] = type(getattr(parameters, _TIME_LIMIT))(limit)
+    overrides, name = dict(config.env_params), _limit_name(parameters)
+    if name and limit:
+        overrides[name] = type(getattr(parameters, name))(limit)
     return parameters.replace(**overrides) if overrides else parameters
 
 
-_TIME_LIMIT = "max_steps_in_episode"
+_TIME_LIMITS = ("max_steps_in_episode", "max_timesteps")  # of gymnax, and of Craftax
+
+
+def _limit_name(parameters: Any) -> str | None:
+    """The parameter that is the time limit; none where there is no such."""
+    return next((name for name in _TIME_LIMITS if hasattr(parameters, name)), None)
 
 
 def _counts(parameters: Any) -> bool:
     """Whether a gymnax environment counts its steps itself."""
-    return hasattr(parameters, _TIME_LIMIT)
+    return _limit_name(parameters) is not None
 
 
 def _check_known(parameters: Any, environment: str, name: str) -> None:
-    known = [field for field in parameters.__dataclass_fields__ if field != _TIME_LIMIT]
-    if name == _TIME_LIMIT:
-        raise ValueError(f"env_params {_TIME_LIMIT} is static; give max_episode_steps")
+    known = [field for field in parameters.__dataclass_fields__ if field not in _TIME_LIMITS]
+    if name in _TIME_LIMITS:
+        raise ValueError(f"env_params {name} is static; give max_episode_steps")
     if name not in known:
         raise ValueError(
             f"{environment} has no parameter {name!r}; there are: {', '.join(known) or 'none'}"

@@ -59,6 +59,10 @@ _GENERAL: dict[str, Any] = {
     "normalize_observation": True,
 }
 
+# What those of other packages share, which have no row either: their resets may cost far more than
+# their steps.
+_OF_A_SUITE: dict[str, Any] = {**_GENERAL, "reset_pool": 64}
+
 # What the MinAtar games share.
 _MINATAR: dict[str, Any] = {
     "num_envs": 64,
@@ -289,6 +293,28 @@ FAST: dict[str, dict[str, Any]] = {
         "gae_lambda": 0.95,
         "entropy_coefficient": 0.02,
     },
+    "brax::inverted_pendulum": {**_OF_A_SUITE, "total_timesteps": 200_000},
+    "craftax::Craftax-Classic-Symbolic-v1": {
+        "num_envs": 32,
+        "num_steps": 64,
+        "total_timesteps": 500_000,
+        "num_epochs": 4,
+        "num_minibatches": 8,
+        "learning_rate": 1e-3,
+        "discount": 0.99,
+        "gae_lambda": 0.9,
+        "entropy_coefficient": 0.01,
+        "hidden_sizes": (64, 64),
+        "reset_pool": 16,  # a new world costs six steps and more
+    },
+    "jumanji::Game2048-v1": {
+        **_OF_A_SUITE,
+        "max_episode_steps": 1000,
+        "discount": 0.997,
+        "normalize_reward": True,  # a merge pays up to thousands
+        "hidden_sizes": (128, 128),
+    },
+    "navix::Navix-Empty-5x5-v0": {**_OF_A_SUITE, "total_timesteps": 100_000},
 }
 
 RECIPES = ("notebook", "standard", "fast")
@@ -298,8 +324,9 @@ def row(name: str, env: Any = "CartPole-v1") -> dict[str, Any]:
     """What the recipe changes of `Config`'s defaults, for an environment's name; an environment
     that is an object, or unknown, has the general row of `fast`."""
     if name == "fast":
-        known = isinstance(env, str) and env in FAST
-        return {**(FAST[env] if known else _GENERAL), "env": env}
+        named = env if isinstance(env, str) else ""
+        general = _OF_A_SUITE if "::" in named else _GENERAL
+        return {**FAST.get(named, general), "env": env}
     return {"notebook": _NOTEBOOK, "standard": _STANDARD}[name]
 
 

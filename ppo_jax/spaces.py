@@ -93,12 +93,31 @@ def leaves(space: Space, observation: Any) -> list[Discrete | MultiDiscrete | Bo
     return [_at(space, path) for path, _ in jax.tree_util.tree_flatten_with_path(observation)[0]]
 
 
+def like(observation: Any) -> Space:
+    """Unbounded boxes of the shapes and types of an observation's parts, by their names."""
+    return _nest(jax.tree_util.tree_flatten_with_path(observation)[0])
+
+
+def _nest(parts: list[Any]) -> Space:
+    """The space of leaves with their paths."""
+    (path, leaf), *_ = parts
+    if not path:
+        return Box(-jnp.inf, jnp.inf, leaf.shape, leaf.dtype)
+    named: dict[Any, list[Any]] = {}
+    for (step, *rest), leaf in parts:
+        named.setdefault(_name(step), []).append((rest, leaf))
+    return Dict({name: _nest(inner) for name, inner in named.items()})
+
+
+def _name(step: Any) -> Any:
+    """What one step of a leaf's path is named in a Dict."""
+    return next(getattr(step, field) for field in ("key", "name", "idx") if hasattr(step, field))
+
+
 def _at(space: Space, path: tuple[Any, ...]) -> Discrete | MultiDiscrete | Box:
     found = space
     for step in path:
-        name = next(
-            getattr(step, field) for field in ("key", "name", "idx") if hasattr(step, field)
-        )
+        name = _name(step)
         if not isinstance(found, Dict) or name not in found.spaces:
             break
         found = found.spaces[name]

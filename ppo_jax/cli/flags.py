@@ -47,7 +47,7 @@ class Algorithm(Config):
     --total-steps."""
 
     env: str = "CartPole-v1"
-    """A gymnax environment, or package.module:factory of one's own."""
+    """A gymnax environment, another package's suite::id, or package.module:factory of one's own."""
     env_kwargs: Annotated[Mapping[str, str], _NONE] = dataclasses.field(default_factory=dict)
     """Arguments of the environment's constructor, such as size 20."""
     env_params: Annotated[Mapping[str, float], _NONE] = dataclasses.field(default_factory=dict)

@@ -49,13 +49,7 @@ class Stage(NamedTuple):
 def set_stage(config: Config) -> Stage:
     """The environment of a configuration, and its drawer."""
     made, found = env.make(config), env.in_gymnax(config)
-    kinds = type(found[0]).__mro__ if found else ()
-    named = (
-        _DRAWERS[kind.__name__]
-        for kind in kinds
-        if kind.__module__.startswith("gymnax.") and kind.__name__ in _DRAWERS
-    )
-    drawer = next(named, None)
+    drawer = _find_drawer(found)
     environment, parameters = found if found else (None, None)
     return Stage(
         title=objects.name(config.env),
@@ -68,10 +62,23 @@ def set_stage(config: Config) -> Stage:
     )
 
 
+def _find_drawer(found: Any) -> Drawer | None:
+    """The drawer of gymnax's pair of environment and parameters; none for another environment."""
+    kinds = type(found[0]).__mro__ if found else ()
+    named = (
+        _DRAWERS[kind.__name__]
+        for kind in kinds
+        if kind.__module__.startswith("gymnax.") and kind.__name__ in _DRAWERS
+    )
+    return next(named, None)
+
+
 def play(params: Params, config: Config, key: jax.Array, num_episodes: int, sampled: bool) -> Trace:
     """`evaluate.play`, with what the policy says of continuous actions in their own unit: mean, and
     low and high a deviation from it."""
     trace = evaluate.play(params, config, key, num_episodes, sampled)
+    if _find_drawer(env.in_gymnax(config)) is None:
+        trace = trace._replace(env_state=())  # nobody draws it, and it may hold keys, or be large
     if "mean" in trace.policy:
         mean, deviation = trace.policy["mean"], trace.policy["deviation"]
         limit = policy.make(config).env_action

@@ -72,6 +72,8 @@ def test_fast_is_a_row_for_an_environments_name_and_a_general_one_for_all_else()
     own = object()
     assert recipe("fast", env=own) == general.replace(env=own)
     assert recipe("fast", env="module:factory") == general.replace(env="module:factory")
+    suite = general.replace(env="jumanji::Maze-v0", reset_pool=64)
+    assert recipe("fast", env="jumanji::Maze-v0") == suite
     assert recipe("fast").replace(env="Pendulum-v1").num_envs == recipe("fast").num_envs
     assert recipe("fast", env="Pendulum-v1", num_envs=2).num_envs == 2
     standard = recipe("standard", env="Pendulum-v1")

@@ -137,7 +137,6 @@ def test_a_larger_map_has_more_observations():
         ({"env": "json:JSONDecoder"}, ["json:JSONDecoder is a JSONDecoder", "Environment"]),
         ({"env": "no_such_file:World"}, ["no_such_file:World", "No module named", "module:name"]),
         ({"env": f"{HERE}:no_such"}, [f"{HERE}:no_such", "no attribute 'no_such'"]),
-        ({"env": "brax::ant"}, ["brax::ant", "no adapter for brax"]),
     ],
 )
 def test_what_is_no_environment_is_refused(overrides, fragments):

@@ -96,3 +96,14 @@ def test_named_tuples_and_tuples_are_observations_too():
 def test_an_observation_of_another_structure_is_refused_in_one_line(space, observation, part):
     with pytest.raises(ValueError, match=rf"^the observation has a part {part}, .* give a Dict"):
         spaces.leaves(space, observation)
+
+
+def test_boxes_like_an_observation_have_the_names_of_its_parts():
+    far = {"mask": jnp.ones(4, bool), "pair": (jnp.zeros(()), jnp.zeros(()))}
+    observation = Seen(jnp.zeros((2, 3), jnp.int8), far)
+    found = spaces.like(observation)
+    assert set(found.spaces) == {"near", "far"}
+    board, mask, *pair = spaces.leaves(found, observation)
+    assert (board.shape, board.dtype, mask.shape, mask.dtype) == ((2, 3), jnp.int8, (4,), bool)
+    assert [one.shape for one in pair] == [(), ()]
+    assert spaces.like(jnp.zeros(3)).shape == (3,)

@@ -301,3 +301,14 @@ def test_of_an_image_each_pixel_is_a_square(scale, dtype):
     pixels = picture(recording.draw_observation, Scene(None, None, None, image))
     assert cell(pixels, 1, 2, 4, 0.5) == (255, 0, 0)
     assert cell(pixels, 2, 1, 4, 0.5) == (0, 0, 0)
+
+
+def test_states_that_hold_a_key_can_be_filmed():
+    """As those of many other packages do; nothing of the state is drawn."""
+    world = own_environment(jnp.array([3.0, -1.0]))
+    keeper = world._replace(reset=lambda key: (key, world.reset(key)[1]))
+    config = Config(env=keeper, total_timesteps=512)
+    params = ppo.policy(config).init(jax.random.key(0))
+    trace = recording.record(params, config, jax.random.key(0), 2, False)
+    assert trace.observation.shape == (5, 2, 2)
+    assert recording.length(trace, 1) == 5
