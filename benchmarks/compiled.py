@@ -126,7 +126,7 @@ def cells(row: dict[str, Any]) -> list[str]:
     if "not_compiled" in row:
         return [*head, row["not_compiled"]]
     loops = [f"{loop['entered'] * loop['trips']:,} × {loop['kernels']}" for loop in row["loops"]]
-    whole = sum(part["whole"] for part in row["parts"])
+    whole = sum(part["whole"] for part in row["parts"][1:])  # the first is around them
     cut: dict[str, int] = {}
     for part in row["parts"]:
         for kind, number in part["outside"].items():

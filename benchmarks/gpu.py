@@ -30,8 +30,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine, parts
+from benchmarks.compiled import config_of
 from benchmarks.waterfall import in_short
-from ppo_jax import Config, population, recipe
+from ppo_jax import Config, population
 
 # Loops captured as CUDA graphs, instead of every kernel launched anew.
 GRAPHS = (
@@ -183,7 +184,7 @@ def sweep(options: Options) -> Iterator[dict[str, Any]]:
                 continue
             began = time.perf_counter()
             try:
-                yield row | training_row(recipe(name), agents, options.updates, options.repeats)
+                yield row | training_row(config_of(name), agents, options.updates, options.repeats)
             except jax.errors.JaxRuntimeError as error:
                 too_many = agents
                 yield row | {"stopped": f"memory: {str(error).splitlines()[0][:200]}"}
@@ -226,7 +227,7 @@ def taken_apart(options: Options) -> Iterator[dict[str, Any]]:
             yield row | {"stopped": f"time: {left:.0f} s left"}
             continue
         began = time.perf_counter()
-        took = milliseconds(recipe(name), agents, min(options.updates, 10), options.repeats)
+        took = milliseconds(config_of(name), agents, min(options.updates, 10), options.repeats)
         yield row | {"milliseconds_an_update": took}
         longest = max(longest, time.perf_counter() - began)
 
@@ -280,6 +281,10 @@ class Conductor:
             rows = self.rows(title, "sweep", share, flags, **only)
             content["flags"] += [{"flags": title, "run": number // 2 + 1, **row} for row in rows]
             self.write()
+        if platform(content) == "gpu":  # elsewhere the kernels are interpreted, or refused
+            only["recipes"] = (f"{options.recipes[0]} kernel=pallas",)
+            content["sweep"] += self.rows("Pallas kernels", "sweep", 0.5, **only)
+            self.write()
         content["parts"] = self.rows("parts", "parts", 1.0)
 
     def tests(self) -> str:
@@ -288,8 +293,8 @@ class Conductor:
         if limit <= 0 or not util.find_spec("pytest"):
             return "not run"
         self.console.print(f"tests: at most {limit:.0f} s")
-        platform = str(self.content["setting"].get("device", "cpu")).split()[0]
-        there = {"JAX_PLATFORMS": "cuda,cpu" if platform == "gpu" else platform}
+        kind = platform(self.content)
+        there = {"JAX_PLATFORMS": "cuda,cpu" if kind == "gpu" else kind}
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
         said, trouble = finished(command, {**os.environ, **there}, limit)
         lines = [line for line in said.splitlines() if line.strip()] or ["nothing said"]
@@ -300,6 +305,11 @@ class Conductor:
         self.options.out.mkdir(parents=True, exist_ok=True)
         text = json.dumps(with_peak_share(self.content), indent=2, default=str)
         (self.options.out / "gpu.json").write_text(text + "\n")
+
+
+def platform(content: dict[str, Any]) -> str:
+    """The measured device's kind."""
+    return str(content["setting"].get("device", "cpu")).split()[0]
 
 
 def equal(whole: float, number: int) -> list[float]:
