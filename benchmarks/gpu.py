@@ -276,7 +276,7 @@ class Conductor:
             content["sweep"] += self.rows(f"sweep of {name}", "sweep", share, recipes=(name,))
             self.write()
         sets = (("default", ""), ("CUDA graphs", GRAPHS)) * 2
-        only = {"recipes": options.recipes[:1], "agents": options.flags_agents}
+        only: dict[str, Any] = {"recipes": options.recipes[:1], "agents": options.flags_agents}
         for number, ((title, flags), share) in enumerate(zip(sets, equal(0.6, 4), strict=True)):
             rows = self.rows(title, "sweep", share, flags, **only)
             content["flags"] += [{"flags": title, "run": number // 2 + 1, **row} for row in rows]
