@@ -166,6 +166,17 @@ def argmax(values: jax.Array) -> jax.Array:
     return index
 
 
+def plain_together(tree: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """The tree itself, and what gives it back."""
+    return tree, lambda same: same
+
+
+def together(tree: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """`plain_together`; off the CPU one array of the tree's floats, and the function that takes it
+    apart: what is done to each of them is then one kernel."""
+    return plain_together(tree) if _on_cpu() else ravel_pytree(tree)
+
+
 def plain_discounted_sums(
     rewards: jax.Array, discounts: jax.Array, bootstrap: jax.Array
 ) -> jax.Array:
@@ -313,10 +324,12 @@ def rows(function: Callable[..., Any], most: int) -> Callable[..., Any]:
 
     def applied(params: Any, batch: Any) -> Any:
         count = len(jax.tree.leaves(batch)[0])
-        is_special = not _on_cpu() and count > most
-        if _on_cpu() and 0 < count <= FEW_ROWS:
-            is_special = sum(leaf.size for leaf in jax.tree.leaves(params)) <= FEW_PARAMETERS
-        return differentiable(params, batch) if is_special else function(params, batch)
+        if not _on_cpu():
+            return (differentiable if count > most else function)(params, batch)
+        numbers = sum(leaf.size for leaf in jax.tree.leaves(params))
+        if not 0 < count <= FEW_ROWS or numbers > FEW_PARAMETERS:
+            return function(params, batch)
+        return jax.lax.platform_dependent(params, batch, cpu=differentiable, default=function)
 
     return applied
 

@@ -237,7 +237,7 @@ class _Carry(NamedTuple):
 
     optimized: Any  # the trainable parameters, as the optimizer sees them
     optimizer_state: Any
-    sums: jax.Array  # of diagnostics and norms, as one array: a kernel instead of seven
+    sums: Any  # of diagnostics and norms
     gradient_steps: jax.Array  # applied
     stopped: jax.Array  # by the limit on the KL divergence
 
@@ -288,11 +288,11 @@ def optimize(
         updates, own_state = transformation.update(
             gradients, carry.optimizer_state, carry.optimized
         )
-        row = jnp.stack([*diagnostics, *optimizer.norms(gradients, config)])
+        row, _ = fast.together((diagnostics, optimizer.norms(gradients, config)))
         taken = _Carry(
             optax.apply_updates(carry.optimized, updates),
             own_state,
-            carry.sums + row,
+            jax.tree.map(jnp.add, carry.sums, row),
             carry.gradient_steps + 1,
             carry.stopped,
         )
@@ -302,20 +302,17 @@ def optimize(
         kept = carry._replace(stopped=stopped)
         return jax.tree.map(lambda new, old: jnp.where(stopped, old, new), taken, kept)
 
-    num_diagnostics = len(loss.Diagnostics._fields)
-    sums = jnp.zeros(num_diagnostics + len(optimizer.GradNorms._fields), batch.log_prob.dtype)
+    zeros = jnp.zeros((), batch.log_prob.dtype)
+    each = loss.Diagnostics(*[zeros] * 5), optimizer.GradNorms(zeros, zeros)
+    sums, apart = fast.together(each)
     none = jnp.zeros((), jnp.int32)
     carry = _Carry(optimized, optimizer_state, sums, none, jnp.zeros((), bool))
     carry = jax.lax.fori_loop(0, config.num_epochs * num_minibatches, step, carry)
-    means = jnp.unstack(carry.sums / carry.gradient_steps)
+    means = jax.tree.map(lambda total: total / carry.gradient_steps, carry.sums)
     return (
         to_trainable(carry.optimized),
         carry.optimizer_state,
-        UpdateStats(
-            carry.gradient_steps,
-            loss.Diagnostics(*means[:num_diagnostics]),
-            optimizer.GradNorms(*means[num_diagnostics:]),
-        ),
+        UpdateStats(carry.gradient_steps, *apart(means)),
     )
 
 

@@ -16,8 +16,8 @@ class Options:
     which they count as solved."""
 
     name: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[NAME]")] = None
-    """A suite of another package, such as brax, for its environments' names; or one environment,
-    such as brax::ant (none: gymnax's, and the suites)."""
+    """A suite of another package, such as brax, for its environments' names, or one environment,
+    such as brax::ant. Without it the environments of gymnax are listed, and the suites."""
     debug: bool = False
     """Print the traceback of an error."""
 

@@ -129,6 +129,16 @@ def walk(length, entries, keyed=False):
     return call, [place, state, inputs]
 
 
+def doubled():
+    """Numbers that are doubled together, or each by itself."""
+
+    def call(function, tree):
+        joined, apart = function(tree)
+        return apart(jax.tree.map(lambda leaf: 2 * leaf, joined))
+
+    return call, [{"number": normal(), "row": normal(3, seed=1)}]
+
+
 def returns(length):
     def call(function, rewards, discounts, bootstrap):
         return function(rewards, discounts, bootstrap)
@@ -179,6 +189,7 @@ CASES = {
     "argmax": [(True, over_entries(2))],
     "discounted_sums": [(True, returns(3))],
     "scan": [(True, walk(3, 2))],
+    "together": [(True, doubled())],
 }
 OFF_THE_CPU = {
     "dot_general": [
@@ -191,6 +202,7 @@ OFF_THE_CPU = {
         (True, over_entries(fast.FEW_ACTIONS + 1)),
     ],
     "discounted_sums": [(False, returns(length)) for length in (1, 2, 7, 32)],
+    "together": [(False, doubled())],
     "scan": [
         *((False, walk(length, 2)) for length in (1, 5, 2 * fast.STEPS_A_TRIP, 19)),
         (True, walk(3, fast.FEW_CARRIED // 2)),

@@ -405,8 +405,11 @@ AGENTS = (
     Bug(
         "frozen-agent-goes-on",
         "An agent that diverged takes the update that made it NaN.",
-        "population:run.step.states",
-        value("attempted"),
+        "population:run.step",
+        replace(
+            "_select(all_finite, (attempted, row), (states, none))",
+            "(attempted, _select(all_finite, row, none))",
+        ),
         "test_an_agent_that_cannot_go_on_keeps_its_state_and_the_others_theirs[rate of 1e38]",
     ),
     Bug(

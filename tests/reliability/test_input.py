@@ -163,7 +163,11 @@ REFUSED_BY_THE_PARSER = [
 REFUSED_WITH_THE_ENVIRONMENT = [
     row("unknown environment", "--env CartPol", "'CartPol' is unknown", "near it: CartPole-v1"),
     row("environment like no other", "--env xyz", "'xyz' is unknown", "gymnax.registered_envs"),
-    row("suite without an adapter", "--env nowhere::it", "there is no adapter for nowhere"),
+    row(
+        "suite without an adapter",
+        "--env nowhere::it",
+        "there is no adapter for the suite 'nowhere'",
+    ),
     row("factory that is absent", "--env nowhere:make", "env 'nowhere:make' does not import"),
     row("factory of another kind", "--env math:pi", "math:pi", "cannot be made"),
     row("network that is absent", "--network nowhere:Net", "'nowhere:Net' does not import"),

@@ -213,7 +213,7 @@ def test_the_card_is_a_model_card_and_its_code_runs(written, name, monkeypatch):
     assert {"reinforcement-learning", "Environment"} <= set(about["tags"])
     (result,) = about["model-index"][0]["results"]
     assert result["task"]["type"] == "reinforcement-learning"
-    reward = f"{results['mean_reward']:.2f} +/- {results['std_reward']:.2f}"
+    reward = f"{results['mean_reward']:.4g} +/- {results['std_reward']:.4g}"
     assert [(one["type"], one["value"]) for one in result["metrics"]] == [("mean_reward", reward)]
     _, _, outputs = read(out)
     codes, found = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE), {}
