@@ -1,7 +1,10 @@
-"""ppo-jax evaluate: evaluates a run's agents over fresh episodes."""
+"""ppo-jax evaluate: evaluates the agents of runs over fresh episodes."""
 
 import dataclasses
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
 
 from ppo_jax.cli import flags
 from ppo_jax.run import xla
@@ -15,9 +18,15 @@ _SHOWN = 20  # agents on the screen; the file has all
 
 @dataclasses.dataclass(frozen=True)
 class Options(flags.Common):
-    """Evaluate a run's agents over fresh episodes: mean returns with 95 % intervals, printed and
-    written to evaluation.json in the run's folder, unless it is a pretrained one."""
+    """Evaluate the agents of a run, or of several, over fresh episodes: mean returns with 95 %
+    intervals, printed and written to evaluation.json in each run's folder, unless it is a
+    pretrained one."""
 
+    more: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(metavar="[RUN ...]", help_behavior_hint="(default: none)"),
+    ] = ()
+    """More runs."""
     agent: int | None = None
     """Number of the agent; None is all of them."""
     all: bool = False
@@ -31,11 +40,17 @@ def main(arguments: list[str]) -> int:
     options = flags.read_options(Options, arguments, "evaluate", episodes=2)
     if options.all and options.agent is not None:
         raise InputError(f"--agent {options.agent} and --all: leave out one")
-    path, console = folder.find(options.run), Console(options.quiet)
+    paths = [folder.find(run) for run in (options.run, *options.more)]
     xla.set_flags(1)
+    for path in paths:
+        _evaluate_run(path, options)
+    return 0
 
+
+def _evaluate_run(path: Path, options: Options) -> None:
     from ppo_jax.run import devices, saved  # jax: seconds, only after the flags have passed
 
+    console = Console(options.quiet)
     chosen = devices.select(options.device)
     run, _ = saved.read_agent(path, options.agent)
     numbers = run.numbers.tolist() if options.agent is None else [options.agent]
@@ -52,12 +67,12 @@ def main(arguments: list[str]) -> int:
         for one in agents[:_SHOWN]
     ]
     note = f"and {len(agents) - _SHOWN:,} more there" if len(agents) > _SHOWN else ""
-    console.table(f"mean {how} return", ["agent", "return", "95 % interval"], rows, note)
+    of_run = f" of {path}" if options.more else ""
+    console.table(f"mean {how} return{of_run}", ["agent", "return", "95 % interval"], rows, note)
     if not folder.is_pretrained(path):
         content = {"episodes": options.episodes, "sampled": options.sampled, "seed": options.seed}
         folder.write_json(path / EVALUATION, {**content, "agents": agents})
         console.say(f"wrote {path / EVALUATION}")
-    return 0
 
 
 def _evaluate(options: Options, run: Any, numbers: list[int]) -> list[dict[str, Any]]:

@@ -88,6 +88,17 @@ def test_what_is_written_is_said(run, evaluated):
     assert lines[-1] == f"wrote {run / 'evaluation.json'}"
 
 
+def test_several_runs_are_evaluated_one_after_another(run, evaluated, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    (other / "evaluation.json").unlink()
+    code, said, error = run_command("evaluate", run, other, "--seed", 3)
+    assert (code, error) == (0, "")
+    for path in (run, other):
+        assert f"mean greedy return of {path}" in " ".join(said.split())
+        assert read(path) == evaluated[1]
+
+
 def test_sampled_actions_are_sampled(run, evaluated):
     arguments = ("--agent", 1, "--sampled", "--episodes", 500, "--quiet")
     assert run_command("evaluate", run, *arguments) == (0, "", "")
