@@ -104,7 +104,7 @@ def sum_entries(values: jax.Array) -> jax.Array:
     gradients, would be ten."""
     if not 0 < values.shape[-1] <= FEW_ACTIONS:
         return plain_sum_entries(values)
-    return _sum(jnp.unstack(values, axis=-1))
+    return _sum(_entries(values))
 
 
 def plain_log_softmax_at(logits: jax.Array, action: jax.Array) -> jax.Array:
@@ -137,11 +137,21 @@ def softmax_entropy(logits: jax.Array) -> jax.Array:
 
 def _log_softmax(logits: jax.Array) -> list[jax.Array]:
     """log softmax of each of the A actions, [...] each."""
-    each = jnp.unstack(logits, axis=-1)
+    each = _entries(logits)
     largest = jax.lax.stop_gradient(reduce(jnp.maximum, each))
     shifted = [logit - largest for logit in each]
     log_normalizer = jnp.log(_sum(jnp.exp(logit) for logit in shifted))
     return [logit - log_normalizer for logit in shifted]
+
+
+def _entries(values: jax.Array) -> list[jax.Array]:
+    """Each of the last axis' entries, [..., K] -> K of [...]."""
+    if _on_cpu():
+        return list(jnp.unstack(values, axis=-1))
+    # The gradient of `unstack` is a concatenation, and a kernel with one of so thin parts is what
+    # XLA cannot compile for a GPU, or not for some numbers of agents (jaxlib 0.10.2).
+    take = partial(jax.lax.index_in_dim, values, axis=-1, keepdims=False)
+    return [take(index) for index in range(values.shape[-1])]
 
 
 def _sum(terms: Iterable[jax.Array]) -> jax.Array:

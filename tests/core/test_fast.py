@@ -202,6 +202,9 @@ OFF_THE_CPU = {
         (True, over_entries(fast.FEW_ACTIONS + 1)),
     ],
     "discounted_sums": [(False, returns(length)) for length in (1, 2, 7, 32)],
+    "sum_entries": [(False, over_entries(2))],
+    "log_softmax_at": [(False, of_actions(2))],
+    "softmax_entropy": [(False, over_entries(3))],
     "together": [(False, doubled())],
     "scan": [
         *((False, walk(length, 2)) for length in (1, 5, 2 * fast.STEPS_A_TRIP, 19)),
