@@ -485,7 +485,8 @@ def _check_value(field: str, value: Any, kind: Any, wanted: str) -> list[str]:
 
 
 def _differences(what: str, before: Any, after: Any) -> list[str]:
-    one, other = jax.tree.structure(before), jax.tree.structure(after)
+    one: Any = jax.tree.structure(before)
+    other: Any = jax.tree.structure(after)
     if one != other:
         return [f"the {what} is {one} after reset and {other} after step; give the same structure"]
     pairs = zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
