@@ -155,10 +155,11 @@ def print_header(plan: Plan, console: Console) -> None:
         f"ppo_jax {__version__}: {own.recipe} on {objects.name(config.env)}, seed {seeds}{several},"
         f" on {devices.describe(plan.chosen)}"
     )
-    steps = (config.num_updates or 0) * config.batch_size
-    if config.total_timesteps not in (None, steps):
-        asked = f"{steps:,} of {config.total_timesteps:,} steps for each agent"
-        console.say(f"{asked}: a multiple of the batch size {config.batch_size:,}")
+    if not config.whole_episodes and config.total_timesteps is not None:
+        steps = (config.num_updates or 0) * config.batch_size
+        if steps != config.total_timesteps:
+            asked = f"{steps:,} of {config.total_timesteps:,} steps for each agent"
+            console.say(f"{asked}: a multiple of the batch size {config.batch_size:,}")
     share = table.per_process(jax.process_count())
     if jax.process_count() > 1:
         console.say(f"{jax.process_count()} processes, at most {_agents(share)} in each")

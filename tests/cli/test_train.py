@@ -260,3 +260,10 @@ def test_a_second_start_compiles_nothing_and_ends_the_same(tmp_path):
     arguments = (*SMALL, "--no-compilation-cache", "--out", tmp_path / "third")
     assert finish(start("train", *arguments, env=uncached))[0] == 0
     assert not (tmp_path / "empty" / "ppo_jax").exists()
+
+
+def test_whole_episodes_have_no_batch_size_to_be_said(tmp_path):
+    small = "--recipe notebook --num-updates 1 --hidden-sizes 4 --min-transitions 8"
+    code, said, error = run_command("train", *small.split(), "--out", tmp_path / "run")
+    assert (code, error) == (0, "")
+    assert "batch size" not in said
