@@ -1,4 +1,4 @@
-"""Returns and advantages of a rollout: one reverse scan, which `fast.py` holds."""
+"""Returns and advantages of a rollout: one recurrence, from its last step to its first."""
 
 import chex
 import jax

@@ -23,8 +23,8 @@ class Signals:
 
 @contextmanager
 def catch_signals(at_once: bool = False) -> Iterator[Signals]:
-    """Catches SIGINT and SIGTERM: the loop ends after its chunk, or `at_once` whatever is done is
-    Interrupted; a second one ends the process."""
+    """Catches SIGINT and SIGTERM: the loop ends after its chunk, or, `at_once`, Interrupted is
+    raised wherever the process is; a second one ends the process."""
     signals = Signals()
 
     def receive(number: int, _: Any) -> None:
