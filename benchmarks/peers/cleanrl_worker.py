@@ -28,6 +28,7 @@ from protocol import (
     OptionError,
     Options,
     Peer,
+    learning_curve,
     require,
     serve,
     updates_of_turn,
@@ -46,7 +47,7 @@ def start(options: Options) -> Peer:
     script = Path(str(options.path), "cleanrl", "ppo.py").resolve()
     if not script.is_file():
         raise OptionError(f"path {options.path}: has no cleanrl/ppo.py")
-    seeds = count(1)
+    seeds = count(options.seed + 1)
     updates = updates_of_turn(options, lambda trial: train(script, trial, next(seeds))["seconds"])
 
     def turn() -> dict[str, Any]:
@@ -75,10 +76,19 @@ def train(script: Path, updates: int, seed: int) -> dict[str, Any]:
         "updates": updates,
         "peak_memory_bytes": peak * (1 if sys.platform == "darwin" else 1024),
     }
-    last = [episode for step, episode in episodes(output) if step > steps - 10 * STEPS_OF_UPDATE]
-    if updates == FULL_UPDATES and last:
-        result["final_return"] = fmean(last)
+    if updates == FULL_UPDATES:
+        result |= learning(list(episodes(output)))
     return result
+
+
+def learning(ended: list[tuple[int, float]]) -> dict[str, Any]:
+    """What the episodes of a full training say."""
+    returns: list[list[float]] = [[] for _ in range(FULL_UPDATES)]
+    for step, number in ended:
+        returns[(step - 1) // STEPS_OF_UPDATE].append(number)
+    last = [number for update in returns[-10:] for number in update]
+    curve = learning_curve([sum(update) for update in returns], [len(update) for update in returns])
+    return {"curves": [curve], **({"final_return": fmean(last)} if last else {})}
 
 
 def episodes(output: str) -> Iterator[tuple[int, float]]:

@@ -18,6 +18,8 @@ from typing import Any, NoReturn
 
 # The recipe `standard`: 4 environments × 128 steps an update, 500,000 steps.
 STEPS_OF_UPDATE, FULL_UPDATES = 512, 976
+# Points of a learning curve: equal parts of a training's updates.
+POINTS = 100
 
 
 class OptionError(ValueError):
@@ -36,6 +38,8 @@ class Options:
     """About how long a turn lasts, where `updates` does not say it."""
     updates: int | None = None
     """Updates of one agent in a turn."""
+    seed: int = 0
+    """Where the turns' seeds begin."""
     path: str | None = None
     """A checkout of the peer, where it is not installed as a package."""
     devices: int | None = None
@@ -77,6 +81,8 @@ def parse(text: str) -> Options:
 
 
 def _check(options: Options) -> None:
+    if type(options.seed) is not int or options.seed < 0:
+        raise OptionError(f"seed is a whole number from 0 on, not {options.seed!r}")
     for name in ("agents", "updates", "devices"):
         value = getattr(options, name)
         if value is None and name != "agents":
@@ -181,6 +187,22 @@ def updates_of_turn(options: Options, pilot: Callable[[int], float]) -> int:
     trial = 16
     fitting = int(options.seconds / pilot(trial) * trial)
     return max(1, min(fitting, FULL_UPDATES))
+
+
+def learning_curve(sums: Sequence[float], episodes: Sequence[float]) -> list[float | None]:
+    """The mean return of the episodes that ended in each of `POINTS` equal parts of a training;
+    None where none ended.
+
+    Of every update `sums` has the sum of the returns of the episodes that ended in it, and
+    `episodes` their number.
+    """
+    parts = [[0.0, 0.0] for _ in range(POINTS)]
+    for update, (total, number) in enumerate(zip(sums, episodes, strict=True)):
+        if number:
+            part = parts[update * POINTS // len(sums)]
+            part[0] += total
+            part[1] += number
+    return [round(total / number, 3) if number else None for total, number in parts]
 
 
 def timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
