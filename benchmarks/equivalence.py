@@ -1,4 +1,4 @@
-"""python -m benchmarks.equivalence --cleanrl ../cleanrl: does `standard` learn as CleanRL's PPO does?
+"""python -m benchmarks.equivalence --cleanrl ../cleanrl: does `standard` learn as CleanRL does?
 
 Two one-sided tests (Schuirmann 1987) on the normalized area under CartPole's learning curve: the
 mean over 100 equal parts of the training of the mean return of the episodes that ended in each,
