@@ -29,7 +29,7 @@ from scipy import stats
 
 from benchmarks import machine
 from benchmarks.peers.protocol import FULL_UPDATES, POINTS, learning_curve
-from benchmarks.workers import Worker
+from benchmarks.workers import Worker, interpreter, script_of
 from ppo_jax import population, ppo, recipe
 
 MARGIN = 0.015
@@ -123,6 +123,7 @@ def train_all(options: Options, curves: Curves, save: Any, console: Console) -> 
     missing = [seed for seed in range(options.cleanrl_seeds) if str(seed) not in held]
     if options.cleanrl is None:
         return
+    interpreter("cleanrl", script_of("cleanrl"))  # installed once, before all ask for it
     os.environ["OMP_NUM_THREADS"] = "1"  # its threads would wait for each other side by side
     pool = ThreadPoolExecutor(options.workers)
     path = options.cleanrl
