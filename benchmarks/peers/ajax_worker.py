@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import jax_peer
-from protocol import STEPS_OF_UPDATE, Options, Peer, require, serve, versions
+from protocol import FULL_UPDATES, STEPS_OF_UPDATE, Options, Peer, require, serve, versions
 
 NOTE = (
     "the same work as `standard`, truncations included; a constant learning rate; no evaluation"
@@ -55,7 +55,7 @@ def start(options: Options) -> Peer:
         agents = jax.sharding.PartitionSpec("agents")
         return jax.shard_map(several, mesh=mesh, in_specs=agents, out_specs=agents, check_vma=False)
 
-    work = jax_peer.Work(program, jax_peer.raw_keys, lambda *_: {})
+    work = jax_peer.Work(program, jax_peer.raw_keys, lambda *_: {}, STEPS_OF_UPDATE, FULL_UPDATES)
     turn, compile_seconds = jax_peer.prepare(options, work)
     packages = versions("ajax-rl", "jax", "gymnax", "flax", "optax")
     return Peer(turn, compile_seconds, packages, f"{NOTE}; {mesh.size} device(s)")

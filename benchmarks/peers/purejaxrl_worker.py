@@ -20,7 +20,7 @@ import jax
 import jax_peer
 import numpy as np
 from flax.linen import initializers
-from protocol import STEPS_OF_UPDATE, Options, Peer, require, serve, versions
+from protocol import FULL_UPDATES, STEPS_OF_UPDATE, Options, Peer, require, serve, versions
 
 NOTE = (
     "the same work as `standard`; a truncation counts as a termination; threefry, a sort a shuffle,"
@@ -43,7 +43,7 @@ def start(options: Options) -> Peer:
     def program(updates: int) -> Any:
         return jax_peer.shared_out(make_train(config(updates)), mesh)
 
-    work = jax_peer.Work(program, jax_peer.raw_keys, learning)
+    work = jax_peer.Work(program, jax_peer.raw_keys, learning, STEPS_OF_UPDATE, FULL_UPDATES)
     turn, compile_seconds = jax_peer.prepare(options, work)
     packages = versions("jax", "gymnax", "flax", "optax", "distrax")
     return Peer(turn, compile_seconds, packages, f"{NOTE}; {mesh.size} device(s)")
@@ -83,11 +83,10 @@ def config(updates: int) -> dict[str, Any]:
 
 
 def learning(outputs: dict[str, Any], _: jax.Array) -> dict[str, Any]:
-    """The mean return of the episodes that ended in the last ten updates of any agent."""
-    metrics = outputs["metrics"]
-    ended = np.asarray(metrics["returned_episode"][:, -10:])
-    returns = np.asarray(metrics["returned_episode_returns"][:, -10:])
-    return {"final_return": jax_peer.mean_of_last(returns[ended])}
+    """What the episodes that ended in every update, step and environment say."""
+    ended = np.asarray(outputs["metrics"]["returned_episode"])
+    returns = np.asarray(outputs["metrics"]["returned_episode_returns"])
+    return jax_peer.learned((returns * ended).sum((2, 3)).T, ended.sum((2, 3)).T)
 
 
 if __name__ == "__main__":

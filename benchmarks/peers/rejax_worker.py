@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax_peer
 import optax
-from protocol import STEPS_OF_UPDATE, Options, Peer, require, serve, versions
+from protocol import FULL_UPDATES, STEPS_OF_UPDATE, Options, Peer, require, serve, versions
 
 NOTE = (
     "actor and critic apart, each with its own Adam (ε 1e-8) and elementwise clipping at 0.5; LeCun"
@@ -45,7 +45,7 @@ def start(options: Options) -> Peer:
     def learning(states: Any, keys: jax.Array) -> dict[str, Any]:
         return {"final_return": float(returns(states, keys).mean())}
 
-    work = jax_peer.Work(program, jax_peer.raw_keys, learning)
+    work = jax_peer.Work(program, jax_peer.raw_keys, learning, STEPS_OF_UPDATE, FULL_UPDATES)
     turn, compile_seconds = jax_peer.prepare(options, work)
     packages = versions("rejax", "jax", "gymnax", "flax", "optax")
     return Peer(turn, compile_seconds, packages, f"{NOTE}; {mesh.size} device(s)")
