@@ -2,18 +2,21 @@
 """What the workers on JAX share: agents over devices, compiling apart from running, fresh seeds."""
 
 import dataclasses
+import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 import reading
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from protocol import FULL_UPDATES, STEPS_OF_UPDATE, Options, timed, updates_of_turn
+from protocol import Options, learning_curve, timed, updates_of_turn
 
 Train = Callable[[jax.Array], Any]
+# The seed of what warms up: one that no turn reaches.
+_WARM_UP = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +26,13 @@ class Work:
     program: Callable[[int], Callable[[jax.Array], Any]]
     """Updates of one agent -> the training of the agents of keys [agents, ...], not yet jitted."""
     keys: Callable[[int, int], jax.Array]
-    """(turn, agents) -> keys that no other turn has."""
+    """(turn's seed, agents) -> keys that no other turn has."""
     learning: Callable[[Any, jax.Array], dict[str, Any]]
     """What a full training's outputs and keys say about returns, outside the turn's time."""
-    env_steps: Callable[[Any], int] | None = None
-    """Outputs -> environment steps of all agents; None: `STEPS_OF_UPDATE` an update and agent."""
-    full_updates: int = FULL_UPDATES
+    env_steps: int | Callable[[Any], int]
+    """Environment steps of an update of one agent, or outputs -> those of all agents."""
+    full_updates: int
+    """Updates of a full training."""
     compiler_options: dict[str, Any] | None = None
 
 
@@ -61,16 +65,23 @@ def _several(train: Train) -> Callable[[jax.Array], Any]:
     return agents
 
 
-def raw_keys(turn: int, agents: int) -> jax.Array:
+def raw_keys(seed: int, agents: int) -> jax.Array:
     """Raw uint32 keys, [agents, 2], as the peers take them."""
-    return jax.random.split(jax.random.PRNGKey(turn), agents)
+    return jax.random.split(jax.random.PRNGKey(seed), agents)
 
 
-def mean_of_last(returns: Sequence[float] | np.ndarray) -> float | None:
-    """The mean of what is a number, if anything is."""
-    finite = np.asarray(returns, float)
-    finite = finite[np.isfinite(finite)]
-    return float(finite.mean()) if finite.size else None
+def learned(sums: Any, episodes: Any) -> dict[str, Any]:
+    """What the sums of returns and the numbers of the episodes that ended in every update, both
+    [updates, agents], say about a full training."""
+    sums, episodes = np.asarray(sums, float), np.asarray(episodes)
+    last = episodes[-10:].sum()
+    return {
+        "curves": [
+            learning_curve(*agent)
+            for agent in zip(sums.T.tolist(), episodes.T.tolist(), strict=True)
+        ],
+        "final_return": float(sums[-10:].sum() / last) if last else None,
+    }
 
 
 def program_bytes(program: Any) -> int:
@@ -101,14 +112,14 @@ def prepare(options: Options, work: Work) -> tuple[Callable[[], dict[str, Any]],
         lowered = jitted.lower(work.keys(0, options.agents))
         return lowered.compile(work.compiler_options)
 
-    def run(program: Any, turn: int) -> tuple[Any, float]:
-        keys = jax.block_until_ready(work.keys(turn, options.agents))
+    def run(program: Any, seed: int) -> tuple[Any, float]:
+        keys = jax.block_until_ready(work.keys(seed, options.agents))
         return timed(lambda: jax.block_until_ready(program(keys)))
 
     def pilot(updates: int) -> float:
         program = compiled(updates)
-        run(program, 0)
-        return run(program, 1)[1]
+        run(program, _WARM_UP)
+        return run(program, _WARM_UP)[1]
 
     updates = min(updates_of_turn(options, pilot), work.full_updates)
     started = time.perf_counter()
@@ -117,18 +128,19 @@ def prepare(options: Options, work: Work) -> tuple[Callable[[], dict[str, Any]],
     if options.plan:
         needed = {"env_steps": 0, "seconds": 0.0, "program_bytes": program_bytes(program)}
         return lambda: needed, compile_seconds
-    run(program, 2)
-    turns = iter(range(3, 1_000_000))
+    run(program, _WARM_UP)
+    seeds = itertools.count(options.seed)
 
     def turn() -> dict[str, Any]:
-        number = next(turns)
-        outputs, seconds = run(program, number)
-        env_steps = updates * STEPS_OF_UPDATE * options.agents
-        if work.env_steps is not None:
+        seed = next(seeds)
+        outputs, seconds = run(program, seed)
+        if callable(work.env_steps):
             env_steps = work.env_steps(outputs)
+        else:
+            env_steps = updates * work.env_steps * options.agents
         result = {"env_steps": env_steps, "seconds": seconds, "updates": updates}
         if updates == work.full_updates:
-            result |= work.learning(outputs, work.keys(number, options.agents))
+            result |= work.learning(outputs, work.keys(seed, options.agents))
         return result
 
     return turn, compile_seconds

@@ -25,10 +25,10 @@ def start(options: Options) -> Peer:
     from ppo_jax import population, recipe
 
     try:
-        full = recipe(options.recipe).num_updates
+        whole = recipe(options.recipe)
     except ValueError as error:
         raise OptionError(str(error)) from None
-    assert full is not None
+    assert whole.num_updates is not None
     mesh = jax_peer.mesh_of(options)
 
     def program(updates: int) -> Any:
@@ -48,19 +48,17 @@ def start(options: Options) -> Peer:
 
     def learning(outputs: Any, keys: jax.Array) -> dict[str, Any]:
         states, metrics = outputs
-        greedy = evaluate(states.params, recipe(options.recipe), keys, 100)
-        final = np.asarray(metrics.episode_return[-10:])
-        return {
-            "greedy_return": float(greedy.mean()),
-            "final_return": jax_peer.mean_of_last(final),
-        }
+        greedy = evaluate(states.params, whole, keys, 100)
+        episodes = np.asarray(metrics.episodes)
+        sums = np.where(episodes > 0, np.asarray(metrics.episode_return) * episodes, 0.0)
+        return {"greedy_return": float(greedy.mean()), **jax_peer.learned(sums, episodes)}
 
     work = jax_peer.Work(
         program,
-        lambda turn, agents: population.agent_keys(turn * agents, agents),
+        lambda seed, agents: population.agent_keys(seed * agents, agents),
         learning,
         env_steps,
-        full_updates=full,
+        whole.num_updates,
         compiler_options=population.COMPILER_OPTIONS,
     )
     turn, compile_seconds = jax_peer.prepare(options, work)

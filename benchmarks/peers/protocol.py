@@ -40,6 +40,8 @@ class Options:
     """Updates of one agent in a turn."""
     seed: int = 0
     """Where the turns' seeds begin."""
+    curves: bool = False
+    """Whether a full training tells its learning curves, where they cost time."""
     path: str | None = None
     """A checkout of the peer, where it is not installed as a package."""
     devices: int | None = None
@@ -91,8 +93,9 @@ def _check(options: Options) -> None:
             raise OptionError(f"{name} is a positive whole number, not {value!r}")
     if type(options.seconds) not in (int, float) or not options.seconds > 0:
         raise OptionError(f"seconds is a positive number, not {options.seconds!r}")
-    if not isinstance(options.plan, bool):
-        raise OptionError(f"plan is true or false, not {options.plan!r}")
+    for name in ("curves", "plan"):
+        if not isinstance(getattr(options, name), bool):
+            raise OptionError(f"{name} is true or false, not {getattr(options, name)!r}")
     if options.plan and options.updates is None:
         raise OptionError("plan needs updates: how many the program makes")
     for name in ("recipe", "style", "path", "device"):

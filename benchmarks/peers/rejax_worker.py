@@ -9,68 +9,97 @@ from typing import Any
 
 import jax
 import jax_peer
+import numpy as np
 import optax
-from protocol import STEPS_OF_UPDATE, Options, Peer, require, serve, versions
+from protocol import POINTS, Options, Peer, require, serve, versions
+from tasks import TASKS, Task
 
 NOTE = (
     "actor and critic apart, each with its own Adam (ε 1e-8) and elementwise clipping at 0.5; LeCun"
-    " instead of orthogonal initial matrices; a truncation counts as a termination; its evaluations"
-    " are switched off; final_return is of 128 sampled episodes after the turn"
+    " instead of orthogonal initial matrices; a truncation counts as a termination; the value is"
+    " clipped; its evaluations are switched off, but for a learning curve, which has the mean of"
+    " 16 sampled episodes at each of its points; final_return is of 128 sampled episodes after the"
+    " turn"
 )
+RECIPES = ("standard", "acrobot", "continuous", "minatar")  # it has no memory
 
 
 def start(options: Options) -> Peer:
     """Compile and warm up."""
-    require(options)
+    require(options, RECIPES)
+    task = TASKS[options.recipe]
     mesh = jax_peer.mesh_of(options)  # before rejax's imports start jax
     from rejax import PPO
     from rejax.evaluate import evaluate
 
+    def returns(algo: Any, state: Any, key: jax.Array, episodes: int) -> jax.Array:
+        limit = algo.env_params.max_steps_in_episode
+        act = algo.make_act(state)
+        return evaluate(act, key, algo.env, algo.env_params, episodes, limit)[1].mean()
+
     def algorithm(updates: int) -> Any:
         # Nothing to evaluate: its evaluations are environment steps that nobody learns from.
-        return PPO.create(**config(updates)).replace(eval_callback=lambda *_: ())
+        return PPO.create(**config(task, updates)).replace(eval_callback=lambda *_: ())
 
     def program(updates: int) -> Any:
         algo = algorithm(updates)
-        return jax_peer.shared_out(lambda key: algo.train(rng=key)[0], mesh)
+        if not (options.curves and updates == task.updates):
+            return jax_peer.shared_out(lambda key: algo.train(rng=key), mesh)
+        # Its `train` evaluates after equal numbers of updates only.
+        numbers = np.diff(np.arange(POINTS + 1) * updates // POINTS)
+
+        def train(key: jax.Array) -> Any:
+            def part(state: Any, number: jax.Array) -> Any:
+                state = jax.lax.fori_loop(0, number, lambda _, s: algo.train_iteration(s), state)
+                return state, returns(algo, state, state.rng, 16)
+
+            return jax.lax.scan(part, algo.init_state(key), numbers)
+
+        return jax_peer.shared_out(train, mesh)
 
     @jax.jit
     @jax.vmap
-    def returns(state: Any, key: jax.Array) -> jax.Array:
-        algo = algorithm(1)
-        limit = algo.env_params.max_steps_in_episode
-        act = algo.make_act(state)
-        return evaluate(act, key, algo.env, algo.env_params, 128, limit)[1].mean()
+    def final(state: Any, key: jax.Array) -> jax.Array:
+        return returns(algorithm(1), state, key, 128)
 
-    def learning(states: Any, keys: jax.Array) -> dict[str, Any]:
-        return {"final_return": float(returns(states, keys).mean())}
+    def learning(outputs: Any, keys: jax.Array) -> dict[str, Any]:
+        states, evaluations = outputs
+        curves = {"curves": np.round(np.float64(evaluations), 3).tolist()} if options.curves else {}
+        return {"final_return": float(final(states, keys).mean()), **curves}
 
-    work = jax_peer.Work(program, jax_peer.raw_keys, learning)
+    work = jax_peer.Work(program, jax_peer.raw_keys, learning, task.steps_of_update, task.updates)
     turn, compile_seconds = jax_peer.prepare(options, work)
     packages = versions("rejax", "jax", "gymnax", "flax", "optax")
     return Peer(turn, compile_seconds, packages, f"{NOTE}; {mesh.size} device(s)")
 
 
-def config(updates: int) -> dict[str, Any]:
-    """`standard` as near as it goes."""
-    steps = updates * STEPS_OF_UPDATE
+def config(task: Task, updates: int) -> dict[str, Any]:
+    """The task as near as it goes."""
+    steps = updates * task.steps_of_update
+    minibatches = updates * task.num_epochs * task.num_minibatches
     return {
-        "env": "CartPole-v1",
-        "agent_kwargs": {"activation": "tanh", "hidden_layer_sizes": (64, 64)},
+        "env": task.env,
+        "agent_kwargs": {
+            "activation": task.activation,
+            "hidden_layer_sizes": task.hidden_sizes,
+        },
         "total_timesteps": steps,
         "eval_freq": steps,
         "skip_initial_evaluation": True,
-        "num_envs": 4,
-        "num_steps": 128,
-        "num_epochs": 4,
-        "num_minibatches": 4,
-        "learning_rate": optax.linear_schedule(2.5e-4, 0.0, updates * 16),
+        "num_envs": task.num_envs,
+        "num_steps": task.num_steps,
+        "num_epochs": task.num_epochs,
+        "num_minibatches": task.num_minibatches,
+        "learning_rate": optax.linear_schedule(task.learning_rate, 0.0, minibatches),
         "max_grad_norm": 0.5,
-        "gamma": 0.99,
-        "gae_lambda": 0.95,
+        "gamma": task.discount,
+        "gae_lambda": task.gae_lambda,
         "clip_eps": 0.2,
-        "ent_coef": 0.01,
+        "ent_coef": task.entropy_coefficient,
         "vf_coef": 0.5,
+        "normalize_observations": task.normalize,
+        "normalize_rewards": task.normalize,
+        "reward_normalization_discount": task.discount,
     }
 
 
