@@ -18,7 +18,8 @@ from tasks import Task
 
 NOTE = (
     "value loss not clipped; actor and critic clipped by norm apart, each with its own Adam;"
-    " truncations are bootstrapped; compile_seconds is its first update"
+    " truncations are bootstrapped; compile_seconds is its first update; every new"
+    " agent compiles again, within a turn"
 )
 
 
