@@ -45,13 +45,17 @@ def script_of(name: str) -> Path:
 
 def requirements(script: Path) -> list[str]:
     """What a script's PEP 723 header depends on; nothing where it has no header."""
+    return _header(script).get("dependencies", [])
+
+
+def _header(script: Path) -> dict[str, Any]:
     found = HEADER.findall(script.read_text())
     if not found:
-        return []
+        return {}
     if len(found) > 1:
         raise PeerError(f"{script.name}: more than one `# /// script` header")
     lines = [line.removeprefix("#").removeprefix(" ") for line in found[0].splitlines()]
-    return tomllib.loads("\n".join(lines)).get("dependencies", [])
+    return tomllib.loads("\n".join(lines))
 
 
 def interpreter(name: str, script: Path, packages: Sequence[str] = ()) -> str:
@@ -60,13 +64,14 @@ def interpreter(name: str, script: Path, packages: Sequence[str] = ()) -> str:
     needed = [*requirements(script), *packages]
     if not needed:
         return sys.executable
-    folder = environment_folder(name, needed)
+    version, base = accepted_python(name, script)
+    folder = environment_folder(name, needed, version)
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     complete = folder / "complete"
     if not complete.exists():
         shutil.rmtree(folder, ignore_errors=True)
         try:
-            _install(name, folder, [str(python), "-m", "pip", "install", *needed])
+            _install(name, folder, base, [str(python), "-m", "pip", "install", *needed])
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -74,16 +79,34 @@ def interpreter(name: str, script: Path, packages: Sequence[str] = ()) -> str:
     return str(python)
 
 
-def environment_folder(name: str, needed: list[str]) -> Path:
+def accepted_python(name: str, script: Path) -> tuple[str, str]:
+    """The version and path of a Python that the script's header accepts: this one, or one of PATH
+    where this one is too old."""
+    here = sys.version_info.minor
+    least = int(_header(script).get("requires-python", f">=3.{here}").removeprefix(">=3."))
+    if here >= least:
+        return f"3.{here}", sys.executable
+    versions = [f"3.{minor}" for minor in (least, least + 1)]
+    for version in versions:
+        found = shutil.which(f"python{version}")
+        # pyenv puts a python3.12 on PATH that only says that it is not switched on.
+        if found and not subprocess.run([found, "--version"], capture_output=True).returncode:
+            return version, found
+    raise PeerError(
+        f"{name} needs Python {versions[0]} or newer, and this is 3.{here}: put"
+        f" {' or '.join(f'python{version}' for version in versions)} on PATH"
+    )
+
+
+def environment_folder(name: str, needed: list[str], version: str) -> Path:
     """Where a peer's virtual environment is; other requirements or another Python have another."""
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
     content = "\n".join([version, *sorted(needed)])
     return cache_folder() / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 
-def _install(name: str, folder: Path, command: list[str]) -> None:
+def _install(name: str, folder: Path, base: str, command: list[str]) -> None:
     print(f"{name}: installing into {folder}", file=sys.stderr)
-    for part in ([sys.executable, "-m", "venv", str(folder)], command):
+    for part in ([base, "-m", "venv", str(folder)], command):
         result = subprocess.run(part, capture_output=True, text=True, check=False)
         if result.returncode:
             lines = (result.stderr or result.stdout).strip().splitlines() or ["nothing"]

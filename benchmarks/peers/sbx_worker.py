@@ -14,20 +14,24 @@
 from typing import Any
 
 import stable_baselines
+from tasks import Task
 
 NOTE = (
     "value loss not clipped; actor and critic clipped by norm apart, each with its own Adam;"
-    " truncations are bootstrapped; compile_seconds is its first update"
+    " truncations are bootstrapped; compile_seconds is its first update; every new"
+    " agent compiles again, within a turn"
 )
 
 
-def make() -> tuple[Any, dict[str, Any]]:
+def make(task: Task) -> tuple[Any, str, dict[str, Any]]:
     """Its class, and what only it knows."""
     from sbx import PPO
 
-    networks = {"net_arch": {"pi": [64, 64], "vf": [64, 64]}, "ortho_init": True}
-    return PPO, {"policy_kwargs": networks}
+    layers = list(task.hidden_sizes)
+    networks = {"net_arch": {"pi": layers, "vf": layers}, "ortho_init": True}
+    return PPO, "MlpPolicy", {"policy_kwargs": networks}
 
 
 if __name__ == "__main__":
-    stable_baselines.main(make, ("sbx-rl", "jax", "stable-baselines3", "gymnasium"), NOTE)
+    packages = ("sbx-rl", "jax", "stable-baselines3", "gymnasium")
+    stable_baselines.main(make, ("standard",), packages, NOTE)

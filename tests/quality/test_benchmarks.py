@@ -4,6 +4,7 @@ Peers speak to the benchmarks by lines of JSON (`benchmarks/peers`); none of the
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -205,6 +206,9 @@ def test_no_script_hides_a_package_that_a_peer_imports():
             '{"recipe": "recurrent"}',
             "recipe 'recurrent': this peer does standard, acrobot, continuous, minatar only\n",
         ),
+        ("stable_baselines3", '{"recipe": "recurrent"}', "recipe 'recurrent': no memory; "),
+        ("sb3_contrib", "{}", "recipe 'standard': this peer does recurrent only\n"),
+        ("sbx", '{"recipe": "acrobot"}', "recipe 'acrobot': this peer does standard only\n"),
         ("rl_tools", "{}", "give `path`: a checkout of rl-tools/rl-tools\n"),
         ("rl_tools", '{"path": "/nowhere"}', "path /nowhere: no such folder"),
     ],
@@ -270,3 +274,35 @@ def test_a_hung_worker_ends_with_its_parent(write):
     )
     # Its stderr is the worker's too: `run` returns when both have ended, long before 60 s.
     run("-c", parent, write("import time; time.sleep(60)"), timeout=30)
+
+
+NEWER = [f"3.{sys.version_info.minor + 1}", f"3.{sys.version_info.minor + 2}"]
+
+
+def python_for_newer(tmp_path, **found):
+    """What a Python is taken, or said, for a peer that needs a newer one; PATH has those found."""
+    script = tmp_path / "fake_worker.py"
+    script.write_text(f'# /// script\n# requires-python = ">={NEWER[0]}"\n# ///\n')
+    for version, command in found.items():
+        (tmp_path / version).write_text(f"#!/bin/sh\n{command}\n")
+        (tmp_path / version).chmod(0o755)
+    code = (
+        "import pathlib, sys; from benchmarks import workers\n"
+        "try: print(workers.accepted_python('fake', pathlib.Path(sys.argv[1])))\n"
+        "except workers.PeerError as error: print(error)\n"
+    )
+    return run("-c", code, script, env={**os.environ, "PATH": str(tmp_path)}).stdout
+
+
+def test_a_peer_that_needs_a_newer_python_gets_one_that_runs(tmp_path):
+    names = [f"python{version}" for version in NEWER]
+    said = python_for_newer(tmp_path, **{names[0]: "exit 127", names[1]: "exit 0"})
+    assert said == f"{(NEWER[1], str(tmp_path / names[1]))}\n"
+
+
+def test_a_peer_whose_python_is_absent_says_which(tmp_path):
+    here = f"3.{sys.version_info.minor}"
+    assert python_for_newer(tmp_path) == (
+        f"fake needs Python {NEWER[0]} or newer, and this is {here}:"
+        f" put python{NEWER[0]} or python{NEWER[1]} on PATH\n"
+    )
