@@ -126,11 +126,15 @@ def make(config: Config) -> Policy:
         if not has_memory:
             return apply(params, observation, memory)
 
-        def step(memory: Any, inputs: tuple[Any, jax.Array]) -> Any:
-            given, values, memory = outputs(params, inputs[0], memory, inputs[1])
-            return memory, (given, values, memory)
+        def step(variables: Any, memory: Any, inputs: tuple[Any, jax.Array]) -> Any:
+            *given, after = forward(variables, (inputs[0], memory, inputs[1]))
+            return given, after
 
-        given, values, memories = jax.lax.scan(step, memory, (observation, start))[1]
+        batch, leading = _flatten(observation, example)
+        seen = encode(params.statistics, batch)
+        seen = jax.tree.map(lambda leaf: leaf.reshape(*leading, *leaf.shape[1:]), seen)
+        variables = params.trainable["network"]
+        (given, values), memories = fast.unroll(step, variables, memory, (seen, start))
         return distribution(params, given), values, memories
 
     return Policy(
