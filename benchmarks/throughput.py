@@ -259,10 +259,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     inches = max(sum(0.5 + 0.2 * len(shown) for _, shown in column) for column in columns)
     size = ((8, 11)[len(columns) - 1], 0.5 + inches)
     figure = plt.figure(figsize=size, layout="constrained")
-    for place, column in zip(
-        np.atleast_1d(figure.subfigures(1, len(columns))), columns, strict=True
-    ):
-        _draw_column(place, column)
+    halves = np.array(figure.subfigures(1, len(columns), squeeze=False)).flat
+    for half, column in zip(halves, columns, strict=True):
+        _draw_column(half, column)
     figure.savefig(path, dpi=150)
 
 
