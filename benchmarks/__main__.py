@@ -20,15 +20,16 @@ PARTS = (
     "waterfall",
     "batches",
     "scaling",
-    "equal_learning",
     "learning_curves",
     "targets",
 )
-ASKED_FOR = ("compiled",)  # needs jax's plugins for a GPU and a TPU
+# The first needs jax's plugins for a GPU and a TPU, the others take hours.
+ASKED_FOR = ("compiled", "equivalence", "same_steps")
 _CHECKOUTS = {
     "compiled": ("purejaxrl",),
     "throughput": ("cleanrl", "purejaxrl", "rl_tools"),
-    "equal_learning": ("cleanrl", "purejaxrl"),
+    "equivalence": ("cleanrl",),
+    "same_steps": ("purejaxrl",),
     "memory": ("purejaxrl",),
 }
 
@@ -39,7 +40,7 @@ class Options:
     more options."""
 
     parts: tyro.conf.Positional[tuple[str, ...]] = PARTS
-    """Parts to run; compiled only where it is named."""
+    """Parts to run; compiled, equivalence and same_steps only where they are named."""
     cleanrl: Path | None = None
     """Your checkout of vwxyzjn/cleanrl (none: left out)."""
     purejaxrl: Path | None = None

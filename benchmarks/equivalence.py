@@ -66,11 +66,16 @@ def area(curve: Sequence[float | None], low: float, high: float) -> float:
 
     Where no episode ended the curve is what it was before, and `low` before the first.
     """
-    filled, newest = [], low
+    return (float(np.mean(filled(curve, low))) - low) / (high - low)
+
+
+def filled(curve: Sequence[float | None], newest: float) -> list[float]:
+    """The curve where no episode ended too: what it was before, and `newest` before the first."""
+    values = []
     for value in curve:
         newest = newest if value is None else value
-        filled.append(newest)
-    return (float(np.mean(filled)) - low) / (high - low)
+        values.append(newest)
+    return values
 
 
 def compare(ours: Sequence[float], theirs: Sequence[float], margin: float) -> dict[str, Any]:
@@ -172,6 +177,13 @@ def draw(curves: Curves, path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def save(content: dict[str, Any], path: Path) -> None:
+    """Write the file as a whole or not at all."""
+    beside = path.with_suffix(".part")
+    beside.write_text(json.dumps(content) + "\n")
+    beside.replace(path)
+
+
 def main(options: Options) -> None:
     """Train what is missing, test, print the outcome, and draw the curves."""
     matplotlib.use("agg")
@@ -181,14 +193,9 @@ def main(options: Options) -> None:
     content = json.loads(path.read_text()) if path.exists() else {"curves": {}}
     content |= {"setting": machine.describe("gymnax", "optax"), "margin": MARGIN}
 
-    def save() -> None:
-        beside = path.with_suffix(".part")
-        beside.write_text(json.dumps(content) + "\n")
-        beside.replace(path)
-
-    train_all(options, content["curves"], save, console)
+    train_all(options, content["curves"], lambda: save(content, path), console)
     content["tests"] = test(content["curves"])
-    save()
+    save(content, path)
     for row in content["tests"]:
         low, high = row["interval_90"]
         said = "equivalent" if row["equivalent"] else "not shown to be equivalent"

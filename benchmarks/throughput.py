@@ -23,27 +23,34 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine, parts
+from benchmarks.peers.tasks import TASKS
 from benchmarks.workers import PeerError, Worker
-from ppo_jax import recipe
+from ppo_jax import Config, recipe
 from ppo_jax.run import xla
 
 _LONG = 240.0  # seconds
 OURS, PYTORCH = "ppo_jax", "PyTorch"
+_SB3 = ("SB3", "stable_baselines3")
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Measure environment steps/s of ppo_jax and of its peers, and what each of them computes."""
 
-    recipes: tuple[str, ...] = ("standard", "notebook")
-    """Recipes to measure; the peers other than our PyTorch reference do `standard` alone."""
-    agents: tuple[int, ...] = (1, 4, 32, 256)
+    recipes: tuple[str, ...] = (
+        *("standard", "notebook"),
+        *("continuous", "minatar", "recurrent", "recurrent_shared"),
+    )
+    """Recipes, and tasks of `benchmarks/peers/tasks.py`, to measure."""
+    agents: tuple[int, ...] = (1, 4, 16, 32, 256)
     """How many agents train at once in `standard`."""
+    task_agents: tuple[int, ...] = (1, 8)
+    """How many train at once in a task."""
     notebook_agents: tuple[int, ...] = (1, 64)
     """How many train at once in `notebook`."""
-    peer_agents: tuple[int, ...] = (1, 32)
-    """At which of those numbers the JAX peers take part."""
-    peers: tuple[str, ...] = ("stable_baselines3", "sbx", "rejax")
+    peer_agents: tuple[int, ...] = (1, 16, 32)
+    """At which of the numbers of `standard` the JAX peers take part."""
+    peers: tuple[str, ...] = ("stable_baselines3", "sb3_contrib", "sbx", "rejax", "ajax")
     """Peers from PyPI, installed on first use."""
     cleanrl: Path | None = None
     """Your checkout of vwxyzjn/cleanrl (none: left out)."""
@@ -74,38 +81,56 @@ class Contestant:
         return f"{self.name}, our flags" if self.our_flags and self.name != OURS else self.name
 
 
+def agents_of(name: str, options: Options) -> tuple[int, ...]:
+    """How many agents train at once in a recipe or task."""
+    return {"standard": options.agents, "notebook": options.notebook_agents}.get(
+        name, options.task_agents
+    )
+
+
 def contestants(name: str, agents: int, options: Options) -> Iterator[Contestant]:
-    """Who takes turns in a recipe with that many agents: ours last."""
+    """Who takes turns in a recipe or task with that many agents: ours last."""
     work = {"recipe": name, "agents": agents, "seconds": options.seconds}
     alone = {**work, "agents": 1}
-    yield Contestant(PYTORCH, "torch", {**alone, "style": "plain"})
-    if agents == 1:
-        yield Contestant("PyTorch tuned", "torch", {**alone, "style": "tuned"})
-        yield Contestant("PyTorch compiled", "torch", {**alone, "style": "compiled"})
+    if name in ("standard", "notebook"):
+        yield Contestant(PYTORCH, "torch", {**alone, "style": "plain"})
+        if agents == 1:
+            yield Contestant("PyTorch tuned", "torch", {**alone, "style": "tuned"})
+            yield Contestant("PyTorch compiled", "torch", {**alone, "style": "compiled"})
     if name == "standard":
-        yield from _peers(work, agents, options)
+        yield from _peers_of_standard(alone, agents, options)
+    if name in TASKS:
+        yield from _peers(work, options)
     if name == "notebook":  # episodes grow while it learns: only a whole training says its speed
         work = {**work, "updates": recipe(name).num_updates}
     yield Contestant(OURS, "ours", work, our_flags=True)
 
 
-def _peers(work: dict[str, Any], agents: int, options: Options) -> Iterator[Contestant]:
-    alone = {**work, "agents": 1}
+def _peers_of_standard(
+    alone: dict[str, Any], agents: int, options: Options
+) -> Iterator[Contestant]:
+    """Those that do nothing else."""
     if options.cleanrl and agents in (1, 32):
         yield Contestant("CleanRL", "cleanrl", {**alone, "path": str(options.cleanrl.resolve())})
-    if agents == 1:
-        for peer in ("stable_baselines3", "sbx"):
-            if peer in options.peers:
-                title = {"stable_baselines3": "SB3", "sbx": "SBX"}[peer]
-                yield Contestant(title, peer, alone)
-        if options.rl_tools:
-            path = str(options.rl_tools.resolve())
-            yield Contestant("rl_tools (Pendulum)", "rl_tools", {**alone, "path": path})
-    if agents not in options.peer_agents:
+    if agents == 1 and "sbx" in options.peers:
+        yield Contestant("SBX", "sbx", alone)
+    if agents == 1 and options.rl_tools:
+        path = str(options.rl_tools.resolve())
+        yield Contestant("rl_tools (Pendulum)", "rl_tools", {**alone, "path": path})
+
+
+def _peers(work: dict[str, Any], options: Options) -> Iterator[Contestant]:
+    """Those of every task; who cannot do one refuses it."""
+    name, agents = work["recipe"], work["agents"]
+    title, peer = ("RecurrentPPO", "sb3_contrib") if TASKS[name].memory else _SB3
+    if agents == 1 and peer in options.peers:
+        yield Contestant(title, peer, work)
+    if name == "standard" and agents not in options.peer_agents:
         return
     for our_flags in (False, True) if agents > 1 else (False,):
-        if "rejax" in options.peers:
-            yield Contestant("rejax", "rejax", work, our_flags)
+        for title, peer in (("rejax", "rejax"), ("Ajax", "ajax")):
+            if peer in options.peers:
+                yield Contestant(title, peer, work, our_flags)
         if options.purejaxrl:
             path = str(options.purejaxrl.resolve())
             yield Contestant("PureJaxRL", "purejaxrl", {**work, "path": path}, our_flags)
@@ -134,7 +159,7 @@ def measure(name: str, agents: int, options: Options, console: Console) -> list[
             console.print(f"{name}, {agents} agent(s): starting {contestant.label}")
             flags = xla.flags(min(agents, os.cpu_count() or 1)) if contestant.our_flags else None
             try:
-                worker = Worker(contestant.worker, contestant.options, flags, start_timeout=300)
+                worker = Worker(contestant.worker, contestant.options, flags, start_timeout=900)
             except PeerError as error:
                 console.print(f"left out: {contestant.label}: {error}")
                 continue
@@ -159,6 +184,7 @@ def measure(name: str, agents: int, options: Options, console: Console) -> list[
 def summarize(name: str, agents: int, field: list[Speeds]) -> list[dict[str, Any]]:
     """A row a contestant: medians, ranges, and how many times as fast as it ours was."""
     medians = [statistics.median(speeds.env_steps) for speeds in field]
+    arithmetic = flops_per_step(name)
     ours = medians[-1] if field[-1].contestant.name == OURS else None
     return [
         {
@@ -168,7 +194,7 @@ def summarize(name: str, agents: int, field: list[Speeds]) -> list[dict[str, Any
             "trains_at_once": speeds.contestant.options["agents"],
             "env_steps_per_second": parts.spread(speeds.env_steps),
             "ours_over_it": ours / median if ours else None,
-            "flops_per_second": median * parts.flops_per_step(recipe(name)),
+            "flops_per_second": median * arithmetic if arithmetic else None,
             "compile_seconds": speeds.worker.ready["compile_seconds"],
             "peak_memory_bytes": max(turn["peak_memory_bytes"] for turn in speeds.turns),
             "return_at_the_end": _last_return(speeds.turns),
@@ -180,6 +206,17 @@ def summarize(name: str, agents: int, field: list[Speeds]) -> list[dict[str, Any
         }
         for speeds, median in zip(field, medians, strict=True)
     ]
+
+
+def flops_per_step(name: str) -> int | None:
+    """Arithmetic of a step of a recipe or task; None where there is a memory."""
+    if name not in TASKS:
+        return parts.flops_per_step(recipe(name))
+    task = TASKS[name]
+    if task.memory:
+        return None
+    work = {"env": task.env, "hidden_sizes": task.hidden_sizes, "num_epochs": task.num_epochs}
+    return parts.flops_per_step(Config().replace(**work))
 
 
 def _last_return(turns: list[dict[str, Any]]) -> float | None:
@@ -216,18 +253,29 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         (key, list(group))
         for key, group in itertools.groupby(rows, lambda row: (row["recipe"], row["agents"]))
     ]
-    figure, panels = plt.subplots(
-        len(sections),
-        figsize=(8, 0.5 + sum(0.55 + 0.22 * len(shown) for _, shown in sections)),
-        sharex=True,
-        height_ratios=[1 + len(shown) for _, shown in sections],
-        layout="constrained",
-    )
-    for panel, ((name, agents), shown) in zip(np.atleast_1d(panels), sections, strict=True):
-        _draw_section(panel, shown[::-1])
-        panel.set_title(f"{name}, {agents} agent{'s' if agents > 1 else ''}", fontsize=9)
-    np.atleast_1d(panels)[-1].set_xlabel("environment steps/s, training included")
+    ends = np.cumsum([1 + len(shown) for _, shown in sections])
+    first = int(np.argmax(ends >= ends[-1] / 2)) + 1 if len(sections) > 4 else len(sections)
+    columns = [column for column in (sections[:first], sections[first:]) if column]
+    inches = max(sum(0.5 + 0.2 * len(shown) for _, shown in column) for column in columns)
+    size = ((8, 11)[len(columns) - 1], 0.5 + inches)
+    figure = plt.figure(figsize=size, layout="constrained")
+    halves = np.array(figure.subfigures(1, len(columns), squeeze=False)).flat
+    for half, column in zip(halves, columns, strict=True):
+        _draw_column(half, column)
     figure.savefig(path, dpi=150)
+
+
+def _draw_column(figure: Any, sections: list[Any]) -> None:
+    panels = np.atleast_1d(
+        figure.subplots(
+            len(sections), sharex=True, height_ratios=[1 + len(shown) for _, shown in sections]
+        )
+    )
+    for panel, ((name, agents), shown) in zip(panels, sections, strict=True):
+        _draw_section(panel, shown[::-1])
+        title = f"{name.replace('_', ', ')}, {agents} agent{'s' if agents > 1 else ''}"
+        panel.set_title(title, fontsize=10)
+    panels[-1].set_xlabel("environment steps/s, training included")
 
 
 def _draw_section(panel: Any, shown: list[dict[str, Any]]) -> None:
@@ -246,10 +294,10 @@ def _draw_section(panel: Any, shown: list[dict[str, Any]]) -> None:
             xytext=(4, 0),
             textcoords="offset points",
             va="center",
-            fontsize=7,
+            fontsize=8,
         )
     panel.set(xscale="log", xlim=(100, 1e7))
-    panel.tick_params(labelsize=7)
+    panel.tick_params(labelsize=8)
     panel.spines[["top", "right"]].set_visible(False)
 
 
@@ -269,11 +317,7 @@ def main(options: Options) -> None:
     setting = machine.describe("torch", "gymnasium", "gymnax", "optax")
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "throughput.json"
-    sections = [
-        (name, agents)
-        for name in options.recipes
-        for agents in (options.notebook_agents if name == "notebook" else options.agents)
-    ]
+    sections = [(name, agents) for name in options.recipes for agents in agents_of(name, options)]
     rows = [row for row in earlier(path, setting) if (row["recipe"], row["agents"]) not in sections]
     for name, agents in sections:
         field = measure(name, agents, options, console)

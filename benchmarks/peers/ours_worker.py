@@ -7,11 +7,50 @@ Runs with the interpreter that has jax and the like; `path` is another checkout 
 import sys
 from typing import Any
 
-from protocol import OptionError, Options, Peer, serve, versions
+from protocol import Options, Peer, require, serve, versions
+from tasks import TASKS, Task
+
+RECIPES = ("notebook", "standard", "fast")
+
+
+def config_of(name: str) -> Any:
+    """The Config of a recipe, or of a task."""
+    from ppo_jax import config, recipe
+
+    if name in RECIPES:
+        return recipe(name)
+    task = TASKS[name]
+    return config.override(
+        config.Config(),
+        env=task.env,
+        num_envs=task.num_envs,
+        num_steps=task.num_steps,
+        num_updates=task.updates,
+        total_timesteps=None,
+        num_epochs=task.num_epochs,
+        num_minibatches=task.num_minibatches,
+        learning_rate=task.learning_rate,
+        discount=task.discount,
+        gae_lambda=task.gae_lambda,
+        entropy_coefficient=task.entropy_coefficient,
+        clip_value=task.clip_value,
+        normalize_observation=task.normalize,
+        normalize_reward=task.normalize,
+        **_network(task),
+    )
+
+
+def _network(task: Task) -> dict[str, Any]:
+    if task.memory is None:
+        return {"hidden_sizes": task.hidden_sizes, "activation": task.activation}
+    import networks
+
+    return {"network": {"apart": networks.Apart, "shared": networks.Shared}[task.memory]}
 
 
 def start(options: Options) -> Peer:
     """Set the flags that the command sets, compile, warm up."""
+    require(options, (*RECIPES, *(name for name in TASKS if name not in RECIPES)))
     if options.path is not None:
         sys.path.insert(1, options.path)
     from ppo_jax.run import xla
@@ -22,17 +61,14 @@ def start(options: Options) -> Peer:
     import jax_peer
     import numpy as np
 
-    from ppo_jax import population, recipe
+    from ppo_jax import population
 
-    try:
-        whole = recipe(options.recipe)
-    except ValueError as error:
-        raise OptionError(str(error)) from None
+    whole = config_of(options.recipe)
     assert whole.num_updates is not None
     mesh = jax_peer.mesh_of(options)
 
     def program(updates: int) -> Any:
-        config = recipe(options.recipe).replace(num_updates=updates, total_timesteps=None)
+        config = whole.replace(num_updates=updates, total_timesteps=None)
 
         def train(keys: jax.Array) -> Any:
             return population.train(keys, config, population.cpu_agents_at_once(config))

@@ -31,7 +31,7 @@ def start(options: Options) -> Peer:
 
     def updates() -> Iterator[tuple[int, float, float | None]]:
         """Each update's environment steps, seconds and, of a training's last, its return."""
-        for seed in count():
+        for seed in count(options.seed):
             steps, seconds = 0, 0.0
             for result in pytorch_ppo.training(options.recipe, seed, style=style):
                 final = None

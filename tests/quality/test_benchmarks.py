@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 PEERS = BENCHMARKS / "peers"
@@ -52,6 +53,100 @@ def measured(name, out, *flags):
 def test_an_unknown_part_is_refused_with_those_that_there_are():
     result = run("-m", "benchmarks", "throughputs", code=2)
     assert result.stdout.startswith("no part throughputs; there are throughput, profile")
+
+
+def curves_around(level, seeds, generator):
+    """Curves whose first 10 points are None, where no episode had ended."""
+    levels = generator.normal(level, 8.0, seeds)
+    return {str(seed): [None] * 10 + [value] * 90 for seed, value in enumerate(levels)}
+
+
+@pytest.mark.parametrize(("theirs", "equivalent"), [(440.0, True), (400.0, False)])
+def test_two_learn_alike_where_both_one_sided_tests_say_so(tmp_path, theirs, equivalent):
+    generator = np.random.default_rng(0)
+    curves = {
+        "standard": curves_around(440.0, 40, generator),
+        "standard, time_limit=terminate": curves_around(440.0, 40, generator),
+        "CleanRL": curves_around(theirs, 20, generator),
+    }
+    (tmp_path / "equivalence.json").write_text(json.dumps({"curves": curves}))
+    result = run("-m", "benchmarks.equivalence", "--seeds", "0", "--out", tmp_path)
+    content = json.loads((tmp_path / "equivalence.json").read_text())
+    assert content["curves"] == curves
+    ours, others = (
+        np.array([90 * curve[-1] / 100 / 500 for curve in curves[name].values()])
+        for name in ("standard", "CleanRL")
+    )
+    # Schuirmann's two tests: is the difference below -margin, or above margin?
+    below = stats.ttest_ind(ours + 0.015, others, equal_var=False, alternative="greater").pvalue
+    above = stats.ttest_ind(ours - 0.015, others, equal_var=False, alternative="less").pvalue
+    row = content["tests"][0]
+    assert row["area"] == pytest.approx([ours.mean(), others.mean()])
+    assert row["difference"] == pytest.approx(ours.mean() - others.mean())
+    assert row["p_value"] == pytest.approx(max(below, above))
+    assert row["equivalent"] == equivalent == (max(below, above) < 0.05)
+    said = "equivalent" if equivalent else "not shown to be equivalent"
+    assert f": {said} within ±0.015" in " ".join(result.stdout.split())
+
+
+def test_trainings_on_the_same_steps_become_a_table(tmp_path):
+    """Nothing is trained: one seed, seeds in a process and apart, and one that refused."""
+    low, high = -500, -69.1
+    levels = np.random.default_rng(0).uniform(low, high, 4)
+    named = {"task": "acrobot", "seed": 0}
+    trainings = [
+        {
+            **named,
+            "contestant": "ppo_jax",
+            "agents": 4,
+            "curves": [[None] * 20 + [level] * 80 for level in levels],
+            "final_return": -80.0,
+        },
+        {
+            **named,
+            "contestant": "SB3",
+            "agents": 1,
+            "curves": [[low] * 50 + [high] * 50],
+            "final_return": -90.0,
+        },
+        {**named, "contestant": "Ajax", "agents": 4, "left_out": "no such Python"},
+    ]
+    (tmp_path / "same_steps.json").write_text(json.dumps({"trainings": trainings}))
+    speeds = [("ppo_jax", 6000.0, 1.0), ("SB3", 2000.0, 3.0)]
+    rows = [
+        {
+            "recipe": "acrobot",
+            "agents": 1,
+            "contestant": name,
+            "env_steps_per_second": {"median": median},
+            "ours_over_it": ratio,
+        }
+        for name, median, ratio in speeds
+    ]
+    (tmp_path / "throughput.json").write_text(json.dumps({"rows": rows}))
+    command = ("-m", "benchmarks.same_steps", "acrobot", "--markdown", "--out", tmp_path)
+    # SB3's seed is held, and ours: no worker starts.
+    said = run(*command, "--seeds", "4", "--slow-seeds", "1", "--peers", "stable_baselines3")
+    assert said.stderr == ""
+    content = json.loads((tmp_path / "same_steps.json").read_text())
+    assert content["trainings"] == trainings
+    ajax, sb3, ours = content["rows"]
+    assert ajax["left_out"] == "no such Python"
+    assert (sb3["area"], sb3["interval_95"]) == (pytest.approx(0.5), None)
+    areas = 0.8 * (levels - low) / (high - low)
+    error = areas.std(ddof=1) / 2
+    half = 3.182446305284263 * error  # Student's t of 3 degrees of freedom, 97.5 %
+    assert ours["area"] == pytest.approx(areas.mean())
+    assert ours["interval_95"] == pytest.approx([areas.mean() - half, areas.mean() + half])
+    assert "| acrobot | SB3 | 1 | 0.500 | – | -90.0 | 2,000 | 3.0 |" in said.stdout
+    assert "| acrobot | Ajax | left out: no such Python |" in said.stdout
+    assert (tmp_path / "same_steps.png").stat().st_size > 0
+
+
+def test_an_unknown_task_is_refused_with_those_that_there_are(tmp_path):
+    result = run("-m", "benchmarks.same_steps", "acrobat", "--out", tmp_path / "new", code=2)
+    assert result.stdout.startswith("no task acrobat; there are standard, acrobot, continuous, ")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.slow
@@ -199,6 +294,7 @@ def test_no_script_hides_a_package_that_a_peer_imports():
         ("ours", '{"seconds": "5"}', "seconds is a positive number, not '5'\n"),
         ("ours", '{"curves": 1}', "curves is true or false, not 1\n"),
         ("ours", '{"path": 3}', "path is a string, not 3\n"),
+        ("ours", '{"recipe": "slow"}', "recipe 'slow': this peer does notebook, standard, fast, "),
         ("torch", '{"recipe": "fast"}', "recipe 'fast': this peer does notebook, standard only\n"),
         ("torch", '{"agents": 2}', "agents 2: this peer trains 1 at once\n"),
         (
