@@ -157,7 +157,7 @@ def measure(name: str, agents: int, options: Options, console: Console) -> list[
     with contextlib.ExitStack() as stack:
         for contestant in contestants(name, agents, options):
             console.print(f"{name}, {agents} agent(s): starting {contestant.label}")
-            flags = xla.flags(min(agents, os.cpu_count() or 1)) if contestant.our_flags else None
+            flags = _flags(name, agents) if contestant.our_flags else None
             try:
                 worker = Worker(contestant.worker, contestant.options, flags, start_timeout=900)
             except PeerError as error:
@@ -179,6 +179,12 @@ def measure(name: str, agents: int, options: Options, console: Console) -> list[
             )
             console.print(f"{name}, {agents} agent(s), turn {number + 1}, steps/s: {said}")
     return field
+
+
+def _flags(name: str, agents: int) -> str:
+    """What our command sets for so many agents."""
+    has_memory = name in TASKS and TASKS[name].memory is not None
+    return xla.flags(min(agents, os.cpu_count() or 1), has_memory=has_memory)
 
 
 def summarize(name: str, agents: int, field: list[Speeds]) -> list[dict[str, Any]]:

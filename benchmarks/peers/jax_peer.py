@@ -128,7 +128,8 @@ def prepare(options: Options, work: Work) -> tuple[Callable[[], dict[str, Any]],
     if options.plan:
         needed = {"env_steps": 0, "seconds": 0.0, "program_bytes": program_bytes(program)}
         return lambda: needed, compile_seconds
-    run(program, _WARM_UP)
+    if not options.curves:  # whose turn is not timed
+        run(program, _WARM_UP)
     seeds = itertools.count(options.seed)
 
     def turn() -> dict[str, Any]:
