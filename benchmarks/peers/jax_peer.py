@@ -12,11 +12,12 @@ import jax
 import numpy as np
 import reading
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from protocol import Options, learning_curve, timed, updates_of_turn
+from protocol import STEPS_OF_UPDATE, Options, learning_curve, timed, updates_of_turn
 
 Train = Callable[[jax.Array], Any]
 # The seed of what warms up: one that no turn reaches.
 _WARM_UP = 1_000_000
+_TRIAL_STEPS = 65_536  # environment steps of a pilot, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +122,9 @@ def prepare(options: Options, work: Work) -> tuple[Callable[[], dict[str, Any]],
         run(program, _WARM_UP)
         return run(program, _WARM_UP)[1]
 
-    updates = min(updates_of_turn(options, pilot), work.full_updates)
+    steps = STEPS_OF_UPDATE if callable(work.env_steps) else work.env_steps
+    trial = max(1, min(16, _TRIAL_STEPS // (steps * options.agents)))
+    updates = min(updates_of_turn(options, pilot, trial), work.full_updates)
     started = time.perf_counter()
     program = compiled(updates)
     compile_seconds = time.perf_counter() - started

@@ -180,14 +180,14 @@ def cache_folder() -> Path:
     return Path(base) / "ppo_jax" / "benchmarks"
 
 
-def updates_of_turn(options: Options, pilot: Callable[[int], float]) -> int:
+def updates_of_turn(options: Options, pilot: Callable[[int], float], trial: int = 16) -> int:
     """How many updates a turn has: a full training if it fits in its seconds.
 
-    `pilot(updates)` gives the seconds that a turn of so many updates takes.
+    `pilot(updates)` gives the seconds that a turn of so many updates takes, and is asked for those
+    of a trial.
     """
     if options.updates is not None:
         return options.updates
-    trial = 16
     fitting = int(options.seconds / pilot(trial) * trial)
     return max(1, min(fitting, FULL_UPDATES))
 
