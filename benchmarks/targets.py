@@ -59,8 +59,9 @@ class Results:
 
     def ratio(self, contestant: str, agents: int, recipe: str = "standard") -> float | None:
         """How many times as fast as a contestant ours was, in the same turns."""
-        row = self.row("throughput", recipe=recipe, agents=agents, contestant=contestant)
-        return row.get("ours_over_it")
+        wanted = {"recipe": recipe, "agents": agents, "contestant": contestant}
+        newest = self.row("throughput", **wanted) or self.row("throughput_earlier", **wanted)
+        return newest.get("ours_over_it")
 
 
 def targets(results: Results) -> Iterator[Target]:
@@ -68,6 +69,12 @@ def targets(results: Results) -> Iterator[Target]:
     yield Target("standard, 1 agent, × PureJaxRL", results.ratio("PureJaxRL", 1), 2)
     yield Target("standard, 1 agent, × rejax", results.ratio("rejax", 1), 2)
     yield Target("standard, 32 agents, × PureJaxRL", results.ratio("PureJaxRL", 32), 3)
+    yield Target("standard, 1 agent, × Ajax", results.ratio("Ajax", 1), 1.5)
+    yield Target("standard, 16 agents, × Ajax", results.ratio("Ajax", 16), 2)
+    yield Target("Pendulum, 1 agent, × Ajax", results.ratio("Ajax", 1, "continuous"), 1.5)
+    yield Target("recurrent, 1 agent, × Ajax", results.ratio("Ajax", 1, "recurrent"), 1.5)
+    yield Target("Breakout, 1 agent, × PureJaxRL", results.ratio("PureJaxRL", 1, "minatar"), 1.5)
+    yield Target("Breakout, 8 agents, × PureJaxRL", results.ratio("PureJaxRL", 8, "minatar"), 2)
     flagged = results.ratio("PureJaxRL, our flags", 32)
     yield Target("standard, 32 agents, × PureJaxRL with our flags", flagged, 1.5)
     yield Target("standard, 32 agents, × CleanRL", results.ratio("CleanRL", 32), 130)
