@@ -273,7 +273,7 @@ def unroll(step: Callable[..., Any], params: Any, memory: Any, inputs: Any) -> t
 
     With λ[t] the loss's gradient in the memory that step t hands on, it is that of the sum over t
     of outputs[t] · ∂loss/∂outputs[t] + memory[t] · λ[t], each step from the memory it began with.
-    Inputs have no gradient. The function must close over nothing that is traced.
+    The function must close over nothing that is traced.
     """
 
     @jax.custom_vjp

@@ -148,18 +148,21 @@ def returns(length):
 
 
 def remembered(length):
-    """A cell with a memory of two parts, begun anew where a flag says so; gradients of parameters,
-    first memory and inputs."""
+    """A cell with a memory of several parts, begun anew where a flag says so; gradients of
+    parameters, first memory and inputs."""
 
     def step(params, memory, inputs):
         inward, onward, head = params
         pushed, begins = inputs
         hidden = jnp.where(begins[:, None], 0, memory["hidden"])
         hidden = jnp.tanh(pushed @ inward + hidden @ onward) + 0.1 * memory["sum"][:, None]
-        return (hidden @ head, pushed), {"hidden": hidden, "sum": jnp.sum(hidden, axis=1)}
+        age, fresh = jnp.where(begins, 0, memory["age"] + 1), begins | memory["fresh"]
+        after = {"hidden": hidden, "sum": jnp.sum(hidden, axis=1), "age": age, "fresh": fresh}
+        return (hidden @ head, pushed * age[:, None]), after
 
     def call(function, given, begins):
         params, memory, inputs = given
+        memory = {**memory, "age": jnp.array([3, 0]), "fresh": jnp.array([True, False])}
         return function(step, params, memory, (inputs, begins))
 
     params = normal(3, 4), normal(4, 4, seed=1), normal(4, 2, seed=2)
