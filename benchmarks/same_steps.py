@@ -357,7 +357,7 @@ def main(options: Options) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "same_steps.json"
     content = json.loads(path.read_text()) if path.exists() else {"trainings": []}
-    content["setting"] = machine.describe("torch", "gymnax", "optax")
+    content["setting"] = machine.describe("gymnax", "optax")
     train_all(options, content, path, console)
     rows = with_cleanrl(content["trainings"], options.out / "equivalence.json")
     speeds = options.out / "throughput.json"

@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
     console = Console(options.quiet)
     algorithm = description.get("algorithm", description)  # format 2 had no boxes
     devices = summary.get("devices", 1) if options.how == "batch" else 1
-    xla.set_flags(devices, algorithm.get("network") == "gru")
+    xla.set_flags(devices, ("network", "gru") in algorithm.items())
 
     from ppo_jax.run import replaying  # jax: seconds, only after the flags have passed
 
