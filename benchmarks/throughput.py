@@ -182,9 +182,11 @@ def measure(name: str, agents: int, options: Options, console: Console) -> list[
 
 
 def _flags(name: str, agents: int) -> str:
-    """What our command sets for so many agents."""
+    """What our command sets for so many agents; for networks with memory, what the page on them
+    advises (docs/how-to-network.md)."""
     has_memory = name in TASKS and TASKS[name].memory is not None
-    return xla.flags(min(agents, os.cpu_count() or 1), has_memory=has_memory)
+    longer = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=300000"
+    return xla.flags(min(agents, os.cpu_count() or 1), longer if has_memory else "")
 
 
 def summarize(name: str, agents: int, field: list[Speeds]) -> list[dict[str, Any]]:

@@ -56,10 +56,10 @@ class Shared(nn.Module):
     @nn.compact
     def __call__(self, observation: jax.Array, memory: jax.Array, start: jax.Array) -> Outputs:
         """Logits [B, A], value [B], memory."""
-        hidden = nn.relu(_dense(128, 2**0.5)(observation))
+        hidden = nn.tanh(_dense(128, 2**0.5)(observation))
         memory, features = nn.GRUCell(128)(jnp.where(start[:, None], 0, memory), hidden)
         logits, value = (
-            _dense(outputs, gain)(nn.relu(_dense(128, 2.0)(features)))
+            _dense(outputs, gain)(nn.tanh(_dense(128, 2.0)(features)))
             for outputs, gain in ((self.num_outputs, 0.01), (1, 1.0))
         )
         return logits, value[:, 0], memory

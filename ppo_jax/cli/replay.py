@@ -38,13 +38,11 @@ def main(arguments: list[str]) -> int:
     """Parse the command line, replay the agent, and return the process's exit code."""
     options = flags.read_options(Options, arguments, "replay", agent=0, episodes=1)
     path = folder.find(options.run)
-    description, summary = _check_run(path, options)
+    summary = _check_run(path, options)
     default = path / f"replay-{options.agent}"
     out = folder.choose_results(default if options.out is None else options.out, options.overwrite)
     console = Console(options.quiet)
-    algorithm = description.get("algorithm", description)  # format 2 had no boxes
-    devices = summary.get("devices", 1) if options.how == "batch" else 1
-    xla.set_flags(devices, ("network", "gru") in algorithm.items())
+    xla.set_flags(summary.get("devices", 1) if options.how == "batch" else 1)
 
     from ppo_jax.run import replaying  # jax: seconds, only after the flags have passed
 
@@ -56,11 +54,8 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _check_run(path: Path, options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The run's description and summary.
-
-    Raises CommandError where the run cannot be replayed that way.
-    """
+def _check_run(path: Path, options: Options) -> dict[str, Any]:
+    """The run's summary. Raises CommandError where the run cannot be replayed that way."""
     folder.check_has_training(path)
     if not (path / folder.SUMMARY).exists():
         raise InputError(f"{path} has no {folder.SUMMARY}: the run saved no agents yet")
@@ -73,7 +68,7 @@ def _check_run(path: Path, options: Options) -> tuple[dict[str, Any], dict[str, 
         )
     if description.get("drop_solved") and options.how != "load":
         raise InputError(f"{path} dropped solved agents, in batches of several shapes: --how load")
-    return description, summary
+    return summary
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def main(arguments: list[str], plans: bool = False) -> int:
         folder.check_not_locked(path)
         folder.check_request(path, storage.resume, storage.overwrite)
     flags.check_versions()
-    xla.set_flags(experiment.agents_at_once, experiment.algorithm.network == "gru")
+    xla.set_flags(experiment.agents_at_once)
 
     # jax and gymnax: seconds, only after the flags have passed.
     from ppo_jax.run import agents, distributed, pipeline, planning

@@ -7,29 +7,25 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-# A loop whose turn touches no more bytes than this becomes one compiled function instead of a list
-# of kernels: the rollouts' loops of small networks, and those over the steps of one with memory,
-# whose products are of a few rows (docs/performance.md).
-_SMALL_LOOP = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold"
-_BYTES, _BYTES_WITH_MEMORY = 100_000, 300_000
+# A loop that holds no more bytes than this becomes one compiled function instead of a list of
+# kernels: the rollouts' loops of small networks (docs/performance.md).
+_SMALL_LOOP = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=100000"
 _DIRECTORY = "jax_compilation_cache_dir"
 
 
-def set_flags(num_agents: int, has_memory: bool = False) -> None:
+def set_flags(num_agents: int) -> None:
     """Make one CPU device a core, at most one an agent, and let small loops become functions.
 
     What the user's own XLA_FLAGS say about either stays. Has no effect once jax has started.
     """
     if "jax" not in sys.modules:
-        others = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = flags(num_agents, others, has_memory)
+        os.environ["XLA_FLAGS"] = flags(num_agents, os.environ.get("XLA_FLAGS", ""))
 
 
-def flags(num_agents: int, others: str = "", has_memory: bool = False) -> str:
+def flags(num_agents: int, others: str = "") -> str:
     """The flags that so many agents want, beside others, which come first."""
     devices = max(1, min(num_agents, _cores()))
-    small = f"{_SMALL_LOOP}={_BYTES_WITH_MEMORY if has_memory else _BYTES}"
-    for flag in (f"--xla_force_host_platform_device_count={devices}", small):
+    for flag in (f"--xla_force_host_platform_device_count={devices}", _SMALL_LOOP):
         if flag.split("=")[0] not in others:
             others = f"{others} {flag}"
     return others.strip()

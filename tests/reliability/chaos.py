@@ -159,9 +159,7 @@ def _command(arguments: list[str]) -> int:
     from ppo_jax.cli import flags, train
     from ppo_jax.run import xla
 
-    experiment = flags.read(arguments, "train")
-    has_memory = experiment.algorithm.network == "gru"
-    os.environ["XLA_FLAGS"] = xla.flags(experiment.agents_at_once, has_memory=has_memory)
+    os.environ["XLA_FLAGS"] = xla.flags(flags.read(arguments, "train").agents_at_once)
     return train.main(arguments)
 
 
