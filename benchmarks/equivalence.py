@@ -14,7 +14,7 @@ Interrupted, it goes on from the trainings that results/equivalence.json holds.
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from rich.console import Console
 from scipy import stats
 
 from benchmarks import machine
-from benchmarks.peers.protocol import FULL_UPDATES, POINTS, learning_curve
+from benchmarks.peers.protocol import FULL_UPDATES, POINTS, STEPS_OF_UPDATE, learning_curve
 from benchmarks.workers import Worker, interpreter, script_of
 from ppo_jax import population, ppo, recipe
 
@@ -83,13 +83,12 @@ def compare(ours: Sequence[float], theirs: Sequence[float], margin: float) -> di
     test = stats.ttest_ind(ours, theirs, equal_var=False)
     interval = test.confidence_interval(0.90)
     difference = float(np.mean(ours) - np.mean(theirs))
-    error = difference / float(test.statistic) if test.statistic else 0.0
-    # The larger of the two one-sided tests' p-values.
-    p_value = float(stats.t.sf((margin - abs(difference)) / abs(error), test.df)) if error else 0.0
+    error = np.hypot(stats.sem(ours), stats.sem(theirs))
     return {
         "difference": difference,
         "interval_90": [float(interval.low), float(interval.high)],
-        "p_value": p_value,
+        # The larger of the two one-sided tests'.
+        "p_value": float(stats.t.sf((margin - abs(difference)) / error, test.df)),
         "equivalent": bool(-margin < interval.low and interval.high < margin),
     }
 
@@ -116,13 +115,13 @@ def their_curve(path: Path, seed: int) -> list[float | None]:
         return worker.turn()["curves"][0]
 
 
-def train_all(options: Options, curves: Curves, save: Any, console: Console) -> None:
+def train_all(options: Options, curves: Curves, keep: Callable[[], None], console: Console) -> None:
     """Every training that is not held already, saved as each ends."""
     for name, overrides in OURS.items():
         held = curves.setdefault(name, {})
         for first in range(len(held), options.seeds, _AT_ONCE):
             held |= our_curves(overrides, range(first, min(first + _AT_ONCE, options.seeds)))
-            save()
+            keep()
             console.print(f"{name}: {len(held)} of {options.seeds} seeds")
     held = curves.setdefault(THEIRS, {})
     missing = [seed for seed in range(options.cleanrl_seeds) if str(seed) not in held]
@@ -136,7 +135,7 @@ def train_all(options: Options, curves: Curves, save: Any, console: Console) -> 
     try:
         for training in as_completed(trainings):
             held[str(trainings[training])] = training.result()
-            save()
+            keep()
             console.print(f"{THEIRS}: {len(held)} of {options.cleanrl_seeds} seeds")
     finally:
         pool.shutdown(cancel_futures=True)
@@ -165,7 +164,7 @@ def test(curves: Curves) -> list[dict[str, Any]]:
 def draw(curves: Curves, path: Path) -> None:
     """Mean curves over seeds, with the band from the 10 % to the 90 % quantile."""
     figure, panel = plt.subplots(figsize=(6, 3.2), layout="constrained")
-    steps = np.arange(1, POINTS + 1) * FULL_UPDATES * 512 / POINTS / 1000
+    steps = np.arange(1, POINTS + 1) * FULL_UPDATES * STEPS_OF_UPDATE / POINTS / 1000
     for name, color in zip((*OURS, THEIRS), ("tab:blue", "tab:cyan", "tab:gray"), strict=True):
         table = np.array(list(curves[name].values()), float)
         low, high = np.nanquantile(table, (0.1, 0.9), axis=0)
