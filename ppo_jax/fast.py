@@ -254,63 +254,6 @@ def _unpack(flat: jax.Array, like: Any) -> Any:
     return jax.tree.map(_as_it_was, ravel_pytree(zeros)[1](flat), like)
 
 
-def plain_unroll(
-    step: Callable[..., Any], params: Any, memory: Any, inputs: Any
-) -> tuple[Any, Any]:
-    """(outputs, memory after it) of every step, [T, ...], of outputs, memory ← step(params, memory,
-    inputs[t])."""
-
-    def carried(memory: Any, inputs: Any) -> Any:
-        given, after = step(params, memory, inputs)
-        return after, (given, after)
-
-    return jax.lax.scan(carried, memory, inputs)[1]
-
-
-def unroll(step: Callable[..., Any], params: Any, memory: Any, inputs: Any) -> tuple[Any, Any]:
-    """`plain_unroll`, but the parameters' gradient is taken over all steps at once: going back step
-    by step adds numbers as many as the parameters in each.
-
-    With λ[t] the loss's gradient in the memory that step t hands on, it is that of the sum over t
-    of outputs[t] · ∂loss/∂outputs[t] + memory[t] · λ[t], each step from the memory it began with.
-    The function must close over nothing that is traced.
-    """
-
-    @jax.custom_vjp
-    def run(params: Any, memory: Any, inputs: Any) -> Any:
-        return plain_unroll(step, params, memory, inputs)
-
-    def forward(params: Any, memory: Any, inputs: Any) -> Any:
-        def moved(params: Any, memory: Any, inputs: Any) -> Any:
-            inputs, move = inputs
-            given, after = step(params, memory, inputs)
-            return given, jax.tree.map(jnp.add, after, move)
-
-        def unrolled(memory: Any, moves: Any) -> Any:
-            return plain_unroll(moved, params, memory, (inputs, moves))
-
-        shapes = jax.eval_shape(run, params, memory, inputs)[1]
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        found, back = jax.vjp(unrolled, memory, zeros)
-        return found, (params, memory, inputs, found[1], back)
-
-    def backward(kept: Any, gradient: Any) -> Any:
-        params, memory, inputs, after, back = kept
-        of_memory, of_each = back(gradient)
-        before = jax.tree.map(
-            lambda first, later: jnp.concatenate([first[None], later[:-1]]), memory, after
-        )
-
-        def at_once(params: Any, inputs: Any) -> Any:
-            return jax.vmap(step, (None, 0, 0))(params, before, inputs)
-
-        of_params, of_inputs = jax.vjp(at_once, params, inputs)[1]((gradient[0], of_each))
-        return of_params, of_memory, of_inputs
-
-    run.defvjp(forward, backward)
-    return run(params, memory, inputs)
-
-
 def plain_draw(draw: Callable[..., jax.Array], key: jax.Array, shape: Any) -> jax.Array:
     """Random numbers of a shape, by a function of `jax.random`."""
     return draw(key, shape)

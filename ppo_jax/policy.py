@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from ppo_jax import env, fast, network, normalize, spaces
+from ppo_jax import env, fast, network, normalize, recurrence, spaces
 from ppo_jax.config import BUILT_IN_NETWORKS, Config, nearest_divisor
 from ppo_jax.distributions import (
     Categorical,
@@ -134,7 +134,7 @@ def make(config: Config) -> Policy:
         seen = encode(params.statistics, batch)
         seen = jax.tree.map(lambda leaf: leaf.reshape(*leading, *leaf.shape[1:]), seen)
         variables = params.trainable["network"]
-        (given, values), memories = fast.unroll(step, variables, memory, (seen, start))
+        (given, values), memories = recurrence.unroll(step, variables, memory, (seen, start))
         return distribution(params, given), values, memories
 
     return Policy(
