@@ -147,30 +147,6 @@ def returns(length):
     return call, [normal(length, 2), discounts, normal(2, seed=2)]
 
 
-def remembered(length):
-    """A cell with a memory of several parts, begun anew where a flag says so; gradients of
-    parameters, first memory and inputs."""
-
-    def step(params, memory, inputs):
-        inward, onward, head = params
-        pushed, begins = inputs
-        hidden = jnp.where(begins[:, None], 0, memory["hidden"])
-        hidden = jnp.tanh(pushed @ inward + hidden @ onward) + 0.1 * memory["sum"][:, None]
-        age, fresh = jnp.where(begins, 0, memory["age"] + 1), begins | memory["fresh"]
-        after = {"hidden": hidden, "sum": jnp.sum(hidden, axis=1), "age": age, "fresh": fresh}
-        return (hidden @ head, pushed * age[:, None]), after
-
-    def call(function, given, begins):
-        params, memory, inputs = given
-        memory = {**memory, "age": jnp.array([3, 0]), "fresh": jnp.array([True, False])}
-        return function(step, params, memory, (inputs, begins))
-
-    params = normal(3, 4), normal(4, 4, seed=1), normal(4, 2, seed=2)
-    memory = {"hidden": normal(2, 4, seed=3), "sum": normal(2, seed=4)}
-    begins = np.random.default_rng(5).integers(0, 2, (length, 2)) == 1
-    return call, [(params, memory, normal(length, 2, 3, seed=6)), begins]
-
-
 # By function: whether the plain one is to run, and (call, arrays).
 CASES = {
     "dot_general": [
@@ -214,7 +190,6 @@ CASES = {
     "discounted_sums": [(True, returns(3))],
     "scan": [(True, walk(3, 2))],
     "together": [(True, doubled())],
-    "unroll": [(False, remembered(length)) for length in (1, 2, 7)],
 }
 OFF_THE_CPU = {
     "dot_general": [
@@ -282,7 +257,13 @@ def weighted(outputs):
 @pytest.mark.parametrize(("on_cpu", "name", "plain", "call", "arrays"), PAIRS)
 def test_a_function_equals_its_plain_twin(on_cpu, name, plain, call, arrays, monkeypatch):
     monkeypatch.setattr(fast, "_on_cpu", lambda: on_cpu)
-    functions = getattr(__import__("ppo_jax.recurrence").recurrence if name=="unroll" else fast, name), getattr(__import__("ppo_jax.recurrence").recurrence if name=="unroll" else fast, f"plain_{name}")
+    functions = (
+        getattr(__import__("ppo_jax.recurrence").recurrence if name == "unroll" else fast, name),
+        getattr(
+            __import__("ppo_jax.recurrence").recurrence if name == "unroll" else fast,
+            f"plain_{name}",
+        ),
+    )
 
     arrays = jax.tree.map(jnp.asarray, arrays)
 
