@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -157,7 +156,7 @@ def measure(name: str, agents: int, options: Options, console: Console) -> list[
     with contextlib.ExitStack() as stack:
         for contestant in contestants(name, agents, options):
             console.print(f"{name}, {agents} agent(s): starting {contestant.label}")
-            flags = _flags(name, agents) if contestant.our_flags else None
+            flags = xla.flags(agents) if contestant.our_flags else None
             try:
                 worker = Worker(contestant.worker, contestant.options, flags, start_timeout=900)
             except PeerError as error:
@@ -179,14 +178,6 @@ def measure(name: str, agents: int, options: Options, console: Console) -> list[
             )
             console.print(f"{name}, {agents} agent(s), turn {number + 1}, steps/s: {said}")
     return field
-
-
-def _flags(name: str, agents: int) -> str:
-    """What our command sets for so many agents; for networks with memory, what the page on them
-    advises (docs/how-to-network.md)."""
-    has_memory = name in TASKS and TASKS[name].memory is not None
-    longer = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=300000"
-    return xla.flags(min(agents, os.cpu_count() or 1), longer if has_memory else "")
 
 
 def summarize(name: str, agents: int, field: list[Speeds]) -> list[dict[str, Any]]:

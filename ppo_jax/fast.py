@@ -216,16 +216,16 @@ def discounted_sums(rewards: jax.Array, discounts: jax.Array, bootstrap: jax.Arr
     return jax.lax.associative_scan(join, (ended, discounts), reverse=True)[0]
 
 
-def plain_scan(step: Callable[..., Any], carry: Any, inputs: Any) -> Any:
+def plain_scan(step: Callable[..., Any], carry: Any, inputs: Any, reverse: bool = False) -> Any:
     """`jax.lax.scan`."""
-    return jax.lax.scan(step, carry, inputs)
+    return jax.lax.scan(step, carry, inputs, reverse=reverse)
 
 
-def scan(step: Callable[..., Any], carry: Any, inputs: Any) -> Any:
+def scan(step: Callable[..., Any], carry: Any, inputs: Any, reverse: bool = False) -> Any:
     """`plain_scan`; off the CPU what a step hands on, and what it puts out, is one array each, and
     several steps are one trip: every array would be a kernel, and every trip two more."""
     if _on_cpu():
-        return plain_scan(step, carry, inputs)
+        return plain_scan(step, carry, inputs, reverse)
 
     def first(carry: Any, inputs: Any) -> Any:
         return step(carry, jax.tree.map(lambda leaf: leaf[0], inputs))[1]
@@ -234,13 +234,13 @@ def scan(step: Callable[..., Any], carry: Any, inputs: Any) -> Any:
     leaves = jax.tree.leaves((carry, outputs))
     has_keys = any(jnp.issubdtype(leaf.dtype, jax.dtypes.extended) for leaf in leaves)
     if has_keys or sum(leaf.size for leaf in leaves) > FEW_CARRIED:
-        return plain_scan(step, carry, inputs)
+        return plain_scan(step, carry, inputs, reverse)
 
     def packed(flat: jax.Array, inputs: Any) -> tuple[jax.Array, jax.Array]:
         carried, given = step(_unpack(flat, carry), inputs)
         return _pack(carried), _pack(given)
 
-    flat, rows = jax.lax.scan(packed, _pack(carry), inputs, unroll=STEPS_A_TRIP)
+    flat, rows = jax.lax.scan(packed, _pack(carry), inputs, unroll=STEPS_A_TRIP, reverse=reverse)
     return _unpack(flat, carry), jax.vmap(lambda row: _unpack(row, outputs))(rows)
 
 

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import JaxprEqn, Var
 
+from ppo_jax import fast
+
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
 """(params, memory, inputs) -> (outputs, memory)."""
 
@@ -99,19 +101,16 @@ def _walk(
         after = parts.rest(params, memory, ready)
         return after, after
 
-    length = len(jax.tree.leaves(inputs)[0])
-    ready = jax.vmap(partial(parts.ready, params), axis_size=length)(inputs)
-    return parts, jax.lax.scan(carried, memory, ready, length, reverse)[1]
+    ready = jax.vmap(partial(parts.ready, params))(inputs)
+    return parts, fast.scan(carried, memory, ready, reverse)[1]
 
 
 class _Parts(NamedTuple):
-    """A step in three."""
+    """A step in three: what the rest needs of the inputs, the memory, and the outputs."""
 
-    ready: Callable[[Any, Any], list[jax.Array]]  # (params, inputs) -> what the rest needs of them
-    rest: Callable[[Any, Any, list[jax.Array]], Any]  # (params, memory, that) -> memory
-    outputs: Callable[
-        [Any, Any, Any, Any], Any
-    ]  # (params, memory before, after, inputs) -> outputs
+    ready: Callable[[Any, Any], list[jax.Array]]  # (params, inputs) -> ready
+    rest: Callable[[Any, Any, list[jax.Array]], Any]  # (params, memory, ready) -> memory
+    outputs: Callable[..., Any]  # (params, memory before, memory after, inputs) -> outputs
 
 
 def _divide(step: Step, params: Any, memory: Any, inputs: Any) -> _Parts:
@@ -136,13 +135,11 @@ def _divide(step: Step, params: Any, memory: Any, inputs: Any) -> _Parts:
 
     late = _reached(jaxpr.eqns, of_memory)
     early = _reached(jaxpr.eqns, of_inputs) - late
-    loop = [
-        equation
-        for equation in _needed(jaxpr.eqns, after, of_memory)
-        if not late.isdisjoint(_variables(equation.invars))
-    ]
-    read = _variables([*itertools.chain(*(equation.invars for equation in loop)), *after])
-    crossing = [one for one in dict.fromkeys(read) if one in early]
+    read = [set(_variables(one.invars)) for one in _needed(jaxpr.eqns, after, of_memory)]
+    wanted = early & set(_variables(after)).union(*(one for one in read if one & late))
+    made = itertools.chain(of_inputs, *(equation.outvars for equation in jaxpr.eqns))
+    crossing = [one for one in made if one in wanted]
+    crossing = crossing or of_inputs[:1]  # of which the loop has its length
     rest, given = part(after, of_memory, crossing), part(outputs, of_memory, after, of_inputs)
     return _Parts(
         ready=part(crossing, of_inputs),

@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 from jax.extend.core import jaxprs_in_params
 
-from ppo_jax import recurrence
+from ppo_jax import fast, recurrence
 from tests.helpers.quick import quick_jit
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -115,8 +115,10 @@ def found_by(function, step, params, memory, inputs):
     return found, [leaf for leaf in jax.tree.leaves(gradients) if leaf.dtype != jax.dtypes.float0]
 
 
+@pytest.mark.parametrize("on_cpu", [True, False])
 @pytest.mark.parametrize(("step", "memory", "length"), CASES)
-def test_it_equals_a_scan_of_the_step(step, memory, length):
+def test_it_equals_a_scan_of_the_step(step, memory, length, on_cpu, monkeypatch):
+    monkeypatch.setattr(fast, "_on_cpu", lambda: on_cpu)
     ours, scanned = (
         quick_jit(functools.partial(found_by, function, step))(PARAMS, memory, given(length))
         for function in (recurrence.unroll, recurrence.plain_unroll)
