@@ -542,6 +542,13 @@ MEMORY = (
         "test_an_episode_begins_with_initial_memory[gru]",
     ),
     Bug(
+        "gradient-stops-at-a-step",
+        "The way back through a network with memory is cut between steps.",
+        "recurrence:_pull",
+        replace("jax.tree.map(jnp.add, own, later)", "own"),
+        "test_it_equals_a_scan_of_the_step[inner-7-True]",
+    ),
+    Bug(
         "truncation-without-memory",
         "The value after a truncation is that of an agent that remembers nothing.",
         "rollout:next_values",
