@@ -34,9 +34,11 @@ def plain_unroll(step: Step, params: Any, memory: Any, inputs: Any) -> tuple[Any
 def unroll(step: Step, params: Any, memory: Any, inputs: Any) -> tuple[Any, Any]:
     """`plain_unroll`, of a step that closes over nothing that is traced.
 
-    With λ[t] the loss's gradient in the memory that step t hands on, directly and by all steps
-    after it, the parameters' gradient is that of the sum over t of outputs[t] · ∂loss/∂outputs[t] +
-    memory[t] · λ[t], each step from the memory it began with.
+    The loss's gradient in the memory m[t] that step t hands on is λ[t] = ∂loss/∂m[t] +
+    (∂m[t+1]/∂m[t])ᵀ λ[t+1], of which the first term is what m[t] does otherwise than through
+    m[t+1]: that recurrence alone goes step by step. The parameters' gradient is that of the sum
+    over t of outputs[t] · ∂loss/∂outputs[t] + m[t] · λ[t], each step from the memory it began with.
+    Werbos, Backpropagation through time (1990).
     """
 
     @jax.custom_vjp
