@@ -152,11 +152,14 @@ def train_all(options: Options, content: dict[str, Any], path: Path, console: Co
     """Every training that is not held already, saved as each ends; who was left out tries again."""
 
     def keep(training: Training, row: Row) -> None:
-        others = [held for held in content["trainings"] if not training.replaces(held)]
-        content["trainings"] = [*others, row]
-        save(content, path)
         said = row.get("left_out") or f"{row['final_return']} at the end"
         console.print(f"{training.task}, {training.contestant.name}, seed {training.seed}: {said}")
+        before = [held for held in content["trainings"] if training.replaces(held)]
+        if "left_out" in row and any("left_out" not in held for held in before):
+            return  # fewer seeds than asked for are better than none
+        others = [held for held in content["trainings"] if held not in before]
+        content["trainings"] = [*others, row]
+        save(content, path)
 
     def held(training: Training) -> bool:
         return any(
