@@ -177,14 +177,20 @@ def argmax(values: jax.Array) -> jax.Array:
 
 
 def plain_together(tree: Any) -> tuple[Any, Callable[[Any], Any]]:
-    """The tree itself, and what gives it back."""
+    """The tree of single numbers itself, and what gives it back."""
     return tree, lambda same: same
 
 
 def together(tree: Any) -> tuple[Any, Callable[[Any], Any]]:
-    """`plain_together`; off the CPU one array of the tree's floats, and the function that takes it
+    """`plain_together`; off the CPU one array of the tree's numbers, and the function that takes it
     apart: what is done to each of them is then one kernel."""
-    return plain_together(tree) if _on_cpu() else ravel_pytree(tree)
+    if _on_cpu():
+        return plain_together(tree)
+    leaves, structure = jax.tree.flatten(tree)
+    place, row = jnp.arange(len(leaves)), jnp.zeros(len(leaves))
+    for index, leaf in enumerate(leaves):  # no concatenation, for the reason of `_entries`
+        row = jnp.where(place == index, leaf, row)
+    return row, lambda row: jax.tree.unflatten(structure, jnp.unstack(row))
 
 
 def plain_discounted_sums(

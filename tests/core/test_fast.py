@@ -136,7 +136,7 @@ def doubled():
         joined, apart = function(tree)
         return apart(jax.tree.map(lambda leaf: 2 * leaf, joined))
 
-    return call, [{"number": normal(), "row": normal(3, seed=1)}]
+    return call, [{"one": normal(), "others": (normal(seed=1), normal(seed=2))}]
 
 
 def returns(length):

@@ -17,25 +17,30 @@ import jax
 from ppo_jax import population, recipe
 from ppo_jax.run import absent, compiled
 from ppo_jax.run.errors import DeviceError
-name, dump, own, options = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
+name, dump, own, agents, options = *sys.argv[1:4], int(sys.argv[4]), json.loads(sys.argv[5])
 try:
     chosen = absent.select(name)
 except DeviceError as error:
     sys.exit(f"skip: {error}")
 options = {"num_updates": 2, "total_timesteps": None, **options}
 wanted = {**population.COMPILER_OPTIONS, **absent.compiler_options(name, dump)}
-programs = compiled.build(recipe(own, **options), 2 * len(chosen), chosen, wanted)
+programs = compiled.build(recipe(own, **options), agents * len(chosen), chosen, wanted)
 from jax._src import xla_bridge
 print(json.dumps([programs.memory(), sorted(xla_bridge._backends)]))
 """
-CASES = [(name, {}) for name in RECIPES] + [("standard", {"network": "gru"})]
+CASES = [
+    *(pytest.param(name, 2, {}, id=name) for name in RECIPES),
+    pytest.param("fast", 32, {}, id="fast-32"),  # which XLA could not compile for a GPU
+    pytest.param("standard", 2, {"network": "gru"}, id="gru"),
+]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("device", ["gpu:h100", "tpu:v5e:2x2"])
-@pytest.mark.parametrize(("own", "options"), CASES, ids=[*RECIPES, "gru"])
-def test_a_recipe_compiles(device, own, options, tmp_path):
-    command = [sys.executable, "-c", COMPILE, device, str(tmp_path), own, json.dumps(options)]
+@pytest.mark.parametrize(("own", "agents", "options"), CASES)
+def test_a_recipe_compiles(device, own, agents, options, tmp_path):
+    given = [device, str(tmp_path), own, str(agents), json.dumps(options)]
+    command = [sys.executable, "-c", COMPILE, *given]
     result = subprocess.run(command, capture_output=True, text=True, timeout=600)
     if "skip: " in result.stderr:
         pytest.skip(result.stderr.strip())
