@@ -76,7 +76,7 @@ def _draw_bars(canvas: Canvas, numbers: np.ndarray) -> None:
 
 def mix(one: str, other: str, share: float) -> str:
     """A color between two, with that share of the other."""
-    pairs = [(int(one[at : at + 2], 16), int(other[at : at + 2], 16)) for at in (1, 3, 5)]
+    pairs = zip(ImageColor.getrgb(one), ImageColor.getrgb(other), strict=True)
     return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in pairs)
 
 
