@@ -8,16 +8,11 @@ import numpy as np
 from ppo_jax import env, evaluate, objects, policy, population, spaces
 from ppo_jax.config import Config
 from ppo_jax.evaluate import Trace
-from ppo_jax.film import drawers_bsuite, drawers_classic, drawers_minatar, drawers_misc
+from ppo_jax.film import drawers_bandits, drawers_boards, drawers_motion
 from ppo_jax.film.drawers import Drawer, Scene, draw_observation
 from ppo_jax.policy import Params
 
-_DRAWERS: dict[str, Drawer] = {
-    **drawers_classic.DRAWERS,
-    **drawers_minatar.DRAWERS,
-    **drawers_bsuite.DRAWERS,
-    **drawers_misc.DRAWERS,
-}
+_DRAWERS = {**drawers_motion.DRAWERS, **drawers_boards.DRAWERS, **drawers_bandits.DRAWERS}
 
 
 class Stage(NamedTuple):
@@ -55,7 +50,7 @@ def set_stage(config: Config) -> Stage:
         title=objects.name(config.env),
         environment=environment,
         parameters=jax.tree.map(np.asarray, parameters),
-        drawer=drawer or Drawer(draw_observation, lambda *_: ()),
+        drawer=drawer or Drawer(draw_observation),
         is_known=drawer is not None,
         action_space=made.action_space,
         has_parts=config.previous_action or config.previous_reward,
@@ -116,5 +111,6 @@ def action_names(stage: Stage) -> list[str]:
             numbers = [f"{entry}: {one}" for entry, n in enumerate(nvec) for one in range(n)]
         case _:
             numbers = [str(entry) for entry in range(space.size)]
-    names = list(stage.drawer.actions(stage.environment, stage.parameters))
+    named = stage.drawer.actions
+    names = list(named(stage.environment) if callable(named) else named)
     return names if len(names) == len(numbers) else numbers
