@@ -1,26 +1,57 @@
-"""Composes the frames of one agent's film: the picture, and beside it policy, value and return."""
+"""Films one agent: the picture of every step, and beside it policy, value and return."""
 
+import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image
 
 from ppo_jax import spaces
 from ppo_jax.evaluate import Trace
-from ppo_jax.film import recording
+from ppo_jax.film import recording, writing
 from ppo_jax.film.canvas import BLUE, FLOOR, GREEN, INK, LINE, MUTED, ORANGE, SKY, Canvas
 from ppo_jax.film.recording import Stage
-from ppo_jax.run.console import number
+from ppo_jax.film.writing import Frame
+from ppo_jax.run.console import Console, number
+from ppo_jax.run.saved import Agent
 
 SIDE, PANEL = 240, 192  # pixels of the picture, and of the panel beside it
+_MOST_FRAMES = 300
 _MOST_BARS, _LEFT, _RIGHT = 11, 64.0, PANEL - 48.0  # of the panel, and the ends of its bars
 
 
-def compose(
-    stage: Stage, trace: Trace, said: str, every: int, fps: float
-) -> Iterator[tuple[Image.Image, float]]:
-    """Every frame of the episodes, and how many seconds it is shown.
+def film_agent(
+    agent: Agent,
+    said: str,
+    out: Path,
+    console: Console,
+    *,
+    seed: int = 0,
+    episodes: int = 1,
+    sampled: bool = False,
+    fps: float | None = None,
+) -> None:
+    """Film episodes of one agent; with the same key those of `replay`."""
+    stage = recording.set_stage(agent.config)
+    stage.say_what_is_drawn(console)
+    trace = recording.record(agent.params, agent.config, jax.random.key(seed), episodes, sampled)
+    steps = int(trace.valid.sum())
+    every = math.ceil(steps / _MOST_FRAMES)
+    rate = fps or min(max(steps / every / 8, 4), 25)
+    made = list(compose(stage, trace, said, every, rate))
+    returns = np.sum(trace.reward, axis=0, where=trace.valid, dtype=float)
+    shown = f"{f'1 in {every} of ' * (every > 1)}{steps:,} steps shown"
+    how = f"{'sampled' if sampled else 'greedy'} episode{'s' * (episodes > 1)}"
+    reached = f"mean return {number(float(returns.mean()))}"
+    console.say(f"filmed {episodes:,} {how} of {said}, {reached}: {shown}")
+    writing.write(out, made, console)
+
+
+def compose(stage: Stage, trace: Trace, said: str, every: int, fps: float) -> Iterator[Frame]:
+    """Every frame of the episodes.
 
     Args:
         trace: NumPy arrays [T, episodes, ...].

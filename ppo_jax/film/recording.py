@@ -11,6 +11,7 @@ from ppo_jax.evaluate import Trace
 from ppo_jax.film import drawers_bandits, drawers_boards, drawers_motion
 from ppo_jax.film.drawers import Drawer, Scene, draw_observation
 from ppo_jax.policy import Params
+from ppo_jax.run.console import Console
 
 _DRAWERS = {**drawers_motion.DRAWERS, **drawers_boards.DRAWERS, **drawers_bandits.DRAWERS}
 
@@ -39,6 +40,11 @@ class Stage(NamedTuple):
         before = step - 1, episode
         led = (trace.action[before], float(trace.reward[before])) if step else ()
         return Scene(self.environment, self.parameters, state, observation, *led)
+
+    def say_what_is_drawn(self, console: Console) -> None:
+        """Say so where the environment is not known."""
+        if not self.is_known:
+            console.say(f"{self.title} has no drawer, so its observations are drawn")
 
 
 def set_stage(config: Config) -> Stage:

@@ -15,6 +15,7 @@ from ppo_jax.config import Config
 from ppo_jax.film import canvas, drawers_bandits, frames, recording, writing
 from ppo_jax.film.canvas import BLUE, GREEN, INK, ORANGE, RED, SKY, Canvas
 from ppo_jax.film.drawers import Scene
+from ppo_jax.run.console import Console
 from tests.helpers.quick import quick_jit
 
 SIDE = frames.SIDE
@@ -241,7 +242,9 @@ def test_a_gif_has_every_frame_as_long_as_it_is_shown(tmp_path):
         pixels[5:8, index % 30] = ImageColor.getrgb(RED)  # few pixels keep their color
         pixels[index // 3, :] = [index, 2 * index, 255 - index]  # more colors than a palette has
     seconds = [*[0.04] * 59, 1.5]
-    writing.write(tmp_path / "new" / "a.gif", [Image.fromarray(one) for one in made], seconds)
+    pictures = map(Image.fromarray, made)
+    pairs = list(zip(pictures, seconds, strict=True))
+    writing.write(tmp_path / "new" / "a.gif", pairs, Console(quiet=True))
     found = read((tmp_path / "new" / "a.gif").read_bytes())
     assert [duration for _, duration in found] == [*[40] * 59, 1500]
     for (seen, _), pixels in zip(found, made, strict=True):
@@ -252,7 +255,7 @@ def test_a_gif_has_every_frame_as_long_as_it_is_shown(tmp_path):
 def test_an_mp4_has_as_many_frames(tmp_path):
     ffmpeg = pytest.importorskip("imageio_ffmpeg")
     image = Image.new("RGB", (64, 32), canvas.BLUE)
-    writing.write(tmp_path / "a.mp4", [image] * 5, [0.1] * 4 + [0.5])
+    writing.write(tmp_path / "a.mp4", [(image, 0.1)] * 4 + [(image, 0.5)], Console(quiet=True))
     decode = [ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", tmp_path / "a.mp4", "-f", "rawvideo"]
     decoded = subprocess.run([*decode, "-pix_fmt", "rgb24", "-"], capture_output=True, check=True)
     pixels = np.frombuffer(decoded.stdout, np.uint8).reshape(-1, 32, 64, 3)
