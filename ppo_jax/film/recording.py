@@ -66,12 +66,8 @@ def set_stage(config: Config) -> Stage:
 def _find_drawer(found: Any) -> Drawer | None:
     """The drawer of gymnax's pair of environment and parameters; none for another environment."""
     kinds = type(found[0]).__mro__ if found else ()
-    named = (
-        _DRAWERS[kind.__name__]
-        for kind in kinds
-        if kind.__module__.startswith("gymnax.") and kind.__name__ in _DRAWERS
-    )
-    return next(named, None)
+    names = (kind.__name__ for kind in kinds if kind.__module__.startswith("gymnax."))
+    return next((_DRAWERS[name] for name in names if name in _DRAWERS), None)
 
 
 def play(params: Params, config: Config, key: jax.Array, num_episodes: int, sampled: bool) -> Trace:
