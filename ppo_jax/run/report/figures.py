@@ -113,14 +113,12 @@ def side_by_side(figures: Sequence[str]) -> str:
 
 
 def _lines(groups: Groups, metric: str, banded: bool = True) -> list[Line]:
-    lines = []
-    for color, group in enumerate(groups):
-        if metric in group.curves:
-            steps, middle, *band = group.curves[metric]
-            lines.append(
-                Line(group.name, f"g{color}", color, steps, middle, *(band if banded else ()))
-            )
-    return lines
+    lines = [
+        Line(group.name, f"g{color}", color, *group.curves[metric])
+        for color, group in enumerate(groups)
+        if metric in group.curves
+    ]
+    return lines if banded else [line._replace(low=None, high=None) for line in lines]
 
 
 def _solving(groups: Groups) -> str:
