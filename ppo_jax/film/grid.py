@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,13 +92,10 @@ def film_grid(
 
 def _play(params: Params, config: Config, keys: jax.Array, sampled: bool) -> Trace:
     """An episode of each agent, [T, agents, ...]."""
-
-    def one(params: Params, config: Config, key: jax.Array) -> Trace:
-        trace = recording.play(params, config, key, 1, sampled)
-        return jax.tree.map(lambda leaf: leaf[:, 0], trace)
-
+    play = partial(recording.play, num_episodes=1, sampled=sampled)
     axes = jax.tree.map(lambda leaf: 0 if np.ndim(leaf) else None, config)
-    return jax.vmap(one, in_axes=(0, axes, 0), out_axes=1)(params, config, keys)
+    trace = jax.vmap(play, in_axes=(0, axes, 0), out_axes=1)(params, config, keys)
+    return jax.tree.map(lambda leaf: leaf[:, :, 0], trace)
 
 
 def _compose(
