@@ -47,7 +47,6 @@ def chart(
     x_label: str,
     *,
     levels: Sequence[Level] = (),
-    limits: tuple[float, float] | None = None,
     log: str = "",
     percent: bool = False,
     names: Sequence[str] = (),
@@ -57,9 +56,8 @@ def chart(
 
     Args:
         levels: lines across.
-        limits: the ends of the y axis; none: where the lines are.
         log: the axes that are logarithmic, of "xy".
-        percent: whether values are fractions, to be shown as percentages.
+        percent: whether values are fractions, to be shown as percentages, from 0 to 100.
         names: of whole numbers on the x axis, instead of the numbers.
         wide: whether it takes the page's whole width.
     """
@@ -67,7 +65,7 @@ def chart(
     if not lines:
         return ""
     left, right = (-0.5, len(names) - 0.5) if names else _ends(lines, "x" in log)
-    bottom, top = limits or _limits(lines, levels, "y" in log)
+    bottom, top = (-0.04, 1.04) if percent else _limits(lines, levels, "y" in log)
     x, y = _axis(left, right, "x" in log), _axis(top, bottom, "y" in log)
     y_ticks = _ticks(bottom, top, 5, "y" in log)
     x_ticks = list(range(len(names))) if names else _ticks(left, right, 4, "x" in log)

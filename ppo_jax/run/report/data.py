@@ -152,8 +152,7 @@ def _groups(
     """The settings that are drawn, the best first; unranked ones in their order."""
     ranked = [row["setting"] for row in rows] or list(range(table.num_settings))
     drawn = sorted(ranked, key=lambda setting: setting != 0)[:SETTINGS]
-    returns = summary.get("eval_return_per_seed") or []
-    evaluated = np.array([np.nan if one is None else one for one in returns], float)
+    evaluated = np.array(summary.get("eval_return_per_seed") or [], float)  # None becomes NaN
     solving = ranking.steps_to_solve(metrics, solved_at)
     if solving is not None:
         metrics = {**metrics, "solving": solving[None]}
