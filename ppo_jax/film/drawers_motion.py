@@ -110,10 +110,8 @@ def draw_pong(canvas: Canvas, scene: Scene) -> None:
     canvas.view((-1, tall + 1), (wide + 1, -1))
     canvas.box((0, 0), (wide, tall), FLOOR, 0.5)
     canvas.line([(wide / 2, 0), (wide / 2, tall)], LINE, 0.25)
-    for x, center, color in zip(
-        (0, wide - 1), scene.state.paddle_centers, (BLUE, MUTED), strict=True
-    ):
-        middle = int(center) + 0.5
+    left, right = (int(center) + 0.5 for center in scene.state.paddle_centers)
+    for x, middle, color in ((0, left, BLUE), (wide - 1, right, MUTED)):
         canvas.box((x, middle - half), (x + 1, middle + half), color, 0.3)
     for (y, x), size, color in (
         (scene.state.last_ball_position, 0.5, mix(FLOOR, ORANGE, 0.4)),
@@ -143,9 +141,9 @@ def draw_reacher(canvas: Canvas, scene: Scene) -> None:
     canvas.circle((0, 0), len(angles), FLOOR)
     canvas.circle(scene.state.goal_xy, 0.22, mix(FLOOR, GREEN, 0.7))
     for index, (one, other) in enumerate(pairwise(joints)):
-        canvas.line([tuple(one), tuple(other)], (BLUE, ORANGE)[index % 2], 0.2)
-        canvas.circle(tuple(one), 0.13, INK)
-    canvas.circle(tuple(joints[-1]), 0.12, INK)
+        canvas.line([one, other], (BLUE, ORANGE)[index % 2], 0.2)
+        canvas.circle(one, 0.13, INK)
+    canvas.circle(joints[-1], 0.12, INK)
 
 
 def draw_swimmer(canvas: Canvas, scene: Scene) -> None:
@@ -161,7 +159,7 @@ def draw_swimmer(canvas: Canvas, scene: Scene) -> None:
         canvas.circle((x, y), 0.08, PURPLE)
     at = np.clip(scene.state.xy, -1.25, 1.25)
     ahead = np.clip(at + 0.4 * np.asarray(scene.state.xy_vel), -reach, reach)
-    canvas.line([tuple(at), tuple(ahead)], INK, 0.025)
+    canvas.line([at, ahead], INK, 0.025)
     canvas.circle(at, 0.075, ORANGE)
 
 
