@@ -22,13 +22,10 @@ class Scene(NamedTuple):
     reward: float = 0.0
 
 
-Draw = Callable[[Canvas, Scene], None]
-
-
 class Drawer(NamedTuple):
     """How the environments of one class are drawn."""
 
-    draw: Draw
+    draw: Callable[[Canvas, Scene], None]
     # Each action's name, or each entry's of continuous ones, or what an environment names them.
     actions: Sequence[str] | Callable[[Any], Sequence[str]] = ()
 
