@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
     writing.check(out, options.overwrite)
     xla.set_flags(1)
 
-    from ppo_jax.film import grid, making  # jax: seconds, only after the flags have passed
+    from ppo_jax.film import frames, grid  # jax: seconds, only after the flags have passed
     from ppo_jax.run import devices, saved
 
     chosen = devices.select(options.device)[:1]
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
             grid.film_grid(run, options, chosen, out, console)
         else:
             own = {name: getattr(options, name) for name in ("seed", "episodes", "sampled", "fps")}
-            making.film_agent(agent, f"agent {number}", out, console, **own)
+            frames.film_agent(agent, f"agent {number}", out, console, **own)
     return 0
 
 

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 
 from ppo_jax import env, evaluate, objects, population, spaces
-from ppo_jax.config import Config
 from ppo_jax.export.interface import NEXT, Interface
 from ppo_jax.run.saved import Agent
 
@@ -18,26 +17,22 @@ _STEPS = 64  # at most, of each of as many episodes, from which the examples are
 
 def describe(agent: Agent, interface: Interface, key: jax.Array) -> dict[str, Any]:
     """The content of contract.json."""
-    action_space = {"action": interface.action_space}
+    config, action_space = agent.config, {"action": interface.action_space}
     return {
         "format": FORMAT,
         "deterministic": True,
-        "environment": _describe_environment(agent.config),
+        "environment": {
+            "id": objects.name(config.env),
+            "kwargs": dict(config.env_kwargs),
+            "params": {name: float(value) for name, value in config.env_params.items()},
+            "max_episode_steps": env.make(config).max_episode_steps,
+            "previous_action": config.previous_action,
+            "previous_reward": config.previous_reward,
+        },
         "inputs": _describe_arrays(interface.inputs, interface.observations),
         "outputs": _describe_arrays(interface.outputs, action_space),
         "versions": {name: metadata.version(name) for name in ("ppo-jax", "jax", "gymnax")},
         "examples": _find_examples(agent, interface, key),
-    }
-
-
-def _describe_environment(config: Config) -> dict[str, Any]:
-    return {
-        "id": objects.name(config.env),
-        "kwargs": dict(config.env_kwargs),
-        "params": {name: float(value) for name, value in config.env_params.items()},
-        "max_episode_steps": env.make(config).max_episode_steps,
-        "previous_action": config.previous_action,
-        "previous_reward": config.previous_reward,
     }
 
 
@@ -66,8 +61,7 @@ def _describe_space(space: Any) -> dict[str, Any]:
 def _find_examples(agent: Agent, interface: Interface, key: jax.Array) -> dict[str, Any]:
     """Inputs and outputs of steps of greedy episodes, [16, ...] each: spread over the episodes, or
     for a network with memory one step after another."""
-    limit = env.make(agent.config).max_episode_steps or _STEPS
-    steps = min(limit, _STEPS)
+    steps = min(env.make(agent.config).max_episode_steps or _STEPS, _STEPS)
     play = jax.jit(
         evaluate.play, static_argnums=(3, 4, 5), compiler_options=population.COMPILER_OPTIONS
     )

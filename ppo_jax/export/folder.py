@@ -11,10 +11,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import export as jax_export
 
 from ppo_jax import evaluate, population
 from ppo_jax.config import BUILT_IN_NETWORKS
-from ppo_jax.export import card, contract, graph, interface, stablehlo
+from ppo_jax.export import card, contract, graph, interface
 from ppo_jax.export.interface import Interface
 from ppo_jax.run import saved
 from ppo_jax.run.console import Console, number
@@ -24,6 +25,7 @@ from ppo_jax.run.storage import folder
 ONNX, STABLEHLO, NUMPY = "policy.onnx", "policy.stablehlo", "policy.npz"
 SCRIPT, CONTRACT, RESULTS, CARD = "run_policy.py", "contract.json", "results.json", "README.md"
 FILES = (ONNX, STABLEHLO, NUMPY, SCRIPT, CONTRACT, RESULTS, CARD)
+PLATFORMS = ("cpu", "cuda", "tpu")  # that policy.stablehlo runs on
 EPISODES = 100
 
 
@@ -75,16 +77,15 @@ def make(agent: Agent, key: jax.Array) -> tuple[dict[str, Any], dict[str, bytes]
     described = contract.describe(agent, found, key)
     results = _evaluate(agent, key)
     policies, notes = _policies(agent, found)
-    files = [name for name in FILES if name in policies or name in (CONTRACT, RESULTS)]
-    text = card.text(described, results, files, notes)
-    contents = {CONTRACT: _as_json(described), RESULTS: _as_json(results), CARD: text.encode()}
-    contents |= policies
-    return results, {name: contents[name] for name in FILES if name in contents}, notes
+    contents = {**policies, CONTRACT: _as_json(described), RESULTS: _as_json(results)}
+    files = [name for name in FILES if name in contents]
+    contents[CARD] = card.text(described, results, files, notes).encode()
+    return results, {name: contents[name] for name in (*files, CARD)}, notes
 
 
 def _policies(agent: Agent, found: Interface) -> tuple[dict[str, bytes], list[str]]:
     """The files that hold the policy, and why some are missing."""
-    files = {STABLEHLO: stablehlo.serialize(found)}
+    files = {STABLEHLO: _as_stablehlo(found)}
     if agent.config.network not in BUILT_IN_NETWORKS:
         others = f"{ONNX}, {NUMPY} and {SCRIPT} are left out"
         return files, [f"{others}: the network is your own, of which only {STABLEHLO} can be made"]
@@ -95,6 +96,17 @@ def _policies(agent: Agent, found: Interface) -> tuple[dict[str, bytes], list[st
     from ppo_jax.export import onnx_file
 
     return {**files, ONNX: onnx_file.serialize(own, found)}, []
+
+
+def _as_stablehlo(found: Interface) -> bytes:
+    """What `jax.export.deserialize` reads; the first axis of every array is of any length."""
+    (batch,) = jax_export.symbolic_shape("batch")
+    inputs = {
+        name: jax.ShapeDtypeStruct((batch, *one.shape), one.dtype)
+        for name, one in found.inputs.items()
+    }
+    program = jax_export.export(jax.jit(found.step), platforms=PLATFORMS)(**inputs)
+    return bytes(program.serialize())
 
 
 def _as_archive(own: graph.Graph, found: Interface) -> bytes:

@@ -27,12 +27,14 @@ def make(agent: Agent) -> Interface:
     """The greedy policy of an agent as a function of named arrays."""
     environment, own_policy = env.make(agent.config), policy.make(agent.config)
     example = jax.eval_shape(lambda: environment.reset(jax.random.key(0))[1])
-    observations = {_observation_name(path, agent): leaf for path, leaf in _leaves(example)}
+    observations = {
+        _observation_name(path, agent): leaf for path, leaf in jax.tree.leaves_with_path(example)
+    }
     kinds = spaces.leaves(environment.observation_space, example)
     memory = _own_memory(jax.eval_shape(lambda: own_policy.initial_memory(1)), agent)
     memories = {
         _join("memory", path): jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
-        for path, leaf in _leaves(memory)
+        for path, leaf in jax.tree.leaves_with_path(memory)
     }
     inputs = {**observations, **memories}
     if own_policy.has_memory:
@@ -76,10 +78,6 @@ def _observation_name(path: Any, agent: Agent) -> str:
 
 def _join(name: str, path: Any) -> str:
     return ".".join([name, *(jax.tree_util.keystr((key,), simple=True) for key in path)])
-
-
-def _leaves(tree: Any) -> Any:
-    return jax.tree_util.tree_leaves_with_path(tree)
 
 
 def _own_memory(memory: Any, agent: Agent) -> Any:

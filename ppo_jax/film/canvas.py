@@ -7,13 +7,9 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 PAPER, FLOOR, LINE, MUTED, INK = "#fbfaf6", "#efece4", "#d5d1c6", "#8b8f98", "#26303d"
-BLUE, ORANGE, GREEN, RED, YELLOW, PURPLE = (
-    *("#2f6db3", "#e5872b", "#3a9a68", "#cf4a4f", "#e9bd3f", "#8660b5"),
-)
-SKY, SAND, PINK = "#bcd9ee", "#e8dcc0", "#f2b8a0"
-PALETTE = (
-    *(PAPER, FLOOR, LINE, MUTED, INK, BLUE, ORANGE, GREEN, RED, YELLOW, PURPLE, SKY, SAND, PINK),
-)
+BLUE, ORANGE, GREEN, RED, YELLOW = "#2f6db3", "#e5872b", "#3a9a68", "#cf4a4f", "#e9bd3f"
+PURPLE, SKY, SAND, PINK = "#8660b5", "#bcd9ee", "#e8dcc0", "#f2b8a0"
+PALETTE = PAPER, FLOOR, LINE, MUTED, INK, BLUE, ORANGE, GREEN, RED, YELLOW, PURPLE, SKY, SAND, PINK
 _FINER = 3  # pixels drawn for each one kept, a side: Pillow's lines are not smooth
 
 Point = tuple[float, float]
@@ -37,27 +33,27 @@ class Canvas:
         corner, as large as fits."""
         (left, bottom), (right, top) = low, high
         wide, tall = self._image.size
-        self._scale = min(wide / abs(right - left), tall / abs(top - bottom))
-        self._axes = 1 if right > left else -1, -1 if bottom > top else 1
+        self._scale = min(wide / (right - left), tall / abs(top - bottom))
+        self._up = 1 if top > bottom else -1
         self._middle = (left + right) / 2, (bottom + top) / 2
 
     def line(self, points: Iterable[Point], color: str, width: float) -> None:
         """A line through the points, with round ends."""
-        pixels, thick = [self._at(point) for point in points], self._long(width)
+        pixels, thick = [self._at(point) for point in points], self._scale * width
         self._draw.line(pixels, color, round(thick), joint="curve")
-        for x, y in (pixels[0], pixels[-1]):
-            self._round((x, y), thick / 2, color)
+        for end in (pixels[0], pixels[-1]):
+            self._draw.circle(end, thick / 2, color)
 
-    def circle(self, center: Point, radius: float, color: str, ring: float = 0) -> None:
-        """A disk, or a ring of that width."""
-        self._round(self._at(center), self._long(radius), color, self._long(ring))
+    def circle(self, center: Point, radius: float, color: str) -> None:
+        """A disk."""
+        self._draw.circle(self._at(center), self._scale * radius, color)
 
     def box(self, one: Point, other: Point, color: str, corner: float = 0, ring: float = 0) -> None:
         """A rectangle between two opposite corners, or its outline of that width."""
         (x, y), (right, bottom) = self._at(one), self._at(other)
         edges = min(x, right), min(y, bottom), max(x, right), max(y, bottom)
-        filled = {"outline": color, "width": round(self._long(ring))} if ring else {"fill": color}
-        self._draw.rounded_rectangle(edges, self._long(corner), **filled)
+        filled = {"outline": color, "width": round(self._scale * ring)} if ring else {"fill": color}
+        self._draw.rounded_rectangle(edges, self._scale * corner, **filled)
 
     def polygon(self, points: Iterable[Point], color: str) -> None:
         """A filled polygon."""
@@ -73,9 +69,9 @@ class Canvas:
         most: float = 0,
     ) -> None:
         """Words of that height, no wider than `most`, if given; the anchor is Pillow's."""
-        pixels = self._long(size)
+        pixels = self._scale * size
         if most:
-            pixels *= min(1, self._long(most) / max(_font(round(pixels)).getlength(said), 1))
+            pixels *= min(1, self._scale * most / max(_font(round(pixels)).getlength(said), 1))
         self._draw.text(self._at(at), said, color, _font(round(pixels)), anchor)
 
     def image(self, low: Point, high: Point, image: Image.Image) -> None:
@@ -97,18 +93,9 @@ class Canvas:
     def _at(self, point: Any) -> Point:
         wide, tall = self._image.size
         return (
-            wide / 2 + self._axes[0] * self._scale * (float(point[0]) - self._middle[0]),
-            tall / 2 - self._axes[1] * self._scale * (float(point[1]) - self._middle[1]),
+            wide / 2 + self._scale * (float(point[0]) - self._middle[0]),
+            tall / 2 - self._scale * (float(point[1]) - self._middle[1]) * self._up,
         )
-
-    def _long(self, length: float) -> float:
-        return self._scale * length
-
-    def _round(self, pixel: Point, radius: float, color: str, ring: float = 0) -> None:
-        filled: dict[str, Any] = {"fill": color}
-        if ring:
-            filled = {"outline": color, "width": round(ring)}
-        self._draw.circle(pixel, radius, **filled)
 
 
 @cache

@@ -22,20 +22,12 @@ class Scene(NamedTuple):
     reward: float = 0.0
 
 
-Draw = Callable[[Canvas, Scene], None]
-Names = Callable[[Any, Any], tuple[str, ...]]  # of (environment, parameters)
-
-
 class Drawer(NamedTuple):
     """How the environments of one class are drawn."""
 
-    draw: Draw
-    actions: Names  # each action's name, or each entry's of continuous ones
-
-
-def named(*actions: str) -> Names:
-    """The same names whatever the parameters."""
-    return lambda *_: actions
+    draw: Callable[[Canvas, Scene], None]
+    # Each action's name, or each entry's of continuous ones, or what an environment names them.
+    actions: Sequence[str] | Callable[[Any], Sequence[str]] = ()
 
 
 def draw_observation(canvas: Canvas, scene: Scene) -> None:
@@ -76,15 +68,5 @@ def _draw_bars(canvas: Canvas, numbers: np.ndarray) -> None:
 
 def mix(one: str, other: str, share: float) -> str:
     """A color between two, with that share of the other."""
-    pairs = [(int(one[at : at + 2], 16), int(other[at : at + 2], 16)) for at in (1, 3, 5)]
+    pairs = zip(ImageColor.getrgb(one), ImageColor.getrgb(other), strict=True)
     return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in pairs)
-
-
-def draw_tiles(canvas: Canvas, colors: Sequence[Sequence[str | None]]) -> None:
-    """A board of square tiles, in whose units all else is drawn: (column, row), row downward."""
-    rows, columns = len(colors), len(colors[0])
-    canvas.view((-0.3, rows + 0.3), (columns + 0.3, -0.3))
-    for row, line in enumerate(colors):
-        for column, color in enumerate(line):
-            if color is not None:
-                canvas.box((column + 0.04, row + 0.04), (column + 0.96, row + 0.96), color, 0.1)

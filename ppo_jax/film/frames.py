@@ -1,26 +1,56 @@
-"""Composes the frames of one agent's film: the picture, and beside it policy, value and return."""
+"""Films one agent: the picture of every step, and beside it policy, value and return."""
 
+import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image
 
-from ppo_jax import spaces
 from ppo_jax.evaluate import Trace
-from ppo_jax.film import recording
+from ppo_jax.film import recording, writing
 from ppo_jax.film.canvas import BLUE, FLOOR, GREEN, INK, LINE, MUTED, ORANGE, SKY, Canvas
 from ppo_jax.film.recording import Stage
-from ppo_jax.run.console import number
+from ppo_jax.film.writing import Frame
+from ppo_jax.run.console import Console, number
+from ppo_jax.run.saved import Agent
 
 SIDE, PANEL = 240, 192  # pixels of the picture, and of the panel beside it
+_MOST_FRAMES = 300
 _MOST_BARS, _LEFT, _RIGHT = 11, 64.0, PANEL - 48.0  # of the panel, and the ends of its bars
 
 
-def compose(
-    stage: Stage, trace: Trace, said: str, every: int, fps: float
-) -> Iterator[tuple[Image.Image, float]]:
-    """Every frame of the episodes, and how many seconds it is shown.
+def film_agent(
+    agent: Agent,
+    said: str,
+    out: Path,
+    console: Console,
+    *,
+    seed: int = 0,
+    episodes: int = 1,
+    sampled: bool = False,
+    fps: float | None = None,
+) -> None:
+    """Film episodes of one agent; with the same key those of `replay`."""
+    stage = recording.set_stage(agent.config)
+    stage.say_what_is_drawn(console)
+    trace = recording.record(agent.params, agent.config, jax.random.key(seed), episodes, sampled)
+    steps = int(trace.valid.sum())
+    every = math.ceil(steps / _MOST_FRAMES)
+    rate = fps or min(max(steps / every / 8, 4), 25)
+    made = list(compose(stage, trace, said, every, rate))
+    returns = np.sum(trace.reward, axis=0, where=trace.valid, dtype=float)
+    shown = f"{f'1 in {every} of ' * (every > 1)}{steps:,} steps shown"
+    how = f"{'sampled' if sampled else 'greedy'} episode{'s' * (episodes > 1)}"
+    reached = f"mean return {number(float(returns.mean()))}"
+    console.say(f"filmed {episodes:,} {how} of {said}, {reached}: {shown}")
+    writing.write(out, made, console)
+
+
+def compose(stage: Stage, trace: Trace, said: str, every: int, fps: float) -> Iterator[Frame]:
+    """Every frame of the episodes.
 
     Args:
         trace: NumPy arrays [T, episodes, ...].
@@ -53,8 +83,7 @@ class _Panel:
         self._policy = {
             name: numbers[own].reshape(self._steps, -1) for name, numbers in trace.policy.items()
         }
-        terminated = trace.terminated[self._steps - 1, episode]
-        self._ended = "end" if terminated else "time limit"
+        self._ended = "end" if trace.terminated[self._steps - 1, episode] else "time limit"
         low, high = float(np.min(self._value)), float(np.max(self._value))
         room = max(0.2 * max(-low, high, 0.1) - (high - low), 1e-3)  # noise fills no panel
         self._low, self._high = low - room / 2, high + room / 2
@@ -66,12 +95,10 @@ class _Panel:
         canvas.text((6, 39), said, 13, MUTED, "lm", most=PANEL - 18)
         canvas.text((6, 62), f"step {step:,}", 14, INK, "lm")
         canvas.text((PANEL - 12, 62), f"return {number(self._returns[step])}", 14, INK, "rm")
-        acting = step < self._steps
-        canvas.text((6, 85), "policy" if acting else f"policy ({self._ended})", 13, MUTED, "lm")
-        if "mean" in self._policy:
-            self._draw_intervals(canvas, step if acting else None)
-        else:
-            self._draw_bars(canvas, step if acting else None)
+        ended = f" ({self._ended})" * (step == self._steps)
+        canvas.text((6, 85), f"policy{ended}", 13, MUTED, "lm")
+        draw_policy = self._draw_intervals if "mean" in self._policy else self._draw_bars
+        draw_policy(canvas, step)
         self._draw_value(canvas, min(step, self._steps - 1))
         return canvas.finish()
 
@@ -86,44 +113,37 @@ class _Panel:
             canvas.box((_LEFT, y - half), (_RIGHT, y + half), FLOOR, 2)
             yield index, y, half, size
 
-    def _draw_bars(self, canvas: Canvas, step: int | None) -> None:
-        """The probability of every action, the chosen one colored."""
-        chosen = self._chosen(step)
+    def _draw_bars(self, canvas: Canvas, step: int) -> None:
+        """The probability of every action, the chosen one colored: of several entries one each."""
+        starts = np.cumsum([0, *getattr(self._stage.action_space, "nvec", ())])  # of entries' bars
         for index, y, half, size in self._rows(canvas):
-            if step is not None:
+            if step < self._steps:
+                chosen = self._action[step] + starts[: self._action.shape[1]]
                 share = float(self._policy["probability"][step, index])
                 end = _LEFT + max(share, 0.02) * (_RIGHT - _LEFT)
                 color = ORANGE if index in chosen else SKY
                 canvas.box((_LEFT, y - half), (end, y + half), color, 2)
                 canvas.text((PANEL - 12, y), f"{share:.0%}", size, INK, "rm")
 
-    def _chosen(self, step: int | None) -> list[int]:
-        """Rows of the bars that stand for the chosen action; each entry of several has its own."""
-        if step is None:
-            return []
-        space = self._stage.action_space
-        nvec = space.nvec if isinstance(space, spaces.MultiDiscrete) else (0,)
-        starts = np.cumsum([0, *nvec])
-        return [int(start + one) for start, one in zip(starts, self._action[step], strict=False)]
-
-    def _draw_intervals(self, canvas: Canvas, step: int | None) -> None:
+    def _draw_intervals(self, canvas: Canvas, step: int) -> None:
         """Mean and deviation of every entry between its bounds, and the action that was taken."""
         lows, highs = self._bounds()
+
+        def at(values: Any) -> list[float]:
+            shares = np.clip((values - lows) / (highs - lows), 0, 1)
+            return list((_LEFT + shares * (_RIGHT - _LEFT)).tolist())
+
         for index, y, half, size in self._rows(canvas):
-
-            def at(value: float, low: float = lows[index], high: float = highs[index]) -> float:
-                share = float(np.clip((value - low) / (high - low), 0, 1))
-                return _LEFT + share * (_RIGHT - _LEFT)
-
-            canvas.line([(at(0), y - half), (at(0), y + half)], LINE, 1)
-            if step is not None:
-                ends = [at(float(self._policy[name][step, index])) for name in ("low", "high")]
-                canvas.box((ends[0], y - half), (max(ends[1], ends[0] + 2), y + half), SKY, 2)
-                mean = at(float(self._policy["mean"][step, index]))
+            zero = at(0)[index]
+            canvas.line([(zero, y - half), (zero, y + half)], LINE, 1)
+            if step < self._steps:
+                own = (self._policy[name][step] for name in ("low", "mean", "high"))
+                low, mean, high, taken = (at(one)[index] for one in (*own, self._action[step]))
+                canvas.box((low, y - half), (max(high, low + 2), y + half), SKY, 2)
                 canvas.line([(mean, y - half), (mean, y + half)], BLUE, 1.5)
-                taken = float(self._action[step, index])
-                canvas.circle((at(taken), y), 3.6, ORANGE)
-                canvas.text((PANEL - 12, y), f"{round(taken, 2) + 0.0:.2f}", size, INK, "rm")
+                canvas.circle((taken, y), 3.6, ORANGE)
+                said = f"{round(float(self._action[step, index]), 2) + 0.0:.2f}"  # no -0
+                canvas.text((PANEL - 12, y), said, size, INK, "rm")
 
     def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Of every entry's axis: the action's, or where they are infinite, what was done."""

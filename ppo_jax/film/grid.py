@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,9 +13,10 @@ from PIL import Image
 from ppo_jax import env, population
 from ppo_jax.config import Config
 from ppo_jax.evaluate import Trace
-from ppo_jax.film import making, recording
+from ppo_jax.film import recording, writing
 from ppo_jax.film.canvas import BLUE, FLOOR, GREEN, INK, LINE, MUTED, PAPER, Canvas
 from ppo_jax.film.recording import Stage
+from ppo_jax.film.writing import Frame
 from ppo_jax.policy import Params
 from ppo_jax.run import replaying
 from ppo_jax.run.agents import Lanes
@@ -69,7 +71,7 @@ def film_grid(
         raise InputError(f"{options.run} was interrupted; finish it with --resume, then film it")
     ids = np.arange(min(options.grid, len(run.table)))
     stages = [recording.set_stage(run.agent(agent).config) for agent in ids.tolist()]
-    making.say_what_is_drawn(stages[0], console)
+    stages[0].say_what_is_drawn(console)
     updates = run.summary["num_updates"]
     hook, lanes = Snapshots(updates), Lanes(ids, np.ones(len(ids), bool))
     replaying.train_again(run, lanes, updates, chosen, hook, console)
@@ -78,25 +80,22 @@ def film_grid(
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(options.seed), ids)
         config = run.table.configure(ids)
         solved_at = env.SOLVED_AT.get(config.env)
-        made: list[tuple[Image.Image, float]] = []
+        made: list[Frame] = []
         total = snapshots[-1].env_steps
         play = jax.jit(_play, static_argnums=3, compiler_options=population.COMPILER_OPTIONS)
         for snapshot in snapshots:
             trace = jax.tree.map(np.asarray, play(snapshot.params, config, keys, options.sampled))
             made += _compose(stages, trace, snapshot.env_steps, total, solved_at, options.fps)
         made[-1] = made[-1][0], 3.0
-    making.write(out, made, console)
+    writing.write(out, made, console)
 
 
 def _play(params: Params, config: Config, keys: jax.Array, sampled: bool) -> Trace:
     """An episode of each agent, [T, agents, ...]."""
-
-    def one(params: Params, config: Config, key: jax.Array) -> Trace:
-        trace = recording.play(params, config, key, 1, sampled)
-        return jax.tree.map(lambda leaf: leaf[:, 0], trace)
-
+    play = partial(recording.play, num_episodes=1, sampled=sampled)
     axes = jax.tree.map(lambda leaf: 0 if np.ndim(leaf) else None, config)
-    return jax.vmap(one, in_axes=(0, axes, 0), out_axes=1)(params, config, keys)
+    trace = jax.vmap(play, in_axes=(0, axes, 0), out_axes=1)(params, config, keys)
+    return jax.tree.map(lambda leaf: leaf[:, :, 0], trace)
 
 
 def _compose(
@@ -106,61 +105,54 @@ def _compose(
     total: int,
     solved_at: float | None,
     fps: float | None,
-) -> Iterator[tuple[Image.Image, float]]:
-    """The frames of one stage, and how many seconds each is shown: the first steps of the episodes,
-    at most every third."""
+) -> Iterator[Frame]:
+    """The frames of one stage: the first steps of the episodes, at most every third."""
+    agents, columns = range(len(stages)), math.ceil(math.sqrt(len(stages)))
     returns = np.sum(trace.reward, axis=0, where=trace.valid, dtype=float)
     solved = returns >= (math.inf if solved_at is None else solved_at)
-    columns = math.ceil(math.sqrt(len(stages)))
-    cells = [_Cell(*one) for one in zip(stages, returns, solved, strict=True)]
-    longest = max(recording.length(trace, agent) for agent in range(len(stages)))
+    longest = max(recording.length(trace, agent) for agent in agents)
     every = min(math.ceil(longest / _MOST_FRAMES), 3)
     count = min(max(math.ceil(longest / every) + 1, _LEAST_FRAMES), _MOST_FRAMES)
+    cells = [
+        [
+            _draw_cell(stages[agent], trace, agent, step, number(returns[agent]), solved[agent])
+            for step in recording.moments(trace, agent, every)[:count]
+        ]
+        for agent in agents
+    ]
     width = columns * (_CELL[0] + _GAP) + _GAP
     height = _HEAD + math.ceil(len(stages) / columns) * (_CELL[1] + _GAP)
     said = f"mean return {number(float(returns.mean()))}"
     if solved_at is not None:
         said += f", {solved.sum()} of {len(stages)} solved"
     page = Image.new("RGB", (width, height), PAPER)
-    page.paste(
-        _head(width, f"{len(stages)} agents learn {stages[0].title}", env_steps, total, said),
-        (0, 0),
-    )
+    title = f"{len(stages)} agents learn {stages[0].title}"
+    page.paste(_draw_head(width, title, env_steps, total, said), (0, 0))
     for index in range(count):
-        for agent, cell in enumerate(cells):
+        for agent, pictures in enumerate(cells):
             row, column = divmod(agent, columns)
             place = _GAP + column * (_CELL[0] + _GAP), _HEAD + row * (_CELL[1] + _GAP)
-            page.paste(cell.draw(trace, agent, index * every), place)
+            page.paste(pictures[min(index, len(pictures) - 1)], place)
         yield page.copy(), 0.7 if index == count - 1 else 1 / (fps or _FPS)
 
 
-class _Cell:
-    """One agent's picture with its episode's return: framed in green where that counts as solved,
-    pale once the episode is over."""
-
-    def __init__(self, stage: Stage, episode_return: float, solved: bool):
-        self._stage, self._said, self._solved = stage, number(episode_return), solved
-        self._last: Image.Image | None = None
-
-    def draw(self, trace: Trace, agent: int, step: int) -> Image.Image:
-        """The picture before that step, or once the episode is over."""
-        if self._last is not None:
-            return self._last
-        length = recording.length(trace, agent)
-        canvas = Canvas(*_CELL)
-        self._stage.drawer.draw(canvas, self._stage.scene(trace, agent, min(step, length)))
-        if step >= length:
-            canvas.fade(0.6)
-        canvas.view_pixels()
-        ring, color = (2.5, GREEN) if self._solved else (1, LINE)
-        canvas.box((0, 0), _CELL, color, 5, ring)
-        canvas.text((7, 13), self._said, 13, GREEN if self._solved else MUTED, "lm")
-        picture = canvas.finish()
-        self._last = picture if step >= length else None
-        return picture
+def _draw_cell(
+    stage: Stage, trace: Trace, agent: int, step: int, said: str, solved: bool
+) -> Image.Image:
+    """One agent's picture before that step, with its episode's return: framed in green where that
+    counts as solved, pale once the episode is over."""
+    canvas = Canvas(*_CELL)
+    stage.drawer.draw(canvas, stage.scene(trace, agent, step))
+    if step == recording.length(trace, agent):
+        canvas.fade(0.6)
+    canvas.view_pixels()
+    ring, color = (2.5, GREEN) if solved else (1, LINE)
+    canvas.box((0, 0), _CELL, color, 5, ring)
+    canvas.text((7, 13), said, 13, GREEN if solved else MUTED, "lm")
+    return canvas.finish()
 
 
-def _head(width: int, title: str, env_steps: int, total: int, said: str) -> Image.Image:
+def _draw_head(width: int, title: str, env_steps: int, total: int, said: str) -> Image.Image:
     """The title, how far the agents have come, and what they reach."""
     canvas = Canvas(width, _HEAD)
     canvas.text((_GAP, 17), title, 18, INK, "lm", most=0.6 * width)

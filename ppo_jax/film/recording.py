@@ -8,16 +8,12 @@ import numpy as np
 from ppo_jax import env, evaluate, objects, policy, population, spaces
 from ppo_jax.config import Config
 from ppo_jax.evaluate import Trace
-from ppo_jax.film import drawers_bsuite, drawers_classic, drawers_minatar, drawers_misc
+from ppo_jax.film import drawers_bandits, drawers_boards, drawers_motion
 from ppo_jax.film.drawers import Drawer, Scene, draw_observation
 from ppo_jax.policy import Params
+from ppo_jax.run.console import Console
 
-_DRAWERS: dict[str, Drawer] = {
-    **drawers_classic.DRAWERS,
-    **drawers_minatar.DRAWERS,
-    **drawers_bsuite.DRAWERS,
-    **drawers_misc.DRAWERS,
-}
+_DRAWERS = {**drawers_motion.DRAWERS, **drawers_boards.DRAWERS, **drawers_bandits.DRAWERS}
 
 
 class Stage(NamedTuple):
@@ -45,6 +41,11 @@ class Stage(NamedTuple):
         led = (trace.action[before], float(trace.reward[before])) if step else ()
         return Scene(self.environment, self.parameters, state, observation, *led)
 
+    def say_what_is_drawn(self, console: Console) -> None:
+        """Say so where the environment is not known."""
+        if not self.is_known:
+            console.say(f"{self.title} has no drawer, so its observations are drawn")
+
 
 def set_stage(config: Config) -> Stage:
     """The environment of a configuration, and its drawer."""
@@ -55,7 +56,7 @@ def set_stage(config: Config) -> Stage:
         title=objects.name(config.env),
         environment=environment,
         parameters=jax.tree.map(np.asarray, parameters),
-        drawer=drawer or Drawer(draw_observation, lambda *_: ()),
+        drawer=drawer or Drawer(draw_observation),
         is_known=drawer is not None,
         action_space=made.action_space,
         has_parts=config.previous_action or config.previous_reward,
@@ -65,12 +66,8 @@ def set_stage(config: Config) -> Stage:
 def _find_drawer(found: Any) -> Drawer | None:
     """The drawer of gymnax's pair of environment and parameters; none for another environment."""
     kinds = type(found[0]).__mro__ if found else ()
-    named = (
-        _DRAWERS[kind.__name__]
-        for kind in kinds
-        if kind.__module__.startswith("gymnax.") and kind.__name__ in _DRAWERS
-    )
-    return next(named, None)
+    names = (kind.__name__ for kind in kinds if kind.__module__.startswith("gymnax."))
+    return next((_DRAWERS[name] for name in names if name in _DRAWERS), None)
 
 
 def play(params: Params, config: Config, key: jax.Array, num_episodes: int, sampled: bool) -> Trace:
@@ -116,5 +113,6 @@ def action_names(stage: Stage) -> list[str]:
             numbers = [f"{entry}: {one}" for entry, n in enumerate(nvec) for one in range(n)]
         case _:
             numbers = [str(entry) for entry in range(space.size)]
-    names = list(stage.drawer.actions(stage.environment, stage.parameters))
+    named = stage.drawer.actions
+    names = list(named(stage.environment) if callable(named) else named)
     return names if len(names) == len(numbers) else numbers

@@ -11,12 +11,15 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from ppo_jax.film.canvas import PALETTE
+from ppo_jax.run.console import Console
 from ppo_jax.run.errors import InputError
 from ppo_jax.run.storage import folder
 
 SUFFIXES = (".gif", ".mp4")
 _COLORS = 96  # beside those that all films share
 _SAMPLES = 24  # frames that the palette is made of
+
+Frame = tuple[Image.Image, float]  # and how many seconds it is shown
 
 
 def check(out: Path, overwrite: bool) -> None:
@@ -33,31 +36,34 @@ def check(out: Path, overwrite: bool) -> None:
         )
 
 
-def write(out: Path, frames: Sequence[Image.Image], seconds: Sequence[float]) -> None:
-    """Write the frames, each shown for so many seconds."""
+def write(out: Path, frames: Sequence[Frame], console: Console) -> None:
+    """Write the frames, and say where."""
     with folder.file_system(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix.lower() == ".mp4":
-        _write_mp4(out, frames, seconds)
+        _write_mp4(out, frames)
     else:
-        folder.write(out, _to_gif(frames, seconds))
+        folder.write(out, _to_gif(frames))
+    console.say(f"wrote {out}: {len(frames):,} frames, {out.stat().st_size / 1e6:.2f} MB")
 
 
-def _to_gif(frames: Sequence[Image.Image], seconds: Sequence[float]) -> bytes:
-    palette, content = _palette(frames), io.BytesIO()
-    first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
+def _to_gif(frames: Sequence[Frame]) -> bytes:
+    palette, content = _palette([picture for picture, _ in frames]), io.BytesIO()
+    first, *others = (
+        picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture, _ in frames
+    )
     # The format counts hundredths of a second; optimized, what stays the same is left out.
-    durations = [max(round(100 * one), 2) * 10 for one in seconds]
+    durations = [max(round(100 * seconds), 2) * 10 for _, seconds in frames]
     options = {"append_images": others, "duration": durations, "loop": 0, "optimize": True}
     first.save(content, "GIF", save_all=True, **options)
     return content.getvalue()
 
 
-def _palette(frames: Sequence[Image.Image]) -> Image.Image:
-    """One palette for all frames, from all colors of some of them: each counts once, so that a
+def _palette(pictures: Sequence[Image.Image]) -> Image.Image:
+    """One palette for all pictures, from all colors of some of them: each counts once, so that a
     small dot keeps its color."""
-    samples = frames[:: max(1, len(frames) // _SAMPLES)]
-    packed = [np.asarray(frame).astype(np.int32) @ (1 << 16, 1 << 8, 1) for frame in samples]
+    samples = pictures[:: max(1, len(pictures) // _SAMPLES)]
+    packed = [np.asarray(picture).astype(np.int32) @ (1 << 16, 1 << 8, 1) for picture in samples]
     found = np.unique(np.stack(packed))
     image = Image.fromarray(
         np.stack([found >> 16, found >> 8 & 255, found & 255], -1)[None].astype(np.uint8)
@@ -68,19 +74,19 @@ def _palette(frames: Sequence[Image.Image]) -> Image.Image:
     return palette
 
 
-def _write_mp4(out: Path, frames: Sequence[Image.Image], seconds: Sequence[float]) -> None:
+def _write_mp4(out: Path, frames: Sequence[Frame]) -> None:
     """Every frame as often as it is shown, at the pace of the shortest."""
     from imageio_ffmpeg import get_ffmpeg_exe
 
-    (wide, tall), fps = frames[0].size, 1 / min(seconds)
+    (wide, tall), fps = frames[0][0].size, 1 / min(seconds for _, seconds in frames)
     temporary = out.with_name(f".{out.stem}.tmp.mp4")
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{wide}x{tall}", "-r", f"{fps}", "-i", "-"]
     command = [get_ffmpeg_exe(), "-loglevel", "error", "-y", *raw, "-pix_fmt", "yuv420p"]
     with folder.file_system(out):
         with subprocess.Popen([*command, str(temporary)], stdin=subprocess.PIPE) as process:
             assert process.stdin is not None
-            for frame, shown in zip(frames, seconds, strict=True):
-                process.stdin.write(frame.tobytes() * round(shown * fps))
+            for picture, seconds in frames:
+                process.stdin.write(picture.tobytes() * round(seconds * fps))
         if process.returncode:
             raise OSError(f"ffmpeg ended with code {process.returncode}")
         os.replace(temporary, out)

@@ -322,11 +322,11 @@ def _report(
         )
     folder.write_json(path / folder.SUMMARY, summary)
     if plan.experiment.storage.render:
-        from ppo_jax.film import making  # Pillow, for this alone
+        from ppo_jax.film import frames  # Pillow, for this alone
 
         own = {name: getattr(plan.experiment.algorithm, name) for name in OBJECTS}
         agent = load(path, **own).agent(0)
-        making.film_agent(agent, "agent 0", path / folder.FILM, console)
+        frames.film_agent(agent, "agent 0", path / folder.FILM, console)
     _write_report(path, console, table=plan.table, summary=summary, metrics=metrics)
 
 

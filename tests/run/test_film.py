@@ -12,9 +12,10 @@ from PIL import Image, ImageColor
 
 from ppo_jax import env, evaluate, ppo, recipe, spaces
 from ppo_jax.config import Config
-from ppo_jax.film import canvas, drawers_bsuite, frames, recording, writing
+from ppo_jax.film import canvas, drawers_bandits, frames, recording, writing
 from ppo_jax.film.canvas import BLUE, GREEN, INK, ORANGE, RED, SKY, Canvas
 from ppo_jax.film.drawers import Scene
+from ppo_jax.run.console import Console
 from tests.helpers.quick import quick_jit
 
 SIDE = frames.SIDE
@@ -138,19 +139,19 @@ def test_agent_and_goal_of_a_maze_are_in_their_cells():
         pixels = picture(stage.drawer.draw, scene)
         assert cell(pixels, *scene.state.pos.tolist(), 13) == ImageColor.getrgb(BLUE)
         assert cell(pixels, *scene.state.goal.tolist(), 13) == ImageColor.getrgb(GREEN)
-    assert stage.drawer.actions(None, None)[1] == "right"
+    assert recording.action_names(stage)[1] == "right"
 
 
 def test_a_digit_is_seen_and_then_its_answer():
     image = np.zeros((28, 28))
     image[4, 20] = 1
     state = type("State", (), {"correct_label": 7})
-    pixels = picture(drawers_bsuite.draw_mnist, Scene(None, None, state, image))
+    pixels = picture(drawers_bandits.draw_mnist, Scene(None, None, state, image))
     assert cell(pixels, 4, 20, 28, 0.5) == ImageColor.getrgb(BLUE)
     assert cell(pixels, 5, 20, 28, 0.5) == ImageColor.getrgb(canvas.FLOOR)
     for reward, color in ((1.0, GREEN), (-1.0, RED)):
         scene = Scene(None, None, state, 0 * image, 3, reward)
-        assert where(picture(drawers_bsuite.draw_mnist, scene), color)[0].size > 50
+        assert where(picture(drawers_bandits.draw_mnist, scene), color)[0].size > 50
 
 
 # The panel ----------------------------------------------------------------------------------------
@@ -241,7 +242,9 @@ def test_a_gif_has_every_frame_as_long_as_it_is_shown(tmp_path):
         pixels[5:8, index % 30] = ImageColor.getrgb(RED)  # few pixels keep their color
         pixels[index // 3, :] = [index, 2 * index, 255 - index]  # more colors than a palette has
     seconds = [*[0.04] * 59, 1.5]
-    writing.write(tmp_path / "new" / "a.gif", [Image.fromarray(one) for one in made], seconds)
+    pictures = map(Image.fromarray, made)
+    pairs = list(zip(pictures, seconds, strict=True))
+    writing.write(tmp_path / "new" / "a.gif", pairs, Console(quiet=True))
     found = read((tmp_path / "new" / "a.gif").read_bytes())
     assert [duration for _, duration in found] == [*[40] * 59, 1500]
     for (seen, _), pixels in zip(found, made, strict=True):
@@ -252,7 +255,7 @@ def test_a_gif_has_every_frame_as_long_as_it_is_shown(tmp_path):
 def test_an_mp4_has_as_many_frames(tmp_path):
     ffmpeg = pytest.importorskip("imageio_ffmpeg")
     image = Image.new("RGB", (64, 32), canvas.BLUE)
-    writing.write(tmp_path / "a.mp4", [image] * 5, [0.1] * 4 + [0.5])
+    writing.write(tmp_path / "a.mp4", [(image, 0.1)] * 4 + [(image, 0.5)], Console(quiet=True))
     decode = [ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", tmp_path / "a.mp4", "-f", "rawvideo"]
     decoded = subprocess.run([*decode, "-pix_fmt", "rgb24", "-"], capture_output=True, check=True)
     pixels = np.frombuffer(decoded.stdout, np.uint8).reshape(-1, 32, 64, 3)

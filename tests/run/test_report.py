@@ -374,6 +374,8 @@ def test_evolution_shows_the_best_and_the_range(tmp_path):
         evolve=("learning_rate=log:1e-4:1e-1",),
     )
     rows = ["update,agent,parent,fitness,learning_rate"]
+    (path / "evolution.csv").write_text(f"{rows[0]}\r\n")  # a run that only begins
+    assert "Evolution" not in read(path).text
     values = {
         0: ("", [1, 2, 4, 8]),
         20: ([5, 9, 7, 1], [3, 2, 4, 2]),

@@ -17,6 +17,8 @@ from ppo_jax.run.console import number
 _SIZE = 1000  # of the SVG's own coordinates, both ways
 _COLORS = 8  # of page.css
 
+Axis = Callable[[float], int]
+
 
 class Line(NamedTuple):
     """A curve, with a band or without; or dots."""
@@ -45,7 +47,6 @@ def chart(
     x_label: str,
     *,
     levels: Sequence[Level] = (),
-    limits: tuple[float, float] | None = None,
     log: str = "",
     percent: bool = False,
     names: Sequence[str] = (),
@@ -55,9 +56,8 @@ def chart(
 
     Args:
         levels: lines across.
-        limits: the ends of the y axis; none: where the lines are.
         log: the axes that are logarithmic, of "xy".
-        percent: whether values are fractions, to be shown as percentages.
+        percent: whether values are fractions, to be shown as percentages, from 0 to 100.
         names: of whole numbers on the x axis, instead of the numbers.
         wide: whether it takes the page's whole width.
     """
@@ -65,8 +65,8 @@ def chart(
     if not lines:
         return ""
     left, right = (-0.5, len(names) - 0.5) if names else _ends(lines, "x" in log)
-    bottom, top = limits or _limits(lines, levels, "y" in log)
-    x, y = _Axis(left, right, "x" in log), _Axis(top, bottom, "y" in log)
+    bottom, top = (-0.04, 1.04) if percent else _limits(lines, levels, "y" in log)
+    x, y = _axis(left, right, "x" in log), _axis(top, bottom, "y" in log)
     y_ticks = _ticks(bottom, top, 5, "y" in log)
     x_ticks = list(range(len(names))) if names else _ticks(left, right, 4, "x" in log)
     shapes = [f'<path class="grid" d="M0 {y(tick)}H{_SIZE}"/>' for tick in y_ticks]
@@ -99,22 +99,19 @@ def spread(count: int, at: float) -> np.ndarray:
     return at + 0.7 * ((np.arange(count) * 0.618034 + 0.5) % 1 - 0.5)
 
 
-class _Axis:
+def _axis(first: float, last: float, log: bool) -> Axis:
     """From values to the SVG's whole coordinates."""
+    scaled = math.log if log else float
+    length = scaled(last) - scaled(first)
 
-    def __init__(self, first: float, last: float, log: bool = False):
-        self._log = log
-        self._first, self._length = self._scaled(first), self._scaled(last) - self._scaled(first)
+    def place(value: float) -> int:
+        at = _SIZE * (scaled(value) - scaled(first)) / length
+        return round(min(max(at, -_SIZE), 2 * _SIZE))  # beyond is cut off anyway
 
-    def __call__(self, value: float) -> int:
-        place = _SIZE * (self._scaled(value) - self._first) / self._length
-        return round(min(max(place, -_SIZE), 2 * _SIZE))  # beyond is cut off anyway
-
-    def _scaled(self, value: float) -> float:
-        return math.log(value) if self._log else float(value)
+    return place
 
 
-def _shapes(line: Line, x: _Axis, y: _Axis) -> Iterator[str]:
+def _shapes(line: Line, x: Axis, y: Axis) -> Iterator[str]:
     """What is drawn of a line: its band, then itself with its values."""
     known = np.flatnonzero(np.isfinite(line.y)).tolist()
     same = f'c{line.color % _COLORS}" data-keys="{escape(line.keys)}"'

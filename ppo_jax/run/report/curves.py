@@ -23,16 +23,14 @@ def binned(values: np.ndarray, points: int = POINTS) -> np.ndarray:
     """Means over equal parts of training, [points, agents], of values [updates, agents]; NaN are
     left out."""
     known, edges = ~np.isnan(values), _edges(len(values), points)[:-1]
-    if not len(edges):
-        return values
     counts = np.add.reduceat(known.astype(int), edges)
     sums = np.add.reduceat(np.where(known, values, 0), edges)
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
-def ends(values: np.ndarray, points: int = POINTS) -> np.ndarray:
+def ends(values: np.ndarray) -> np.ndarray:
     """The rows at the ends of these parts, [points, agents]."""
-    return values[_edges(len(values), points)[1:] - 1]
+    return values[_edges(len(values), POINTS)[1:] - 1]
 
 
 def carried(values: np.ndarray) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Reads what a report shows from a run's folder, as plain values; an unfinished run's as well."""
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,8 +69,10 @@ def read(
     Raises OSError without a config.json, ValueError for files that are not a run's.
     """
     saved = folder.read_json(path / folder.CONFIG)
+    algorithm = saved.get("algorithm") or {}
+    objects = {name for name in _STAND_INS if isinstance(algorithm.get(name), dict)}
     if table is None:  # a part that was an object, which no file holds, decides nothing here
-        own = {name: _STAND_INS[name] for name in _objects(saved)}
+        own = {name: _STAND_INS[name] for name in objects}
         table = agents.table(read_description(saved, **own))
     if summary is None:
         found = (path / folder.SUMMARY).exists()
@@ -81,10 +82,11 @@ def read(
         metrics = tables.read_metrics(path / folder.METRICS, growing=growing)
     metrics = metrics if metrics and len(metrics["step"]) else {}
     evaluations = tables.read_metrics(path / folder.EVALUATIONS, growing=growing)
-    name, solved_at = _name(saved), env.SOLVED_AT.get(_name(saved))
     described = table.experiment.describe()
-    described["algorithm"] |= {one: _plain(value) for one, value in _objects(saved).items()}
+    described["algorithm"] |= {name: str(algorithm[name]["object"]) for name in objects}
     described["versions"] = saved.get("versions", {})
+    name = described["algorithm"]["env"]
+    solved_at = env.SOLVED_AT.get(name)
     rows = summary.get("statistics") or []
     return Run(
         path=path,
@@ -97,7 +99,7 @@ def read(
         updates=len(next(iter(metrics.values()), ())),
         solved_at=solved_at,
         best=agents.best_known(table.experiment, name),
-        evolution=_evolution(path / folder.EVOLUTION, list(table.experiment.evolving)),
+        evolution=_evolution(path / folder.EVOLUTION, list(table.experiment.evolving), growing),
     )
 
 
@@ -114,11 +116,10 @@ def differences(run: Run) -> list[list[str]]:
     usual = {**vars(Config()), **(row(recipe, named) if recipe in RECIPES else {})}
     if usual["total_timesteps"] is not None:
         usual["num_updates"] = None  # it follows
-    defaults = {**vars(Experiment()), "algorithm": usual}
+    defaults = {box: vars(own) for box, own in vars(Experiment()).items()} | {"algorithm": usual}
     found = []
     for box, name, value in options(run):
-        own = defaults[box]
-        default = shown(own.get(name) if box == "algorithm" else getattr(own, name))
+        default = shown(defaults[box].get(name))
         if name != "env" and shown(value) != default:
             found.append([name, shown(value), default])
     return found
@@ -140,20 +141,6 @@ def shown(value: Any) -> str:
     return str(value)
 
 
-def _objects(saved: dict[str, Any]) -> dict[str, Any]:
-    algorithm = saved.get("algorithm") or {}
-    return {name: algorithm[name] for name in _STAND_INS if isinstance(algorithm.get(name), dict)}
-
-
-def _name(saved: dict[str, Any]) -> str:
-    algorithm = saved.get("algorithm") or saved.get("config") or {}
-    return _plain(algorithm.get("env", "CartPole-v1"))
-
-
-def _plain(value: Any) -> str:
-    return str(value["object"]) if isinstance(value, dict) else str(value)
-
-
 def _groups(
     table: AgentTable,
     summary: dict[str, Any],
@@ -165,8 +152,7 @@ def _groups(
     """The settings that are drawn, the best first; unranked ones in their order."""
     ranked = [row["setting"] for row in rows] or list(range(table.num_settings))
     drawn = sorted(ranked, key=lambda setting: setting != 0)[:SETTINGS]
-    returns = summary.get("eval_return_per_seed") or []
-    evaluated = np.array([np.nan if one is None else one for one in returns], float)
+    evaluated = np.array(summary.get("eval_return_per_seed") or [], float)  # None becomes NaN
     solving = ranking.steps_to_solve(metrics, solved_at)
     if solving is not None:
         metrics = {**metrics, "solving": solving[None]}
@@ -231,25 +217,19 @@ def _label(table: AgentTable, setting: int) -> str:
     return f"{values}{' (default)' * (setting == 0)}" if values else "all seeds"
 
 
-def _evolution(path: Path, names: list[str]) -> dict[str, Curve]:
+def _evolution(path: Path, names: list[str], growing: bool) -> dict[str, Curve]:
     """Each hyperparameter over generations: that of the agent of the best fitness, and the lowest
     and highest of the population."""
-    if not names or not path.exists():
+    columns = tables.read_metrics(path, growing=growing)
+    if not len(columns.get("update", ())):
         return {}
-    with open(path, newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row[names[-1]]]
-    cells = {
-        name: np.array([float(row[name] or "nan") for row in rows])
-        for name in ("update", "fitness", *names)
-    }
-    updates = np.unique(cells["update"])
-    found: dict[str, list[Any]] = {name: [] for name in names}
-    for update in updates[-POINTS:]:
-        now = cells["update"] == update
-        fitness = np.nan_to_num(cells["fitness"][now], nan=-np.inf)
-        known = np.isfinite(fitness).any()
-        for name, points in found.items():
-            own = cells[name][now]
-            best = own[fitness.argmax()] if known else np.nan
-            points.append((update, best, own.min(), own.max()))
-    return {name: Curve(*np.array(points).T) for name, points in found.items()}
+    columns = {name: column[-POINTS:] for name, column in columns.items()}
+    updates = np.nanmax(columns["update"], axis=1)
+    fitness = np.nan_to_num(columns["fitness"], nan=-np.inf)  # [generations, agents]
+    known, best = np.isfinite(fitness).any(axis=1), fitness.argmax(axis=1)
+    found = {}
+    for name in names:
+        own = columns[name]
+        middle = np.where(known, own[np.arange(len(own)), best], np.nan)
+        found[name] = Curve(updates, middle, np.nanmin(own, axis=1), np.nanmax(own, axis=1))
+    return found

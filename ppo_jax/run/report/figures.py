@@ -13,7 +13,6 @@ from ppo_jax.run.report.curves import POINTS, Curve
 from ppo_jax.run.report.data import DIAGNOSTICS, Group
 
 _STEPS = "environment steps of an agent"
-_SHARES: dict[str, Any] = {"limits": (-0.04, 1.04), "percent": True}
 _FEW = 3  # groups that leave room for more than their means
 _DOTS = 200  # of a group, at most
 _CELLS = 144  # of a heat map, at most
@@ -63,7 +62,7 @@ def results(groups: Groups, levels: Sequence[Level]) -> list[str]:
         return [evaluations]
     return [
         evaluations,
-        chart("share of seeds at the threshold", _lines(groups, "solved"), _STEPS, **_SHARES),
+        chart("share of seeds at the threshold", _lines(groups, "solved"), _STEPS, percent=True),
         _solving(groups),
         _finals(groups, levels),
     ]
@@ -113,14 +112,12 @@ def side_by_side(figures: Sequence[str]) -> str:
 
 
 def _lines(groups: Groups, metric: str, banded: bool = True) -> list[Line]:
-    lines = []
-    for color, group in enumerate(groups):
-        if metric in group.curves:
-            steps, middle, *band = group.curves[metric]
-            lines.append(
-                Line(group.name, f"g{color}", color, steps, middle, *(band if banded else ()))
-            )
-    return lines
+    lines = [
+        Line(group.name, f"g{color}", color, *group.curves[metric])
+        for color, group in enumerate(groups)
+        if metric in group.curves
+    ]
+    return lines if banded else [line._replace(low=None, high=None) for line in lines]
 
 
 def _solving(groups: Groups) -> str:
@@ -133,7 +130,7 @@ def _solving(groups: Groups) -> str:
             x = np.concatenate([[0], steps[places].repeat(2), _steps(group)[-1:]])  # stairs
             y = np.concatenate([[0, 0], share[places].repeat(2)])
             lines.append(Line(group.name, f"g{color}", color, x, y))
-    return chart("share of seeds that have solved it", lines, _STEPS, **_SHARES)
+    return chart("share of seeds that have solved it", lines, _STEPS, percent=True)
 
 
 def _finals(groups: Groups, levels: Sequence[Level]) -> str:
@@ -176,10 +173,8 @@ def _heat(
 def _margin(rows: Sequence[Row], name: str, alone: bool) -> str:
     """Final returns over one hyperparameter."""
     rows = sorted(rows, key=lambda row: row[name])
-    x, y, low, high = (
-        np.array([np.nan if row[one] is None else row[one] for row in rows], float)
-        for one in (name, "iqm", "low", "high")
-    )
+    columns = ([row[one] for row in rows] for one in (name, "iqm", "low", "high"))
+    x, y, low, high = (np.array(column, float) for column in columns)  # None becomes NaN
     labels = [f"{name} {value:.4g}" for value in x]
     lines = [Line("setting", "", 0, x, y, kind="dots", labels=labels)]
     lines += [Line("interquartile mean", "", 0, x, y, low, high)] if alone else []

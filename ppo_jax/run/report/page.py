@@ -8,8 +8,10 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 
+from ppo_jax import statistics
 from ppo_jax.run import ranking
 from ppo_jax.run.console import number, percent
 from ppo_jax.run.ranking import interval, probability
@@ -41,8 +43,8 @@ def one_run(run: Run) -> str:
     return _render(title, parts)
 
 
-def several_runs(runs: Sequence[Run], improvements: Sequence[float | None]) -> str:
-    """The comparison of runs, each by its best setting; `improvements` are over the first run."""
+def several_runs(runs: Sequence[Run]) -> str:
+    """The comparison of runs, each by its best setting, with the first of them."""
     title, names = f"{runs[0].env}: {len(runs)} runs", [run.path.resolve().name for run in runs]
     if len(set(names)) < len(names):
         names = [str(run.path) for run in runs]
@@ -53,7 +55,7 @@ def several_runs(runs: Sequence[Run], improvements: Sequence[float | None]) -> s
     ]
     header = ["run", "seeds", "greedy return", "95 % interval", "solved", "steps to solve"]
     header += ["steps/s", f"P(better than {names[0]})"]
-    rows = [_compared(*each) for each in zip(runs, groups, improvements, strict=True)]
+    rows = [_compared(run, group.name, runs[0]) for run, group in zip(runs, groups, strict=True)]
     note = "<p class='soft'>Of a sweep its best setting is shown.</p>" * any(swept)
     options_of = [{name: shown(value) for _, name, value in options(run)} for run in runs]
     different = [
@@ -190,20 +192,29 @@ def _machine(run: Run) -> str:
     )
 
 
-def _compared(run: Run, group: Group, improvement: float | None) -> list[str]:
-    solved = None
+def _compared(run: Run, name: str, first: Run) -> list[str]:
+    group, solved = run.groups[0], None
     if len(group.returns) and run.solved_at is not None:
         solved = float((group.returns >= run.solved_at).mean())
     return [
-        group.name,
+        name,
         f"{run.description['agents']['num_seeds']:,}",
         number(_final(run)),
         interval(run.rows[0]) if run.rows else "–",
         percent(solved),
         number(_quartiles(group.solving)[1] if len(group.solving) else None),
         number(run.summary.get("steps_per_second")),
-        probability(improvement),
+        probability(None if run is first else _improvement(group, first.groups[0])),
     ]
+
+
+def _improvement(group: Group, first: Group) -> float | None:
+    """How probably an agent has a higher return than one of the first group."""
+    returns = group.returns, first.returns
+    if not all(map(len, returns)):
+        return None
+    scores = (np.where(np.isnan(one), -np.inf, one) for one in returns)  # diverged: the worst
+    return float(statistics.probability_of_improvement(*map(jnp.asarray, scores)))
 
 
 # Parts --------------------------------------------------------------------------------------------

@@ -67,7 +67,8 @@ def truncate(path: Path, offsets: dict[str, dict[str, Any]]) -> None:
 
 
 def read_metrics(path: Path, *names: str, growing: bool = False) -> dict[str, np.ndarray]:
-    """Columns (all, unless some are named) of metrics.csv or evaluations.csv, [rows, agents] each.
+    """Columns (all, unless some are named) of metrics.csv, evaluations.csv or evolution.csv, [rows,
+    agents] each.
 
     Agents go setting by setting, as in the agent table; NaN where an agent stopped before others.
     Empty where there is no such file. Of one that is still `growing`, half a last line is left out.
@@ -76,7 +77,8 @@ def read_metrics(path: Path, *names: str, growing: bool = False) -> dict[str, np
         return {}
     header, cells = _read(path, growing)
     columns = dict(zip(header, cells.T, strict=True))
-    key = columns.get("setting", 0) * 2.0**32 + columns["seed"]  # one number, for its order
+    own = columns["agent" if "agent" in columns else "seed"]
+    key = columns.get("setting", 0) * 2.0**32 + own  # one number, for its order
     agents, agent = np.unique(key, return_inverse=True)
     updates, row = np.unique(columns["update"], return_inverse=True)
     tables = {}

@@ -1,4 +1,4 @@
-"""Draws bsuite's problems: Catch, DeepSea, the chains, SimpleBandit and the MNIST bandit."""
+"""Draws bandits and bsuite's chains."""
 
 from typing import Any
 
@@ -19,29 +19,7 @@ from ppo_jax.film.canvas import (
     YELLOW,
     Canvas,
 )
-from ppo_jax.film.drawers import Drawer, Scene, draw_observation, draw_tiles, mix, named
-
-
-def draw_catch(canvas: Canvas, scene: Scene) -> None:
-    """The ball that falls, and the paddle in the lowest row."""
-    rows, columns, state = scene.environment.rows, scene.environment.columns, scene.state
-    draw_tiles(canvas, [[FLOOR] * columns] * rows)
-    x, y = state.paddle_x, state.paddle_y
-    canvas.box((x + 0.06, y + 0.3), (x + 0.94, y + 0.85), BLUE, 0.15)
-    canvas.circle((state.ball_x + 0.5, state.ball_y + 0.4), 0.32, ORANGE)
-
-
-def draw_deep_sea(canvas: Canvas, scene: Scene) -> None:
-    """The diver, who sinks a row each step, and the treasure in the lower right corner."""
-    size, deep = scene.environment.size, mix(SKY, BLUE, 0.6)
-    water = [mix(SKY, deep, row / max(size - 1, 1)) for row in range(size)]
-    tiles: list[list[Any]] = [
-        [water[row] if column <= row else None for column in range(size)] for row in range(size)
-    ]
-    draw_tiles(canvas, tiles)
-    canvas.box((size - 0.75, size - 0.7), (size - 0.25, size - 0.3), YELLOW, 0.1)
-    row, column = (min(int(at), size - 1) for at in (scene.state.row, scene.state.column))
-    canvas.circle((column + 0.5, row + 0.5), 0.3, ORANGE)
+from ppo_jax.film.drawers import Drawer, Scene, draw_observation
 
 
 def draw_memory_chain(canvas: Canvas, scene: Scene) -> None:
@@ -82,10 +60,8 @@ def draw_umbrella_chain(canvas: Canvas, scene: Scene) -> None:
     canvas.line([(0, -0.3), (0, -0.6)], INK, 0.14)
     if carried:
         canvas.line([(0.16, -0.45), (0.16, 0.02)], MUTED, 0.03)
-        arc = [
-            (0.16 - 0.4 * np.cos(turn), 0.4 * np.sin(turn)) for turn in np.linspace(0, np.pi, 20)
-        ]
-        canvas.polygon([(x, y * 0.55 - 0.02) for x, y in arc], RED)
+        arc = [(0.4 * np.cos(turn), 0.22 * np.sin(turn)) for turn in np.linspace(0, np.pi, 20)]
+        canvas.polygon([(0.16 - x, y - 0.02) for x, y in arc], RED)
     _draw_time(canvas, time, length, -0.8)
     if time >= length:
         right = carried == bool(state.need_umbrella)
@@ -112,26 +88,18 @@ def draw_discounting_chain(canvas: Canvas, scene: Scene) -> None:
 
 def draw_simple_bandit(canvas: Canvas, scene: Scene) -> None:
     """What each arm pays, and the one that was pulled."""
-    draw_arms(canvas, np.ravel(scene.state.rewards), scene.action, "what each arm pays")
+    _draw_arms(canvas, np.ravel(scene.state.rewards), scene.action, "what each arm pays")
 
 
-def draw_arms(canvas: Canvas, pays: np.ndarray, pulled: Any, title: str) -> None:
-    """A column for what each arm pays, the pulled one colored."""
-    low, high = min(0.0, float(pays.min())), max(1.0, float(pays.max()))
-    canvas.view((-0.25, -0.3), (1.25, 1.25))
-    canvas.text((0.5, 1.14), title, 0.09, MUTED, most=1.4)
-    wide, zero = 1 / len(pays), -low / (high - low)
-    for arm, pay in enumerate(pays.tolist()):
-        top = (pay - low) / (high - low)
-        left, right = (arm + 0.1) * wide, (arm + 0.9) * wide
-        is_pulled = pulled is not None and arm == int(pulled)
-        color = ORANGE if is_pulled else SKY
-        canvas.box((left, zero), (right, top), color, 0.01)
-        canvas.text(((left + right) / 2, top + (0.06 if pay >= 0 else -0.06)), f"{pay:.2g}", 0.075)
-        if is_pulled:
-            canvas.circle(((left + right) / 2, -0.16), 0.06, ORANGE)
-        canvas.text(((left + right) / 2, -0.16), f"{arm}", 0.075, INK if is_pulled else MUTED)
-    canvas.line([(0, zero), (1, zero)], MUTED, 0.008)
+def draw_bernoulli_bandit(canvas: Canvas, scene: Scene) -> None:
+    """How probably each arm pays, which the agent must find out."""
+    _draw_arms(canvas, np.ravel(scene.state.reward_probs), scene.action, _say("how often", scene))
+
+
+def draw_gaussian_bandit(canvas: Canvas, scene: Scene) -> None:
+    """What both arms pay on average: nothing, and what the agent must find out."""
+    pays = np.array([0.0, float(scene.state.mu)])
+    _draw_arms(canvas, pays, scene.action, _say("how much", scene))
 
 
 def draw_mnist(canvas: Canvas, scene: Scene) -> None:
@@ -143,6 +111,29 @@ def draw_mnist(canvas: Canvas, scene: Scene) -> None:
     canvas.text((0, 0.3), f"{int(scene.state.correct_label)}", 1.0)
     if scene.action is not None:
         _draw_verdict(canvas, f"said {int(scene.action)}", scene.reward, -0.6)
+
+
+def _draw_arms(canvas: Canvas, pays: np.ndarray, pulled: Any, title: str) -> None:
+    """A column for what each arm pays, the pulled one colored."""
+    low, high = min(0.0, float(pays.min())), max(1.0, float(pays.max()))
+    canvas.view((-0.25, -0.3), (1.25, 1.25))
+    canvas.text((0.5, 1.14), title, 0.09, MUTED, most=1.4)
+    wide, zero = 1 / len(pays), -low / (high - low)
+    for arm, pay in enumerate(pays.tolist()):
+        top = (pay - low) / (high - low)
+        left, right = (arm + 0.1) * wide, (arm + 0.9) * wide
+        is_pulled = arm == pulled
+        canvas.box((left, zero), (right, top), ORANGE if is_pulled else SKY, 0.01)
+        canvas.text(((left + right) / 2, top + (0.06 if pay >= 0 else -0.06)), f"{pay:.2g}", 0.075)
+        if is_pulled:
+            canvas.circle(((left + right) / 2, -0.16), 0.06, ORANGE)
+        canvas.text(((left + right) / 2, -0.16), f"{arm}", 0.075, INK if is_pulled else MUTED)
+    canvas.line([(0, zero), (1, zero)], MUTED, 0.008)
+
+
+def _say(what: str, scene: Scene) -> str:
+    paid = "" if scene.action is None else f": it paid {scene.reward:.2g}"
+    return f"{what} each arm pays{paid}"
 
 
 def _draw_time(canvas: Canvas, time: int, steps: int, y: float) -> None:
@@ -157,16 +148,12 @@ def _draw_verdict(canvas: Canvas, said: str, reward: float, y: float) -> None:
     canvas.text((0, y), said, 0.2, GREEN if reward > 0 else RED)
 
 
-def _name_arms(environment: Any, _: Any) -> tuple[str, ...]:
-    return tuple(map(str, range(environment.num_actions)))
-
-
 DRAWERS = {
-    "Catch": Drawer(draw_catch, named("left", "stay", "right")),
-    "DeepSea": Drawer(draw_deep_sea, named("0", "1")),
-    "MemoryChain": Drawer(draw_memory_chain, named("0", "1")),
-    "UmbrellaChain": Drawer(draw_umbrella_chain, named("leave it", "take it")),
-    "DiscountingChain": Drawer(draw_discounting_chain, _name_arms),
-    "SimpleBandit": Drawer(draw_simple_bandit, _name_arms),
-    "MNISTBandit": Drawer(draw_mnist, _name_arms),
+    "MemoryChain": Drawer(draw_memory_chain),
+    "UmbrellaChain": Drawer(draw_umbrella_chain, ("leave it", "take it")),
+    "DiscountingChain": Drawer(draw_discounting_chain),
+    "SimpleBandit": Drawer(draw_simple_bandit),
+    "BernoulliBandit": Drawer(draw_bernoulli_bandit, ("arm 0", "arm 1")),
+    "GaussianBandit": Drawer(draw_gaussian_bandit, ("arm 0", "arm 1")),
+    "MNISTBandit": Drawer(draw_mnist),
 }
