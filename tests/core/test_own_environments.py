@@ -312,6 +312,11 @@ def test_what_is_wrong_with_an_environment_is_found_in_one_line(what):
         assert fragment in findings[0]
 
 
+def test_parameters_of_ones_own_environment_are_no_fault_of_its_functions():
+    (finding,) = check_environment(SMALL.replace(env=teller(), env_params={"g": 1.0}))
+    assert finding.startswith("env_params g: only a gymnax environment has parameters")
+
+
 def test_two_faults_are_two_findings():
     world = with_timestep(reward=jnp.ones(1), terminated=1.5)
     assert len(check_environment(world)) == 2
