@@ -153,25 +153,28 @@ def _as_written(config: Config) -> tuple[Environment, bool]:
     if not isinstance(found, Environment):
         gymnax_env, parameters = found
         return _from_gymnax(gymnax_env, parameters, config), _counts(parameters)
-    if config.env_params:
-        raise ValueError(
-            f"env_params {', '.join(config.env_params)}: only a gymnax environment has parameters,"
-            f" and {objects.name(config.env)} is none; give env_kwargs, or leave them out"
-        )
     limit = config.max_episode_steps or found.max_episode_steps
     return found._replace(max_episode_steps=limit), False
 
 
 def _load(config: Config) -> Any:
     """The user's `Environment`, or gymnax's pair of environment and parameters."""
+    name = objects.name(config.env)
     if isinstance(config.env, str):
-        return _load_named(config.env, config.env_kwargs, jnp.result_type(float))
-    if config.env_kwargs:
+        found = _load_named(config.env, config.env_kwargs, jnp.result_type(float))
+    elif config.env_kwargs:
         raise ValueError(
-            f"env_kwargs {dict(config.env_kwargs)}: {objects.name(config.env)} is made already;"
-            " give them to its constructor"
+            f"env_kwargs {dict(config.env_kwargs)}: {name} is made already; give them to its"
+            " constructor"
         )
-    return _as_environment(config.env, objects.name(config.env))
+    else:
+        found = _as_environment(config.env, name)
+    if config.env_params and isinstance(found, Environment):
+        raise ValueError(
+            f"env_params {', '.join(config.env_params)}: only a gymnax environment has parameters,"
+            f" and {name} is none; give env_kwargs, or leave them out"
+        )
+    return found
 
 
 @cache

@@ -363,7 +363,11 @@ def _check(
 
 def initial_memory(module: Any, num_envs: int) -> Any:
     """The memory of fresh episodes [num_envs, ...], its floats as wide as all others."""
-    memory = module.initial_memory(num_envs)
+    try:
+        memory = module.initial_memory(num_envs)
+    except AssertionError as error:  # flax's own, without a word, for a cell that is made there
+        said = f"initial_memory: {explain(error)}"
+        raise ValueError(f"{said}; a cell that is made there needs parent=None") from error
     return jax.tree.map(lambda leaf: as_float(jnp.asarray(leaf)), memory)
 
 

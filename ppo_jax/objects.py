@@ -72,11 +72,17 @@ def first_line(error: Exception) -> str:
     return line.partition(" (https://flax")[0]
 
 
+_REMEDIES = {  # of what a traced value is often taken for
+    "TracerBoolConversionError": " Branch with jnp.where or jax.lax.cond.",
+    "TracerArrayConversionError": "; use jax.numpy in place of numpy",
+    "ConcretizationTypeError": "; keep it an array, without float() or int()",
+}
+
+
 def explain(error: Exception) -> str:
     """The first line of what a user's own code raised, and which line of that code it was."""
     said = first_line(error)
-    if type(error).__name__ == "TracerBoolConversionError":
-        said += " Branch with jnp.where or jax.lax.cond."
+    said += _REMEDIES.get(type(error).__name__, "")
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         module = frame.f_globals.get("__name__", "").partition(".")[0]
         if module not in _NOT_THE_USERS | sys.stdlib_module_names:

@@ -214,7 +214,7 @@ def _read_run(path: Path, flag: str, remedy: str) -> Flags:
     except ObjectError as error:
         raise InputError(f"{flag}{path}: {error}") from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
         raise InputError(f"{flag}{path} is not a run's config.json ({reason}); {remedy}") from error
 
 

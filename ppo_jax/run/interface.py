@@ -7,6 +7,7 @@ from typing import Any
 from ppo_jax.config import OBJECTS, Config
 from ppo_jax.run import pipeline, saved, xla
 from ppo_jax.run.console import Console
+from ppo_jax.run.errors import InputError
 from ppo_jax.run.experiment import CUSTOM, Experiment
 from ppo_jax.run.saved import Run
 from ppo_jax.run.storage import folder
@@ -34,6 +35,10 @@ def train(
     system refuses, RuntimeError where a device fails or every agent diverged, KeyboardInterrupt
     after a signal.
     """
+    if not isinstance(config, Config):
+        raise InputError(
+            f"config is a {type(config).__name__}; give a Config, such as recipe('fast')"
+        )
     named = {"num_seeds": num_seeds, "seed": seed, "out": out}
     options = {"recipe": CUSTOM, "quiet": True, **flags, **named}
     plain = {name: _as_option(value) for name, value in options.items()}

@@ -126,7 +126,7 @@ def train_again(
     """Train these agents of the run from their keys for so many updates, on the chosen devices;
     the hook sees it. Returns their states, [lanes, ...]."""
     lanes, experiment = len(own.agent_ids), run.table.experiment
-    where = f"{lanes:,} lane{'s' * (lanes > 1)} on {len(chosen)} device{'s' * (len(chosen) > 1)}"
+    where = f"a batch of {lanes:,} on {len(chosen)} device{'s' * (len(chosen) > 1)}"
     with console.waiting(f"compiling {experiment.agents.recipe} for {where}"):
         programs = compiled.build(run.table.configure(own.agent_ids), lanes, chosen)
     batch = Batch(run.table, own, programs, initial=pipeline.initial_parameters(experiment))

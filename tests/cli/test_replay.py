@@ -67,7 +67,7 @@ def test_on_two_devices_with_a_lane_to_fill_an_agent_is_the_same_bit_for_bit(tmp
     assert (summary(out)["devices"], summary(out)["lanes"]) == (2, 4)
     code, said, error = finish(start("replay", out, "--agent", 1, env=environment))
     assert (code, error) == (0, "")
-    assert "4 lanes on 2 devices" in said
+    assert "a batch of 4 on 2 devices" in said
     check_bits(out, said, out / "replay-1")
 
 
@@ -96,7 +96,7 @@ def same_up_to_rounding(rows, saved):
 
 def test_at_the_runs_batch_shape_an_agent_is_the_same_bit_for_bit(run, tmp_path):
     said = replay(run, "--agent", 1, "--out", tmp_path / "out")
-    assert "4 lanes on 1 device" in said
+    assert "a batch of 4 on 1 device" in said
     check_bits(run, said, tmp_path / "out")
 
 

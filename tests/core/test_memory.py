@@ -608,6 +608,7 @@ def test_whole_episodes_are_refused(network):
         ("another tree", ["gives memory {'memory': 'float32[B, 3]'}", "it must be like"]),
         ("without environments", ["initial_memory(", "shape (5,)", "first axis must be num_envs"]),
         ("raises", ["Wrong: nothing to remember"]),
+        ("cell", ["Wrong: initial_memory", "recurrent.py, line ", "needs parent=None"]),
         ("logits", ["Wrong gives action_output [B, 4]; it must be [B, 2]"]),
     ],
 )

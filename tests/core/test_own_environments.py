@@ -211,6 +211,10 @@ def branches(state, step):
     return (state, step._replace(terminated=True)) if state[0] > 3 else (state, step)
 
 
+def leaves_jax(convert):
+    return changed(step=lambda state, step: (state, step._replace(reward=convert(state[0]))))
+
+
 def line_of(function):
     return function.__code__.co_firstlineno
 
@@ -276,6 +280,11 @@ FINDINGS = {
             f"({__file__}, line {line_of(branches) + 1})",
         ],
     ),
+    "numpy on a tracer": (
+        leaves_jax(np.asarray),
+        ["__array__", "; use jax.numpy in place of numpy"],
+    ),
+    "a number of a tracer": (leaves_jax(float), ["concrete value", "without float() or int()"]),
     "NaN after a while": (nan_from(4), ["an observation is NaN or infinite after step 4 "]),
     "NaN at once": (
         changed(reset=lambda state, observation: (state, observation * jnp.inf)),
@@ -301,6 +310,11 @@ def test_what_is_wrong_with_an_environment_is_found_in_one_line(what):
     assert "\n" not in findings[0]
     for fragment in fragments:
         assert fragment in findings[0]
+
+
+def test_parameters_of_ones_own_environment_are_no_fault_of_its_functions():
+    (finding,) = check_environment(SMALL.replace(env=teller(), env_params={"g": 1.0}))
+    assert finding.startswith("env_params g: only a gymnax environment has parameters")
 
 
 def test_two_faults_are_two_findings():

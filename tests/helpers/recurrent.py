@@ -47,6 +47,8 @@ class Wrong(nn.Module):
     def initial_memory(self, num_envs):
         if self.what == "raises":
             raise RuntimeError("nothing to remember\nand more")
+        if self.what == "cell":
+            return nn.GRUCell(3).initialize_carry(jax.random.key(0), (num_envs, 3))
         return jnp.zeros((5,) if self.what == "without environments" else (num_envs, 3))
 
     @nn.compact

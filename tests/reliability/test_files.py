@@ -112,7 +112,7 @@ def test_a_full_disk_costs_no_checkpoint(finished, tmp_path):
     with Limit(20_000):  # half of the events
         code, error = train("--num-updates", UPDATES, "--out", out)
     assert code == 3
-    one_line(error, "File too large", "give --out a folder that can be written")
+    one_line(error, "File too large", "give a folder that can be written")
     assert not (out / "summary.json").exists()
     numbers = checkpoints.committed(out / "checkpoints")
     assert newest(out) == EVERY * numbers[-1]
@@ -123,15 +123,22 @@ def test_a_full_disk_costs_no_checkpoint(finished, tmp_path):
 # The folder
 
 
-@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
-def test_a_folder_that_cannot_be_made(number, monkeypatch, empty):
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.EROFS, "give a folder that can be written"),
+        (errno.EACCES, "give a folder that can be written"),
+        (errno.ENOSPC, "make room, then run it again (train: --resume auto)"),
+    ],
+)
+def test_a_folder_that_cannot_be_made(number, remedy, monkeypatch, empty):
     def refuse(self, *_, **__):
         raise OSError(number, os.strerror(number), str(self))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
     code, _, error = run_command("train", "--out", "run")
     assert code == 3
-    one_line(error, f"run: {os.strerror(number)}; give --out a folder that can be written")
+    one_line(error, f"run: {os.strerror(number)}; {remedy}")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="these paths are Linux's")
@@ -148,7 +155,7 @@ def test_a_read_only_folder(empty):
     (empty / "run").mkdir(mode=0o500)
     code, _, error = run_command("train", "--out", "run")
     assert code == 3
-    one_line(error, "Permission denied; give --out a folder that can be written")
+    one_line(error, "Permission denied; give a folder that can be written")
 
 
 @pytest.mark.parametrize("how", [(), ("--overwrite",), ("--resume",)])

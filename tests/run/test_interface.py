@@ -80,6 +80,7 @@ def test_it_trains_beside_the_main_thread(tmp_path):
         ({"init_from": "nowhere", "agent": 0}, "--init-from nowhere"),
         ({"config": CONFIG.replace(env="CartPol")}, "near it: CartPole-v1"),
         ({"config": CONFIG.replace(discount=2.0)}, "discount is 2.0"),
+        ({"config": "fast"}, "config is a str; give a Config, such as recipe('fast')"),
     ],
 )
 def test_bad_input_is_a_value_error_in_one_line_and_nothing_is_written(

@@ -87,6 +87,12 @@ def test_a_page_fits_the_screen_and_says_nothing(name, width, scheme, chromium, 
     page.close()
 
 
+def test_on_a_phone_the_name_of_a_setting_leaves_room_for_its_numbers(chromium, files):
+    page, _ = open_page(chromium, files / "both.html", width=390)
+    returns = page.locator("table").first.locator("tr:last-child td:nth-child(3)").bounding_box()
+    assert returns["x"] + returns["width"] < 390
+
+
 def test_the_pointer_shows_values(chromium, files):
     page, said = open_page(chromium, files / "run.html")
     plot = page.locator(".plot").first

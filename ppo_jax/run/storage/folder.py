@@ -1,6 +1,7 @@
 """A run's folder: its files, its lock, and atomic writing."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -208,7 +209,10 @@ def file_system(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         refused = f"{error.filename or path}: {error.strerror or error}"
-        raise FileSystemError(f"{refused}; give --out a folder that can be written") from error
+        remedy = "give a folder that can be written"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "make room, then run it again (train: --resume auto)"
+        raise FileSystemError(f"{refused}; {remedy}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
