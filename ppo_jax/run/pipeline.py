@@ -316,9 +316,8 @@ def _report(
         return
     metrics, solved_at = tables.read_metrics(path / folder.METRICS), summary["solved_at"]
     if len(plan.table) > 1:
-        solving = ranking.steps_to_solve(metrics, solved_at)
         summary["statistics"] = ranking.write(
-            path, plan.table, made.eval_returns, solving, solved_at, console
+            path, plan.table, made.eval_returns, metrics, solved_at, console
         )
     folder.write_json(path / folder.SUMMARY, summary)
     if plan.experiment.storage.render:
