@@ -82,14 +82,10 @@ def _compile_only(plan: Plan, console: Console) -> int:
         @functools.cache
         def build(lanes: int) -> compiled.Programs:
             ids = np.resize(np.arange(len(plan.table)), lanes)
-            options = absent.compiler_options(name, f"{folder}/{lanes}")
+            own = absent.compiler_options(name, f"{folder}/{lanes}")
+            options = {**population.COMPILER_OPTIONS, **own}
             with console.waiting(f"compiling for {lanes:,} agents on {name}"):
-                return compiled.build(
-                    plan.table.configure(ids),
-                    lanes,
-                    plan.chosen,
-                    {**population.COMPILER_OPTIONS, **options},
-                )
+                return compiled.build(plan.table.configure(ids), lanes, plan.chosen, options)
 
         started, free = time.perf_counter(), absent.memory(name)
         few, more = (build(size * count).memory() for size in _FEW_AND_MORE)
@@ -99,10 +95,8 @@ def _compile_only(plan: Plan, console: Console) -> int:
         shown = lanes if lanes <= fit else _FEW_AND_MORE[0] * count  # what may not fit is not tried
         chunk: Any = build(shown).chunk
         seconds = time.perf_counter() - started
-        kernels, loops = program.launches(chunk.as_text())
-        parts = []
-        if absent.is_gpu(name):
-            parts = program.parts(program.dumped(Path(folder, str(shown)), "jit_chunk"), loops)
+        dump = Path(folder, str(shown))
+        thunks = program.dumped(dump, "jit_chunk") if absent.is_gpu(name) else ""
         in_all = build(lanes).memory() if lanes <= fit else round(fixed + lanes / count * per_agent)
     each = "" if count == 1 else f" on each of {count} devices"
     console.say(f"compiled in {seconds:.0f} s, not run: nothing here says how fast")
@@ -112,6 +106,14 @@ def _compile_only(plan: Plan, console: Console) -> int:
         f" {decimal(free)}{each}"
     )
     console.say(_fitting(fit, plan))
+    _say_launches(chunk, thunks, console)
+    return in_all
+
+
+def _say_launches(chunk: Any, thunks: str, console: Console) -> None:
+    """Say what an update launches: kernels, by a GPU's thunks, or a TPU's operations."""
+    kernels, loops = program.launches(chunk.as_text())
+    parts = program.parts(thunks, loops) if thunks else []
     launches, unit = ("launches", "kernels") if parts else ("is", "operations")
     temporary = decimal(chunk.memory_analysis().temp_size_in_bytes)
     console.say(f"an update {launches} {kernels:,} {unit} and holds {temporary} of temporaries")
@@ -119,7 +121,6 @@ def _compile_only(plan: Plan, console: Console) -> int:
         trips = "each update" if index == 0 else _times(loop)
         made = _made(parts[index + 1]) if parts else f"{loop.kernels:,} {unit}"
         console.say(f"  {trips}: {made}")
-    return in_all
 
 
 def _fitting(fit: int, plan: Plan) -> str:

@@ -127,24 +127,15 @@ def dumped(folder: Path, module: str) -> str:
 
 
 def _computations(program: str) -> tuple[dict[str, list[tuple[str, str]]], str]:
-    """Every computation's instructions, each an operation and the rest of its line, and the name of
-    the one that the program enters."""
+    """Every computation's instructions, each an operation and its line from there on, without its
+    type; and the name of the one that the program enters."""
     blocks = re.findall(r"^(ENTRY )?%?([\w.\-]+) \(.*?\{\n(.*?)^\}", program, re.M | re.S)
-    lines = {
-        name: re.findall(r"^\s+(?:ROOT )?%?\S+ = (.*)$", text, re.M) for _, name, text in blocks
+    instruction = r"^\s+(?:ROOT )?%?\S+ = .*? (([\w\-]+)\(.*)$"
+    found = {
+        name: [(operation, rest) for rest, operation in re.findall(instruction, text, re.M)]
+        for _, name, text in blocks
     }
-    found = {name: [_instruction(line) for line in own] for name, own in lines.items()}
     return found, next(name for is_entry, name, _ in blocks if is_entry)
-
-
-def _instruction(line: str) -> tuple[str, str]:
-    """The operation of `TYPE OPERATION(...), ...` and all that follows the type, be it a tuple."""
-    depth = 0
-    for index, character in enumerate(line):
-        depth += (character == "(") - (character == ")")
-        if character == " " and not depth:
-            return line[index + 1 :].split("(", 1)[0], line[index + 1 :]
-    return "?", line
 
 
 def _named(rest: str, attribute: str) -> str:
