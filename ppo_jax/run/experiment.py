@@ -286,10 +286,7 @@ def read_description(saved: Mapping[str, Any], **own: Any) -> Experiment:
 
 def differences(asked: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, str]:
     """The fields in which two config.json differ, each with both values in words."""
-    ours, theirs = (
-        {name: "none" if value is None else value for box in flat.values() for name, value in box}
-        for flat in (_with_defaults(asked), _with_defaults(saved))
-    )
+    ours, theirs = _with_defaults(asked), _with_defaults(saved)
     return {
         name: f"{name} {theirs.get(name)} there, {ours.get(name)} asked for"
         for name in sorted(ours.keys() | theirs.keys())
@@ -377,7 +374,10 @@ def _boxes(saved: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """The boxes with the defaults of what is not in them, as JSON has them."""
+    """All fields as JSON has them, with the defaults of what is not there; "none" for none."""
     defaults = Experiment().describe()
-    together = {name: defaults[name] | box for name, box in _boxes(saved).items()}
-    return {name: box.items() for name, box in json.loads(json.dumps(together)).items()}
+    boxes = [{**defaults[name], **box} for name, box in _boxes(saved).items()]
+    fields = json.loads(json.dumps(boxes))
+    return {
+        name: "none" if value is None else value for box in fields for name, value in box.items()
+    }
