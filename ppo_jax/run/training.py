@@ -2,8 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -127,13 +126,6 @@ class Batch:
     def stop(self, reason: str) -> None:
         """End this batch's training at the boundary; its agents are evaluated and saved."""
         self.stop_reason = reason
-
-    @contextmanager
-    def untimed(self) -> Iterator[None]:
-        """What happens meanwhile is not counted as training."""
-        started = time.perf_counter()
-        yield
-        self.seconds -= time.perf_counter() - started
 
     def start_chunk(self, size: int) -> None:
         """Begin to compute another chunk of `size` updates."""
