@@ -2,6 +2,7 @@
 """Compiles a training for a device that is not here, and reads one update of it: for every library
 by the same functions, in its own interpreter."""
 
+import dataclasses
 import re
 import sys
 import tempfile
@@ -55,14 +56,16 @@ def read(
     guessed = [
         loop for loop, known in zip(inside, found[first + 1 :], strict=True) if loop != known
     ]
-    counted: list[Any] = [part._replace(times=part.times // updates) for part in parts[first + 1 :]]
+    counted: list[Any] = [
+        dataclasses.replace(part, times=part.times // updates) for part in parts[first + 1 :]
+    ]
     return {
         "kernels": outer.kernels + sum((trips - 1) * (loop.kernels + 1) for loop in guessed),
         "loops": [
             {"entered": loop.entered // updates, "trips": loop.trips, "kernels": loop.kernels}
             for loop in inside
         ],
-        "parts": [part._asdict() for part in counted],
+        "parts": [dataclasses.asdict(part) for part in counted],
         "graphs": sum(part.graphs for part in counted),
         "launches_outside": sum(
             part.times * (part.graphs + sum(part.outside.values())) for part in counted

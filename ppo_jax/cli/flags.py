@@ -25,6 +25,7 @@ from ppo_jax.run.experiment import (
     Agents,
     Experiment,
     ObjectError,
+    fields_of,
     read_description,
 )
 from ppo_jax.run.storage import folder
@@ -203,11 +204,8 @@ def _read_run(path: Path, flag: str, remedy: str) -> Flags:
     """A run's config.json as flags."""
     try:
         experiment = read_description(folder.read_json(path))
-        config = experiment.algorithm
-        fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(Config)}
-        if config.total_timesteps is not None:
-            fields["num_updates"] = None  # it follows
-        fields["env_kwargs"] = {name: repr(value) for name, value in config.env_kwargs}
+        fields = fields_of(experiment.algorithm)
+        fields["env_kwargs"] = {name: repr(value) for name, value in fields["env_kwargs"]}
         return Flags(Algorithm(**fields), experiment.agents, experiment.stopping)
     except OSError as error:
         raise InputError(f"{flag}{path}: {error.strerror}; {remedy}") from error
@@ -219,25 +217,20 @@ def _read_run(path: Path, flag: str, remedy: str) -> Flags:
 
 
 def _config(flags: Algorithm, defaults: Algorithm) -> Config:
-    names = [field.name for field in dataclasses.fields(Config)]
+    base, asked = _values(defaults), _values(flags)
     given = {
-        name: _value(flags, name)
-        for name in names
-        if getattr(flags, name) != getattr(defaults, name)
+        name: asked[name] for name, value in vars(flags).items() if value != vars(defaults)[name]
     }
     try:
-        base = Config(**{name: _value(defaults, name) for name in names})
-        return override(base, **given)
+        return override(Config(**base), **given)
     except ValueError as error:
         raise InputError(str(error)) from error
 
 
-def _value(flags: Algorithm, name: str) -> Any:
-    """A field's value; those of --env-kwargs are Python's numbers and booleans, or else text."""
-    if name != "env_kwargs":
-        return getattr(flags, name)
-    values = dict(flags.env_kwargs)
-    for key, text in values.items():
+def _values(flags: Algorithm) -> dict[str, Any]:
+    """The fields; the values of --env-kwargs are Python's numbers and booleans, or else text."""
+    env_kwargs: dict[str, Any] = dict(flags.env_kwargs)
+    for name, text in env_kwargs.items():
         with contextlib.suppress(ValueError, SyntaxError):
-            values[key] = ast.literal_eval(text)
-    return values
+            env_kwargs[name] = ast.literal_eval(text)
+    return {**vars(flags), "env_kwargs": env_kwargs}

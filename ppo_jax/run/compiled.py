@@ -15,7 +15,6 @@ from ppo_jax.policy import Params
 
 EVAL_EPISODES = 100
 _CHUNK_UPDATES = 64
-_Compiled = Any  # jax.stages.Compiled, which is not typed as callable
 
 
 class Programs(NamedTuple):
@@ -29,9 +28,13 @@ class Programs(NamedTuple):
     def memory(self) -> int:
         """Bytes that the programs need on each device, by their own analysis: the agents' states,
         and the most that one program holds beside them."""
-        programs: tuple[_Compiled, ...] = tuple(self)
-        states = programs[1].memory_analysis().argument_size_in_bytes
-        return states + max(_beside(program) for program in programs)
+        programs: tuple[Any, ...] = self  # jax.stages.Compiled, which is not typed as callable
+        read = [program.memory_analysis() for program in programs]
+        beside = (
+            one.output_size_in_bytes - one.alias_size_in_bytes + one.temp_size_in_bytes
+            for one in read
+        )
+        return read[1].argument_size_in_bytes + max(beside)
 
 
 def capacity(config: Config) -> int:
@@ -82,21 +85,21 @@ def build(
         metrics = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0], *is_real.shape), leaf.dtype), metrics
         )
-    wanted: tuple[tuple[Any, tuple[Any, ...]], ...] = (
-        (jax.jit(init), (seeds, config)),
-        (jax.jit(chunk, donate_argnums=0), (states, config, 1)),
-        (jax.jit(summarize), (metrics, is_real)),
-        (jax.jit(evaluate), (states.params, seeds, config)),
-    )
-    pool = ThreadPoolExecutor(len(wanted))
+
+    def compile(function: Any, *arguments: Any) -> Any:
+        return function.lower(*arguments).compile(compiler_options=dict(options))
+
+    pool = ThreadPoolExecutor(len(Programs._fields))
     try:
-        return Programs(*pool.map(lambda one: _compile(one[0], one[1], options), wanted))
+        wanted = (
+            pool.submit(compile, jax.jit(init), seeds, config),
+            pool.submit(compile, jax.jit(chunk, donate_argnums=0), states, config, 1),
+            pool.submit(compile, jax.jit(summarize), metrics, is_real),
+            pool.submit(compile, jax.jit(evaluate), states.params, seeds, config),
+        )
+        return Programs(*(program.result() for program in wanted))
     finally:
         pool.shutdown(wait=False)  # a signal does not wait for the compiler
-
-
-def _compile(function: Any, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> _Compiled:
-    return function.lower(*arguments).compile(compiler_options=dict(options))
 
 
 def _placed(shapes: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
@@ -108,9 +111,3 @@ def _placed(shapes: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     return jax.tree.map(place, shapes)
-
-
-def _beside(program: _Compiled) -> int:
-    analysis = program.memory_analysis()
-    results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-    return results + analysis.temp_size_in_bytes

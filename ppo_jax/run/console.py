@@ -47,10 +47,7 @@ class Console:
     def waiting(self, text: str) -> Iterator[None]:
         """Say what is being waited for, and how long it took."""
         started = time.perf_counter()
-        if self._console.is_terminal:
-            with self._console.status(text):
-                yield
-        else:
+        with self._console.status(text) if self._console.is_terminal else contextlib.nullcontext():
             yield
         self.say(f"{text}: {time.perf_counter() - started:.1f} s")
 

@@ -24,9 +24,8 @@ class Evolution(Hook):
         self._key, self._count = evolution_key(self._agents.seed), self._agents.num_seeds
         self._before = np.full(self._count, np.nan, np.float32)  # fitness
         self._returns = np.zeros((0, self._count), np.float32)  # of this generation
-        with folder.file_system(path):
-            header = ("update", "agent", "parent", "fitness", *self._ranges)
-            self._table = Table(path / folder.EVOLUTION, header)
+        header = ("update", "agent", "parent", "fitness", *self._ranges)
+        self._table = Table(path / folder.EVOLUTION, header)
 
     def begin(self, batch: Batch) -> None:
         """Compile a generation, and write the first one's hyperparameters."""
@@ -94,11 +93,9 @@ class Evolution(Hook):
         }
 
     def _write(self, parents: np.ndarray, fitness: np.ndarray) -> None:
-        own = list(self._values().values())
+        rows = zip(parents.tolist(), fitness.tolist(), *self._values().values(), strict=True)
         with folder.file_system(self._path):
-            for agent, parent in enumerate(parents.tolist()):
-                shown, values = "" if parent == agent else parent, (one[agent] for one in own)
-                self._table.add(
-                    self._batch.num_updates, agent, shown, float(fitness[agent]), *values
-                )
+            for agent, (parent, *cells) in enumerate(rows):
+                shown = "" if parent == agent else parent
+                self._table.add(self._batch.num_updates, agent, shown, *cells)
             self._table.flush()

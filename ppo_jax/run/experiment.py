@@ -39,15 +39,7 @@ _FRACTION = Rule(
     lambda value: isinstance(value, (int, float)) and 0 < value <= 1, "above 0 and at most 1"
 )
 Device = Literal[
-    "auto",
-    "cpu",
-    "gpu",
-    "tpu",
-    "gpu:a100",
-    "gpu:h100",
-    "gpu:h200",
-    "tpu:v5e:1x1",
-    "tpu:v5e:2x2",
+    "auto", "cpu", "gpu", "tpu", "gpu:a100", "gpu:h100", "gpu:h200", "tpu:v5e:1x1", "tpu:v5e:2x2"
 ]
 _Repeated = tyro.conf.UseAppendAction[tuple[str, ...]]
 
@@ -196,11 +188,11 @@ class Experiment:
         """This experiment with some options changed. Raises InputError for unknown ones."""
         boxes = {}
         for name in _OPTION_BOXES:
-            own = _fields_of(getattr(self, name)).keys() & options.keys()
-            changes = {key: options.pop(key) for key in own}
-            boxes[name] = dataclasses.replace(getattr(self, name), **changes)
+            box = getattr(self, name)
+            changes = {key: options.pop(key) for key in vars(box).keys() & options.keys()}
+            boxes[name] = dataclasses.replace(box, **changes)
         for name in options:
-            known = [key for box in boxes.values() for key in _fields_of(box)]
+            known = [key for box in boxes.values() for key in vars(box)]
             near = "".join(difflib.get_close_matches(name, known, n=1))
             raise InputError(f"no option is called {name}" + f"; did you mean {near}?" * bool(near))
         return dataclasses.replace(self, **boxes)
@@ -237,17 +229,15 @@ class Experiment:
         """What decides the run's results, as config.json has it."""
         import jax
 
-        config, fields = self.algorithm, _fields_of(self.algorithm)
-        if config.total_timesteps is not None:
-            fields["num_updates"] = None  # it follows
+        config, fields = self.algorithm, fields_of(self.algorithm)
         fields |= {"env_params": dict(config.env_params), "env_kwargs": dict(config.env_kwargs)}
         fields |= {name: objects.describe(fields[name]) for name in OBJECTS}
         sources = {name: _source(getattr(config, name)) for name in OBJECTS}
         return {
             "format": FORMAT,
             "algorithm": fields,
-            "agents": _fields_of(self.agents),
-            "stopping": _fields_of(self.stopping),
+            "agents": dict(vars(self.agents)),
+            "stopping": dict(vars(self.stopping)),
             "sources": {name: found for name, found in sources.items() if found},
             "versions": {"ppo_jax": __version__, "jax": jax.__version__},
         }
@@ -258,6 +248,12 @@ class ObjectError(InputError):
 
 
 _OPTION_BOXES = ("agents", "stopping", "storage", "machine", "console")
+
+
+def fields_of(config: Config) -> dict[str, Any]:
+    """The configuration's fields by name; of its two lengths the one that was given."""
+    follows = {"num_updates": None} if config.total_timesteps is not None else {}
+    return {**vars(config), **follows}
 
 
 def read_description(saved: Mapping[str, Any], **own: Any) -> Experiment:
@@ -290,10 +286,7 @@ def read_description(saved: Mapping[str, Any], **own: Any) -> Experiment:
 
 def differences(asked: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, str]:
     """The fields in which two config.json differ, each with both values in words."""
-    ours, theirs = (
-        {name: "none" if value is None else value for box in flat.values() for name, value in box}
-        for flat in (_with_defaults(asked), _with_defaults(saved))
-    )
+    ours, theirs = _with_defaults(asked), _with_defaults(saved)
     return {
         name: f"{name} {theirs.get(name)} there, {ours.get(name)} asked for"
         for name in sorted(ours.keys() | theirs.keys())
@@ -355,10 +348,6 @@ def _contradictions(experiment: Experiment) -> Iterator[str]:
             yield f"--{name.replace('_', '-')} {getattr(machine, name)} needs --distributed"
 
 
-def _fields_of(box: Any) -> dict[str, Any]:
-    return {field.name: getattr(box, field.name) for field in dataclasses.fields(box)}
-
-
 def _source(given: Any) -> dict[str, str] | None:
     """File and hash of the module that the user's own part comes from; none for built-in ones."""
     name = given.partition(":")[0] if isinstance(given, str) and ":" in given else None
@@ -377,7 +366,7 @@ def _boxes(saved: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     if "algorithm" in saved:
         return {name: saved[name] for name in ("algorithm", "agents", "stopping")}
     varied = {name: sweeps.to_flags(saved.get(name, {})) for name in ("sweep", "search", "evolve")}
-    agents = {name: {**saved, **varied}[name] for name in _fields_of(Agents()) if name in saved}
+    agents = {name: {**saved, **varied}[name] for name in vars(Agents()) if name in saved}
     fraction = saved.get("stop_when_solved")  # without it the interval meant nothing
     every = None if fraction is None else saved["evaluate_every"]
     stopping = {"stop_when_solved": fraction, "evaluate_every": every}
@@ -385,12 +374,10 @@ def _boxes(saved: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """The boxes with the defaults of what is not in them, as JSON has them."""
-    boxes, defaults = _boxes(saved), Experiment()
-    algorithm = {**_fields_of(defaults.algorithm), "num_updates": None, "env_kwargs": {}}
-    together = {
-        "algorithm": {**algorithm, **boxes["algorithm"]},
-        "agents": {**_fields_of(defaults.agents), **boxes["agents"]},
-        "stopping": {**_fields_of(defaults.stopping), **boxes["stopping"]},
+    """All fields as JSON has them, with the defaults of what is not there; "none" for none."""
+    defaults = Experiment().describe()
+    boxes = [{**defaults[name], **box} for name, box in _boxes(saved).items()]
+    fields = json.loads(json.dumps(boxes))
+    return {
+        name: "none" if value is None else value for box in fields for name, value in box.items()
     }
-    return {name: box.items() for name, box in json.loads(json.dumps(together)).items()}

@@ -1,5 +1,7 @@
 """The hooks that a run has beside its sinks: a user's own, and evaluation."""
 
+import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,20 +20,17 @@ class UserHook(Hook):
             raise InputError(f"hook {self.name} has no method at_boundary(batch)")
         for method in (name for name in vars(Hook) if not name.startswith("_")):
             if callable(getattr(hook, method, None)):
-                setattr(self, method, self._named(method, getattr(hook, method)))
+                setattr(self, method, partial(self._call, method, getattr(hook, method)))
 
-    def _named(self, method: str, call: Any) -> Any:
-        def named(*arguments: Any) -> Any:
-            try:
-                return call(*arguments)
-            except Exception as error:  # a user's own code may raise anything
-                reason = (str(error).strip().splitlines() or ["no message"])[0]
-                raise InputError(
-                    f"hook {self.name}: {method} raised {type(error).__name__} ({reason}); the last"
-                    " checkpoint is intact"
-                ) from error
-
-        return named
+    def _call(self, method: str, call: Any, *arguments: Any) -> Any:
+        try:
+            return call(*arguments)
+        except Exception as error:  # a user's own code may raise anything
+            reason = (str(error).strip().splitlines() or ["no message"])[0]
+            raise InputError(
+                f"hook {self.name}: {method} raised {type(error).__name__} ({reason}); the last"
+                " checkpoint is intact"
+            ) from error
 
 
 class Evaluation(Hook):
@@ -47,8 +46,9 @@ class Evaluation(Hook):
     def at_boundary(self, batch: Batch) -> None:
         if batch.num_updates % self._every:
             return
-        with batch.untimed():
-            batch.evaluation = batch.evaluate()
+        started = time.perf_counter()
+        batch.evaluation = batch.evaluate()
+        batch.seconds -= time.perf_counter() - started  # which is not training
         if self._fraction is not None:
             solved = np.sum(batch.evaluation >= self._solved_at)
             if solved >= self._fraction * len(batch.evaluation):

@@ -41,16 +41,13 @@ def train(
         )
     named = {"num_seeds": num_seeds, "seed": seed, "out": out}
     options = {"recipe": CUSTOM, "quiet": True, **flags, **named}
-    plain = {name: _as_option(value) for name, value in options.items()}
-    experiment = Experiment(config.check()).replace(**plain).check()
+    for name, value in options.items():  # as its flag has it: paths are text, lists are tuples
+        if isinstance(value, os.PathLike):
+            options[name] = os.fspath(value)
+        elif isinstance(value, list):
+            options[name] = tuple(value)
+    experiment = Experiment(config.check()).replace(**options).check()
     path = folder.choose(out, experiment.label)
     with xla.compilation_cache(experiment.machine.compilation_cache):
         pipeline.run(experiment, path, Console(experiment.console.quiet), hooks)
     return saved.load(path, **{name: getattr(config, name) for name in OBJECTS})
-
-
-def _as_option(value: Any) -> Any:
-    """A value as its flag has it: paths are text, lists are tuples."""
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return tuple(value) if isinstance(value, list) else value

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from ppo_jax import __version__, env, objects, population, ppo, rollout
-from ppo_jax.config import OBJECTS, Config
+from ppo_jax.config import OBJECTS
 from ppo_jax.policy import Params
 from ppo_jax.run import agents, compiled, devices, distributed, ranking, report, resume, sinks
 from ppo_jax.run.agents import AgentTable
@@ -106,20 +106,15 @@ def make_plan(experiment: Experiment) -> Plan:
         if chosen[0].platform == "cpu":
             at_once = min(at_once, population.cpu_agents_at_once(config))
         rollout.check_resets(config, env.make(config), at_once)
-        if config.kernel == "pallas":
-            _check_kernels(config, chosen)
+        if config.kernel == "pallas" and chosen[0].platform == "tpu":
+            raise ValueError("kernel 'pallas' has no program for a TPU; give --kernel xla")
+        if config.kernel == "pallas":  # tracing an update finds what has no kernel
+            jax.eval_shape(lambda key: ppo.update(ppo.init(key, config), config), jax.random.key(0))
         initial = initial_parameters(experiment)
     except (ValueError, ImportError) as error:
         raise InputError(str(error)) from error
     lanes = table.lanes(jax.process_count(), len(chosen))
     return Plan(experiment, table, chosen, lanes, initial)
-
-
-def _check_kernels(config: Config, chosen: Sequence[jax.Device]) -> None:
-    """Raise ValueError for what has no Pallas kernel: tracing an update finds it."""
-    if chosen[0].platform == "tpu":
-        raise ValueError("kernel 'pallas' has no program for a TPU; give --kernel xla")
-    jax.eval_shape(lambda key: ppo.update(ppo.init(key, config), config), jax.random.key(0))
 
 
 def _lanes_of(checkpoint: Checkpoint | None, plan: Plan) -> int:
@@ -316,9 +311,8 @@ def _report(
         return
     metrics, solved_at = tables.read_metrics(path / folder.METRICS), summary["solved_at"]
     if len(plan.table) > 1:
-        solving = ranking.steps_to_solve(metrics, solved_at)
         summary["statistics"] = ranking.write(
-            path, plan.table, made.eval_returns, solving, solved_at, console
+            path, plan.table, made.eval_returns, metrics, solved_at, console
         )
     folder.write_json(path / folder.SUMMARY, summary)
     if plan.experiment.storage.render:

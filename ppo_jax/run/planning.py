@@ -4,7 +4,7 @@ import functools
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from rich.filesize import decimal
@@ -20,73 +20,25 @@ from ppo_jax.run.training import Batch
 _PEAK = "VmHWM"  # the most memory that this process has held
 _UPDATES = 3  # of the calibration, after one that is not counted
 _REST = 60_000_000  # bytes of what is not compiled here, the ranking's programs and the report
-
-
 _FEW_AND_MORE = (64, 512)  # agents a device, whose difference tells what one of them needs
 
 
-class Needs(NamedTuple):
-    """What a run needs; bytes are above what a process holds once everything is imported."""
-
-    agents: int
-    group_size: int  # agents at once
-    bytes_per_agent: float
-    compiling_bytes: int  # which the compiler and small programs take; less where they are cached
-    bytes_in_all: int
-    bytes_free: int
-    agents_that_fit: int  # at once
-    compile_seconds: float
-    train_seconds: float  # expected
-
-
-class AbsentNeeds(NamedTuple):
-    """What a run needs on a device that is not here, by the analysis of its compiled programs."""
-
-    agents: int
-    group_size: int  # agents at once
-    bytes_per_agent: float
-    bytes_in_all: int  # on each device, with `group_size` agents
-    bytes_free: int  # on each device
-    agents_that_fit: int  # at once, on all devices
-    compile_seconds: float
-    temporary_bytes: int  # of an update
-    kernels: int  # of an update; a TPU's operations
-    loops: list[program.Loop]
-    parts: list[program.Part]  # none for a TPU
-
-
-def show(experiment: Experiment, console: Console) -> Needs | AbsentNeeds:
+def show(experiment: Experiment, console: Console) -> int:
     """Compile the experiment's programs, run a few updates, say what the whole run would need. For
     a device that is not here they are compiled and read.
 
-    Nothing is written. Raises CommandError as a run would.
+    Returns: the bytes that it needs, above what a process holds once everything is imported; of
+    devices that are not here those of each. Nothing is written. Raises CommandError as a run would.
     """
     plan = pipeline.make_plan(experiment)
     pipeline.print_header(plan, console)
-    if absent.is_absent(experiment.machine.device):
-        with plan.device_errors():
-            read = _compile_only(plan, console)
-        _say_compiled(read, plan, console)
-        return read
     with plan.device_errors():
-        needs = _measure(plan, console)
-    size, fit = needs.group_size, needs.agents_that_fit
-    at_once = "all at once" if size >= needs.agents else f"{size:,} at once"
-    console.say(
-        f"an agent needs {decimal(round(needs.bytes_per_agent))}; {needs.agents:,} agents,"
-        f" {at_once}, with {decimal(needs.compiling_bytes)} of the compiler:"
-        f" {decimal(needs.bytes_in_all)}"
-    )
-    remedy = "they fit" if fit >= size else f"give --group-size {max(fit, 1)}"
-    console.say(f"free {decimal(needs.bytes_free)}: about {fit:,} agents fit at once; {remedy}")
-    console.say(
-        f"expected: {needs.compile_seconds:.0f} s of compiling, {needs.train_seconds:,.0f} s of"
-        " training, then the evaluation"
-    )
-    return needs
+        if absent.is_absent(experiment.machine.device):
+            return _compile_only(plan, console)
+        return _measure(plan, console)
 
 
-def _measure(plan: Plan, console: Console) -> Needs:
+def _measure(plan: Plan, console: Console) -> int:
     sinks.import_tensorboard()  # a run would, and imports are not counted
     config, agents, count = plan.experiment.algorithm, len(plan.table), len(plan.chosen)
     before, lanes = devices.memory(_PEAK), plan.lanes
@@ -96,7 +48,7 @@ def _measure(plan: Plan, console: Console) -> Needs:
         own = next(plan.table.batches(lanes))
         programs = compiled.build(plan.table.configure(own.agent_ids), lanes, plan.chosen)
     compile_seconds = time.perf_counter() - started
-    compiling = max(0, devices.memory(_PEAK) - before) + _REST
+    compiling = max(0, devices.memory(_PEAK) - before) + _REST  # less where programs are cached
     per_agent = programs.memory() * count / lanes
     fit = int((free - compiling) / per_agent)
     if fit < lanes:  # what does not fit cannot be timed: time what does
@@ -108,35 +60,32 @@ def _measure(plan: Plan, console: Console) -> Needs:
         started = time.perf_counter()
         batch.start_chunk(size)
         batch.finish_chunk()
-    each = (time.perf_counter() - started) / updates / lanes
-    return Needs(
-        agents=agents,
-        group_size=plan.lanes,
-        bytes_per_agent=per_agent,
-        compiling_bytes=compiling,
-        bytes_in_all=round(compiling + per_agent * plan.lanes),
-        bytes_free=free,
-        agents_that_fit=max(fit, 0),
-        compile_seconds=compile_seconds,
-        train_seconds=each * agents * (config.num_updates or 0),
+    train_seconds = (time.perf_counter() - started) / updates / lanes * agents
+    in_all = round(compiling + per_agent * plan.lanes)
+    at_once = "all at once" if plan.lanes >= agents else f"{plan.lanes:,} at once"
+    console.say(
+        f"an agent needs {decimal(round(per_agent))}; {agents:,} agents, {at_once}, with"
+        f" {decimal(compiling)} of the compiler: {decimal(in_all)}"
     )
+    console.say(f"free {decimal(free)}: {_fitting(max(fit, 0), plan)}")
+    console.say(
+        f"expected: {compile_seconds:.0f} s of compiling,"
+        f" {train_seconds * (config.num_updates or 0):,.0f} s of training, then the evaluation"
+    )
+    return in_all
 
 
-def _compile_only(plan: Plan, console: Console) -> AbsentNeeds:
+def _compile_only(plan: Plan, console: Console) -> int:
     name, count, lanes = plan.experiment.machine.device, len(plan.chosen), plan.lanes
     with tempfile.TemporaryDirectory() as folder:
 
         @functools.cache
         def build(lanes: int) -> compiled.Programs:
             ids = np.resize(np.arange(len(plan.table)), lanes)
-            options = absent.compiler_options(name, str(_dump(folder, lanes)))
+            own = absent.compiler_options(name, f"{folder}/{lanes}")
+            options = {**population.COMPILER_OPTIONS, **own}
             with console.waiting(f"compiling for {lanes:,} agents on {name}"):
-                return compiled.build(
-                    plan.table.configure(ids),
-                    lanes,
-                    plan.chosen,
-                    {**population.COMPILER_OPTIONS, **options},
-                )
+                return compiled.build(plan.table.configure(ids), lanes, plan.chosen, options)
 
         started, free = time.perf_counter(), absent.memory(name)
         few, more = (build(size * count).memory() for size in _FEW_AND_MORE)
@@ -146,51 +95,37 @@ def _compile_only(plan: Plan, console: Console) -> AbsentNeeds:
         shown = lanes if lanes <= fit else _FEW_AND_MORE[0] * count  # what may not fit is not tried
         chunk: Any = build(shown).chunk
         seconds = time.perf_counter() - started
-        kernels, loops = program.launches(chunk.as_text())
-        parts = []
-        if absent.is_gpu(name):
-            parts = program.parts(program.dumped(_dump(folder, shown), "jit_chunk"), loops)
+        dump = Path(folder, str(shown))
+        thunks = program.dumped(dump, "jit_chunk") if absent.is_gpu(name) else ""
         in_all = build(lanes).memory() if lanes <= fit else round(fixed + lanes / count * per_agent)
-    return AbsentNeeds(
-        agents=len(plan.table),
-        group_size=lanes,
-        bytes_per_agent=per_agent,
-        bytes_in_all=in_all,
-        bytes_free=free,
-        agents_that_fit=fit,
-        compile_seconds=seconds,
-        temporary_bytes=chunk.memory_analysis().temp_size_in_bytes,
-        kernels=kernels,
-        loops=loops,
-        parts=parts,
-    )
-
-
-def _dump(folder: str, lanes: int) -> Path:
-    return Path(folder, str(lanes))
-
-
-def _say_compiled(read: AbsentNeeds, plan: Plan, console: Console) -> None:
-    count, fit, size = len(plan.chosen), read.agents_that_fit, read.group_size
     each = "" if count == 1 else f" on each of {count} devices"
-    console.say(f"compiled in {read.compile_seconds:.0f} s, not run: nothing here says how fast")
-    together = "1 agent needs" if size == 1 else f"{size:,} agents at once need"
+    console.say(f"compiled in {seconds:.0f} s, not run: nothing here says how fast")
+    together = "1 agent needs" if lanes == 1 else f"{lanes:,} agents at once need"
     console.say(
-        f"an agent of many needs {decimal(round(read.bytes_per_agent))}; {together}"
-        f" {decimal(read.bytes_in_all)} of {decimal(read.bytes_free)}{each}"
+        f"an agent of many needs {decimal(round(per_agent))}; {together} {decimal(in_all)} of"
+        f" {decimal(free)}{each}"
     )
-    remedy = "they fit" if fit >= size else f"give --group-size {max(fit, 1)}"
-    console.say(f"about {fit:,} agents fit at once; {remedy}")
-    what = "launches" if read.parts else "is"
-    unit = "kernels" if read.parts else "operations"
-    console.say(
-        f"an update {what} {read.kernels:,} {unit} and holds {decimal(read.temporary_bytes)} of"
-        " temporaries"
-    )
-    for index, loop in enumerate(read.loops):
+    console.say(_fitting(fit, plan))
+    _say_launches(chunk, thunks, console)
+    return in_all
+
+
+def _say_launches(chunk: Any, thunks: str, console: Console) -> None:
+    """Say what an update launches: kernels, by a GPU's thunks, or a TPU's operations."""
+    kernels, loops = program.launches(chunk.as_text())
+    parts = program.parts(thunks, loops) if thunks else []
+    launches, unit = ("launches", "kernels") if parts else ("is", "operations")
+    temporary = decimal(chunk.memory_analysis().temp_size_in_bytes)
+    console.say(f"an update {launches} {kernels:,} {unit} and holds {temporary} of temporaries")
+    for index, loop in enumerate(loops):
         trips = "each update" if index == 0 else _times(loop)
-        made = _made(read.parts[index + 1]) if read.parts else f"{loop.kernels:,} {unit}"
+        made = _made(parts[index + 1]) if parts else f"{loop.kernels:,} {unit}"
         console.say(f"  {trips}: {made}")
+
+
+def _fitting(fit: int, plan: Plan) -> str:
+    remedy = "they fit" if fit >= plan.lanes else f"give --group-size {max(fit, 1)}"
+    return f"about {fit:,} agents fit at once; {remedy}"
 
 
 def _times(loop: program.Loop) -> str:

@@ -5,7 +5,6 @@ Needs only the standard library: other libraries' programs are read by it in int
 
 import dataclasses
 import re
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,8 @@ _FREE = (
     *("tuple", "get-tuple-element", "parameter", "constant", "bitcast", "after-all"),
     *("add-dependency", "partition-id", "replica-id", "opt-barrier"),
 )
+_GRAPH = "CommandBuffer"
+_HOLDING = (_GRAPH, "Sequential", "Conditional")  # the others' inner thunks are parts of them
 
 
 class Loop(NamedTuple):
@@ -26,7 +27,8 @@ class Loop(NamedTuple):
     kernels: int  # of one trip
 
 
-class Part(NamedTuple):
+@dataclasses.dataclass
+class Part:
     """How a GPU's runtime launches a program outside of its loops, or one trip of a loop.
 
     What XLA launches are its thunks, kernels and copies mostly; a command buffer is a CUDA graph of
@@ -35,9 +37,18 @@ class Part(NamedTuple):
 
     times: int  # that it is launched in a call
     whole: bool  # whether the loop is inside of one graph, with all of its trips
-    graphs: int
-    in_graphs: int  # thunks inside of graphs
-    outside: dict[str, int]  # the other thunks by kind: what cuts the graphs
+    graphs: int = 0
+    in_graphs: int = 0  # thunks inside of graphs
+    outside: dict[str, int] = dataclasses.field(default_factory=dict)  # others, which cut graphs
+
+    def add(self, kind: str, in_graph: bool) -> None:
+        """Count a thunk."""
+        if kind == _GRAPH:
+            self.graphs += 1
+        elif in_graph:
+            self.in_graphs += 1
+        elif kind not in _HOLDING:
+            self.outside[kind] = self.outside.get(kind, 0) + 1
 
 
 def launches(program: str) -> tuple[int, list[Loop]]:
@@ -80,8 +91,8 @@ def parts(thunks: str, loops: Iterable[Loop]) -> list[Part]:
         loops: the same program's, of `launches`.
     """
     times = iter([loop.entered * (loop.trips or 1) for loop in loops])
-    found = [_Counting(1, False)]
-    around: list[tuple[str, _Counting | None]] = []  # kind, and where what is inside of it counts
+    found = [Part(1, False)]
+    around: list[tuple[str, Part | None]] = []  # kind, and where what is inside of it counts
     for line in thunks.splitlines():
         label = re.match(r"( *)(condition|body):", line)
         if label:
@@ -97,36 +108,13 @@ def parts(thunks: str, loops: Iterable[Loop]) -> list[Part]:
         kind, here = thunk[2], around[-1][1] if around else found[0]
         in_graph = any(outer == _GRAPH for outer, _ in around)
         if kind == "While":
-            found.append(_Counting(next(times), in_graph))
+            found.append(Part(next(times), in_graph))
             around.append((kind, found[-1]))
             continue
         if here is not None:
             here.add(kind, in_graph)
         around.append((kind, here if kind in _HOLDING else None))
-    return [
-        Part(one.times, one.whole, one.graphs, one.in_graphs, dict(one.outside)) for one in found
-    ]
-
-
-_GRAPH = "CommandBuffer"
-_HOLDING = (_GRAPH, "Sequential", "Conditional")  # the others' inner thunks are parts of them
-
-
-@dataclasses.dataclass
-class _Counting:
-    times: int
-    whole: bool
-    graphs: int = 0
-    in_graphs: int = 0
-    outside: Counter[str] = dataclasses.field(default_factory=Counter)
-
-    def add(self, kind: str, in_graph: bool) -> None:
-        if kind == _GRAPH:
-            self.graphs += 1
-        elif in_graph:
-            self.in_graphs += 1
-        elif kind not in _HOLDING:
-            self.outside[kind] += 1
+    return found
 
 
 def dumped(folder: Path, module: str) -> str:
@@ -139,24 +127,15 @@ def dumped(folder: Path, module: str) -> str:
 
 
 def _computations(program: str) -> tuple[dict[str, list[tuple[str, str]]], str]:
-    """Every computation's instructions, each an operation and the rest of its line, and the name of
-    the one that the program enters."""
+    """Every computation's instructions, each an operation and its line from there on, without its
+    type; and the name of the one that the program enters."""
     blocks = re.findall(r"^(ENTRY )?%?([\w.\-]+) \(.*?\{\n(.*?)^\}", program, re.M | re.S)
-    lines = {
-        name: re.findall(r"^\s+(?:ROOT )?%?\S+ = (.*)$", text, re.M) for _, name, text in blocks
+    instruction = r"^\s+(?:ROOT )?%?\S+ = .*? (([\w\-]+)\(.*)$"
+    found = {
+        name: [(operation, rest) for rest, operation in re.findall(instruction, text, re.M)]
+        for _, name, text in blocks
     }
-    found = {name: [_instruction(line) for line in own] for name, own in lines.items()}
     return found, next(name for is_entry, name, _ in blocks if is_entry)
-
-
-def _instruction(line: str) -> tuple[str, str]:
-    """The operation of `TYPE OPERATION(...), ...` and all that follows the type, be it a tuple."""
-    depth = 0
-    for index, character in enumerate(line):
-        depth += (character == "(") - (character == ")")
-        if character == " " and not depth:
-            return line[index + 1 :].split("(", 1)[0], line[index + 1 :]
-    return "?", line
 
 
 def _named(rest: str, attribute: str) -> str:

@@ -24,22 +24,27 @@ def write(
     path: Path,
     table: AgentTable,
     eval_returns: np.ndarray,
-    solving: np.ndarray | None,
+    metrics: dict[str, np.ndarray],
     solved_at: float | None,
     console: Console,
 ) -> list[Row]:
-    """Show the ranked settings, and write sweep.csv (of several settings).
+    """Show the ranked settings in what fits 80 columns, and write sweep.csv (of several settings).
 
     Args:
         eval_returns: [agents], greedy; NaN where an agent diverged, which counts as the worst.
-        solving: [agents], of `steps_to_solve`; none without curves.
+        metrics: [updates, agents], the columns of metrics.csv; none without curves.
         solved_at: the return from which an agent counts as solved; none: none does.
 
     Returns: the ranked rows.
     """
-    rows = rank(table, eval_returns, solving, solved_at)
-    _show(rows, table, console)
-    if table.num_settings > 1:
+    rows = rank(table, eval_returns, steps_to_solve(metrics, solved_at), solved_at)
+    several, seeds = table.num_settings > 1, f"{rows[0]['seeds']:,} seeds"
+    title = f"{len(rows):,} settings × {seeds}, best" if several else seeds
+    title += ": interquartile mean of the greedy return, median steps to solve"
+    left = len(rows) - _SHOWN
+    note = f"and {left:,} more in {folder.SWEEP}" if left > 0 else ""
+    console.table(title, *shown(rows[:_SHOWN], list(table.values)), note)
+    if several:
         with folder.file_system(path), open(path / folder.SWEEP, "w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
@@ -69,33 +74,30 @@ def rank(
     scores = scores.reshape(table.num_settings, -1)
     compare = jax.jit(statistics.compare_settings)
     compared = compare(jax.random.key(_BOOTSTRAP), jnp.asarray(scores, float))
-    columns = {name: np.asarray(array) for name, array in compared._asdict().items()}
-    none = np.full(len(scores), np.nan)
-    columns["solved"] = none if solved_at is None else (scores >= solved_at).mean(axis=1)
+    settings, none = np.arange(len(scores)), np.full(len(scores), np.nan)
     after = np.full((len(scores), 3), np.inf)
     if solving is not None:
         after = np.asarray(
             statistics.quantiles_of_solving(jnp.asarray(solving).reshape(scores.shape))
         )
-    keys = -np.arange(len(scores)), -after[:, 1], columns["solved"], columns["iqm"]
-    worst_first = np.lexsort(keys)
-    rows = []
-    for place, setting in enumerate(worst_first[::-1].tolist(), start=1):
-        numbers = {name: column[setting] for name, column in columns.items()}
-        numbers["improvement"] = numbers["improvement"] if setting else np.nan
-        quartiles = dict(zip(_QUARTILES, after[setting], strict=True))
-        rows.append(
-            {"rank": place, "setting": setting, **table.describe(setting)}
-            | {"seeds": scores.shape[1]}
-            | {name: _number(value) for name, value in numbers.items()}
-            | {"diverged": int(np.isneginf(scores[setting]).sum())}
-            | {name: _number(value) for name, value in quartiles.items()}
-        )
-    return rows
+    columns = {
+        "seeds": np.full(len(scores), scores.shape[1]),
+        **{name: np.asarray(array) for name, array in compared._asdict().items()},
+        "solved": none if solved_at is None else (scores >= solved_at).mean(axis=1),
+        "diverged": np.isneginf(scores).sum(axis=1),
+        **dict(zip(_QUARTILES, after.T, strict=True)),
+    }
+    columns["improvement"] = np.where(settings > 0, columns["improvement"], np.nan)
+    worst_first = np.lexsort((-settings, -after[:, 1], columns["solved"], columns["iqm"]))
+    return [
+        {"rank": place, "setting": setting, **table.describe(setting)}
+        | {name: _number(column[setting]) for name, column in columns.items()}
+        for place, setting in enumerate(worst_first[::-1].tolist(), start=1)
+    ]
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if np.isfinite(value) else None
+    return value.item() if np.isfinite(value) else None
 
 
 def shown(rows: list[Row], names: list[str]) -> tuple[list[str], list[list[str]]]:
@@ -121,13 +123,3 @@ def interval(row: Row) -> str:
 def probability(value: float | None) -> str:
     """A probability in two digits; a dash for none."""
     return "–" if value is None else f"{value:.2f}"
-
-
-def _show(rows: list[Row], table: AgentTable, console: Console) -> None:
-    """Print the table: what fits 80 columns; sweep.csv has the rest."""
-    several, seeds = table.num_settings > 1, f"{rows[0]['seeds']:,} seeds"
-    title = f"{len(rows):,} settings × {seeds}, best" if several else seeds
-    title += ": interquartile mean of the greedy return, median steps to solve"
-    left = len(rows) - _SHOWN
-    note = f"and {left:,} more in {folder.SWEEP}" if left > 0 else ""
-    console.table(title, *shown(rows[:_SHOWN], list(table.values)), note)

@@ -1,6 +1,7 @@
 """Catches the signals that end a run: at once while it compiles, then between two chunks."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -33,12 +34,9 @@ def catch_signals(at_once: bool = False) -> Iterator[Signals]:
         if at_once:
             raise Interrupted(number)
 
-    previous = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, receive)
-    except ValueError:  # not the main thread: signals are its caller's matter
-        pass
+    main = threading.current_thread() is threading.main_thread()  # else they are its caller's
+    numbers = (signal.SIGINT, signal.SIGTERM) if main else ()
+    previous = {number: signal.signal(number, receive) for number in numbers}
     try:
         yield signals
     finally:

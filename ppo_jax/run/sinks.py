@@ -74,20 +74,19 @@ class Metrics(Sink):
     def __init__(self, path: Path, table: AgentTable):
         self._table = table
         setting = ("setting",) * (table.num_settings > 1)
-        with folder.file_system(path):
-            header = ("update", "seed", "step", *setting, *self.columns)
-            super().__init__(path, Table(path / self.file, header))
+        header = ("update", "seed", "step", *setting, *self.columns)
+        super().__init__(path, Table(path / self.file, header))
 
     def write(self, chunk: Chunk, evaluation: np.ndarray | None) -> None:
         for row in range(len(chunk.agent_steps)):
-            self._add(chunk, row, *chunk.metrics.values())
+            self._add(chunk, row, *(array[row] for array in chunk.metrics.values()))
 
     def _add(self, chunk: Chunk, row: int, *values: np.ndarray) -> None:
+        """A row an agent, of values [agents] at one of the chunk's updates."""
         own = [self._table.seeds[chunk.agent_ids], chunk.agent_steps[row]]
         if self._table.num_settings > 1:
             own.append(self._table.setting[chunk.agent_ids])
-        columns = [column.tolist() for column in (*own, *(array[row] for array in values))]
-        for cells in zip(*columns, strict=True):
+        for cells in zip(*(column.tolist() for column in (*own, *values)), strict=True):
             self._file.add(chunk.first_update + row, *cells)
 
 
@@ -98,16 +97,14 @@ class Evaluations(Metrics):
 
     def write(self, chunk: Chunk, evaluation: np.ndarray | None) -> None:
         if evaluation is not None:
-            last = len(chunk.agent_steps) - 1
-            self._add(chunk, last, np.broadcast_to(evaluation, (last + 1, len(evaluation))))
+            self._add(chunk, len(chunk.agent_steps) - 1, evaluation)
 
 
 class Statistics(Sink):
     """statistics.csv: a row an update, over agents."""
 
     def __init__(self, path: Path):
-        with folder.file_system(path):
-            super().__init__(path, Table(path / folder.STATISTICS, STATISTICS))
+        super().__init__(path, Table(path / folder.STATISTICS, STATISTICS))
 
     def write(self, chunk: Chunk, evaluation: np.ndarray | None) -> None:
         returns = chunk.statistics.returns

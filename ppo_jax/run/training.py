@@ -2,8 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,17 +22,7 @@ from ppo_jax.run.storage import arrays
 _CHUNK_SECONDS = 0.25  # the screen, the files and signals wait for no more than a chunk
 NEVER = sys.maxsize
 COUNTS = ("env_steps", "gradient_steps", "episodes")
-
-
-class Counters(NamedTuple):
-    """What a batch has done so far, and the run before it."""
-
-    number: np.ndarray  # of the batch, from 1
-    num_updates: np.ndarray
-    seconds: np.ndarray  # of training, of the whole run
-    steps_before: np.ndarray  # environment steps of earlier batches
-    agent_steps: np.ndarray  # [agents], environment steps of each agent
-    means: np.ndarray  # [3], COUNTS, means over agents
+_COUNTERS = ("number", "num_updates", "seconds", "steps_before", "agent_steps", "means")
 
 
 class BatchState(NamedTuple):
@@ -42,7 +31,7 @@ class BatchState(NamedTuple):
     agent_ids: Any  # [lanes], -1 where a lane only fills the batch
     states: Any
     hyperparameters: Any  # of those that evolve
-    counters: Counters
+    counters: dict[str, Any]  # what the batch has done so far, and the run before it
 
 
 class Chunk(NamedTuple):
@@ -105,12 +94,12 @@ class Batch:
         self.number: int = after.number + 1 if after else 1
         self.num_updates, self.resumed = 0, False
         self.total_updates = self.config.num_updates or 0
-        self.seconds: float = after.seconds if after else 0.0
+        self.seconds: float = after.seconds if after else 0.0  # of training, of the whole run
         self.steps_before: int = after.env_steps if after else 0
         self.stop_reason: str | None = None
         self.evaluation: np.ndarray | None = None  # [agents] mean greedy returns, at a boundary
         self.agent_steps = np.zeros(len(self.real_ids), np.int64)
-        self._means = np.zeros(len(COUNTS))
+        self.means = np.zeros(len(COUNTS))  # over agents, of COUNTS so far
         self.chunk: Chunk | None = None
 
     @property
@@ -138,13 +127,6 @@ class Batch:
         """End this batch's training at the boundary; its agents are evaluated and saved."""
         self.stop_reason = reason
 
-    @contextmanager
-    def untimed(self) -> Iterator[None]:
-        """What happens meanwhile is not counted as training."""
-        started = time.perf_counter()
-        yield
-        self.seconds -= time.perf_counter() - started
-
     def start_chunk(self, size: int) -> None:
         """Begin to compute another chunk of `size` updates."""
         self._size, self.evaluation = size, None
@@ -165,7 +147,7 @@ class Batch:
         }
         steps = self.agent_steps + metrics["env_steps"].cumsum(axis=0, dtype=np.int64)
         totals = np.stack([getattr(statistics, name) for name in COUNTS], axis=1)
-        added = np.vstack([self._means, totals / len(self.real_ids)]).cumsum(axis=0)
+        added = np.vstack([self.means, totals / len(self.real_ids)]).cumsum(axis=0)
         self.chunk = Chunk(
             batch=self.number,
             first_update=self.num_updates + 1,
@@ -175,7 +157,7 @@ class Batch:
             mean_counts=dict(zip(COUNTS, added[1:].T, strict=True)),
             statistics=statistics,
         )
-        self.agent_steps, self._means = steps[-1], added[-1]
+        self.agent_steps, self.means = steps[-1], added[-1]
         self.num_updates += self._size
 
     def evaluate(self) -> np.ndarray:
@@ -201,15 +183,8 @@ class Batch:
     def state(self) -> BatchState:
         """All that the batch needs to be restored."""
         evolving = pbt.hyperparameters(self.config, self.table.experiment.evolving)
-        counters = Counters(
-            number=np.array(self.number),
-            num_updates=np.array(self.num_updates),
-            seconds=np.array(self.seconds),
-            steps_before=np.array(self.steps_before),
-            agent_steps=self.agent_steps,
-            means=self._means,
-        )
         ids, states, evolving = distributed.to_global((self._own_ids, self.states, evolving))
+        counters = {name: getattr(self, name) for name in _COUNTERS}
         return BatchState(ids, states, evolving, counters)
 
     def restore(self, saved: BatchState, stop_reason: str | None) -> None:
@@ -219,10 +194,8 @@ class Batch:
         own = jax.tree.map(lambda leaf: leaf[lanes], (saved.states, saved.hyperparameters))
         self.states = arrays.place(self.states, own[0])
         self.config = with_hyperparameters(self.config, own[1])
-        *numbers, self.agent_steps, self._means = saved.counters
-        self.number, self.num_updates, self.seconds, self.steps_before = (
-            number.item() for number in numbers
-        )
+        for name, value in saved.counters.items():
+            setattr(self, name, value if value.ndim else value.item())
         self.stop_reason, self.resumed = stop_reason, True
 
 

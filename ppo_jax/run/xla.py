@@ -24,7 +24,8 @@ def set_flags(num_agents: int) -> None:
 
 def flags(num_agents: int, others: str = "") -> str:
     """The flags that so many agents want, beside others, which come first."""
-    devices = max(1, min(num_agents, _cores()))
+    ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    devices = max(1, min(num_agents, ours or 1))
     for flag in (f"--xla_force_host_platform_device_count={devices}", _SMALL_LOOP):
         if flag.split("=")[0] not in others:
             others = f"{others} {flag}"
@@ -60,13 +61,6 @@ def compilation_cache(wanted: bool = True) -> Iterator[None]:
         for name, value in before.items():
             jax.config.update(name, value)
         cache.reset_cache()
-
-
-def _cores() -> int:
-    """Cores that this process may use, where the system says so."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cache_folder() -> Path | None:

@@ -57,7 +57,6 @@ ALLOWED = {
     },
     "run/interface.py": {"recipe", "quiet", "num_seeds", "seed", "out"},  # what Python sets
     "run/pipeline.py": {"device", "recipe", "seed", "num_seeds"},  # keys of summary.json
-    "run/planning.py": {"group_size"},  # what a plan says
     "run/replaying.py": {"agent", "seed"},  # a replay's request, and its summary
     "run/report/data.py": {"curves", "seed", "recipe"},  # what a run was asked for
     "run/report/page.py": {"num_seeds", "recipe", "device"},  # what a run was asked for

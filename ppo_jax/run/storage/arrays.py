@@ -18,10 +18,11 @@ from ppo_jax.policy import Params
 def to_named(tree: Any) -> dict[str, Any]:
     """Copies of a pytree's arrays by their names, PRNG keys as their data; arrays that several
     processes hold are left to them."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {
-        _name(path): leaf if _is_global(leaf) else np.array(plain(leaf)) for path, leaf in leaves
-    }
+    named = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        is_global = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+        named[_name(path)] = leaf if is_global else np.array(plain(leaf))
+    return named
 
 
 def from_named(like: Any, named: dict[str, np.ndarray]) -> Any:
@@ -110,10 +111,6 @@ def plain(leaf: Any) -> Any:
 
 def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _is_global(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
 
 
 def _name(path: Any) -> str:

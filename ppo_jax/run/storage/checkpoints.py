@@ -43,9 +43,8 @@ class Writer:
 
     def __init__(self, path: Path, keep: int):
         self._path, self._keep = path / folder.CHECKPOINTS, keep
-        self._pool, self._pending = ThreadPoolExecutor(1), Future[None]()
-        self._pending.set_result(None)
-        self.used = False
+        self._pool, self.used = ThreadPoolExecutor(1), False
+        self._pending: Future[None] | None = None
 
     def save(self, arrays: dict[str, Any], metadata: dict[str, Any]) -> None:
         """Begin to write a checkpoint, once the one before it is written; the arrays must not
@@ -57,7 +56,7 @@ class Writer:
 
     def check(self) -> None:
         """Raise FileSystemError if the last checkpoint could not be written."""
-        if self._pending.done():
+        if self._pending and self._pending.done():
             self._wait()
 
     def close(self) -> None:
@@ -66,11 +65,11 @@ class Writer:
         self._wait()
 
     def _wait(self) -> None:
+        pending, self._pending = self._pending, None  # what it raises is said once
         try:
-            self._pending.result()
+            if pending:
+                pending.result()
         except Exception as error:  # orbax and its libraries raise of many kinds
-            self._pending = Future()
-            self._pending.set_result(None)  # it is said once
             raise FileSystemError(
                 f"{self._path}: a checkpoint could not be written ({first_line(error)[-200:]});"
                 " earlier ones are intact: make room, then --resume"

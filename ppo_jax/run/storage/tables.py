@@ -17,14 +17,18 @@ _READ = 1 << 22  # bytes of a table that are read at once
 
 
 class Table:
-    """A CSV file that rows are appended to; its header is written where the file is new."""
+    """A CSV file that rows are appended to; its header is written where the file is new.
+
+    Raises FileSystemError where it cannot be begun.
+    """
 
     def __init__(self, path: Path, header: Iterable[str]):
-        self._file = open(path, "a", newline="")  # noqa: SIM115
-        self._rows = csv.writer(self._file)
-        if self._file.tell() == 0:
-            self._rows.writerow(header)
-            self._file.flush()  # a checkpoint before the first row records the header
+        with folder.file_system(path.parent):
+            self._file = open(path, "a", newline="")  # noqa: SIM115
+            self._rows = csv.writer(self._file)
+            if self._file.tell() == 0:
+                self._rows.writerow(header)
+                self._file.flush()  # a checkpoint before the first row records the header
         self.flush, self.close = self._file.flush, self._file.close
 
     def add(self, *cells: Any) -> None:
