@@ -62,7 +62,7 @@ ALLOWED = {
     "run/report/page.py": {"num_seeds", "recipe", "device"},  # what a run was asked for
     "run/saved.py": {"agent"},  # a column of evolution.csv
     "run/sinks.py": {"seed", "resume"},  # a column of metrics.csv; the tracking library's
-    "run/storage/tables.py": {"seed"},  # a column of metrics.csv
+    "run/storage/tables.py": {"agent", "seed"},  # columns
     "run/sweeps.py": {"sweep"},  # in its errors
 }
 
