@@ -168,6 +168,8 @@ def train_all(options: Options, content: dict[str, Any], path: Path, console: Co
         )
 
     missing = [training for training in trainings(options) if not held(training)]
+    if missing:
+        content["setting"] = machine.describe("gymnax", "optax")
     absent: dict[str, PeerError] = {}
     for name in {training.contestant.worker for training in missing}:
         try:
@@ -360,7 +362,6 @@ def main(options: Options) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "same_steps.json"
     content = json.loads(path.read_text()) if path.exists() else {"trainings": []}
-    content["setting"] = machine.describe("gymnax", "optax")
     train_all(options, content, path, console)
     rows = with_cleanrl(content["trainings"], options.out / "equivalence.json")
     speeds = options.out / "throughput.json"
