@@ -24,8 +24,8 @@ def set_flags(num_agents: int) -> None:
 
 def flags(num_agents: int, others: str = "") -> str:
     """The flags that so many agents want, beside others, which come first."""
-    ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    devices = max(1, min(num_agents, ours or 1))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    devices = max(1, min(num_agents, cores or 1))
     for flag in (f"--xla_force_host_platform_device_count={devices}", _SMALL_LOOP):
         if flag.split("=")[0] not in others:
             others = f"{others} {flag}"

@@ -257,13 +257,7 @@ def weighted(outputs):
 @pytest.mark.parametrize(("on_cpu", "name", "plain", "call", "arrays"), PAIRS)
 def test_a_function_equals_its_plain_twin(on_cpu, name, plain, call, arrays, monkeypatch):
     monkeypatch.setattr(fast, "_on_cpu", lambda: on_cpu)
-    functions = (
-        getattr(__import__("ppo_jax.recurrence").recurrence if name == "unroll" else fast, name),
-        getattr(
-            __import__("ppo_jax.recurrence").recurrence if name == "unroll" else fast,
-            f"plain_{name}",
-        ),
-    )
+    functions = getattr(fast, name), getattr(fast, f"plain_{name}")
 
     arrays = jax.tree.map(jnp.asarray, arrays)
 
