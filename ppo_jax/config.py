@@ -164,7 +164,7 @@ class Config:
     network: Any = static("mlp", NETWORK)
     """mlp, cnn, gru (with memory), a flax module, its class, or package.module:Class."""
     hidden_sizes: tuple[int, ...] = static((64,), SIZES)
-    """Widths of the built-in networks' hidden layers."""
+    """Widths of the built-in networks' hidden layers, such as 64 64."""
     memory_size: int = static(64, SIZE)
     """Width of the memory of gru."""
     activation: Literal["tanh", "relu"] = static("tanh", one_of("tanh", "relu"))

@@ -270,9 +270,19 @@ def _merge_axes(leading: tuple[int, ...], leaf: jax.Array) -> jax.Array:
 
 
 def _flatten(observation: Any, example: Any) -> tuple[Any, tuple[int, ...]]:
-    """The observations [..., *shape] as [B, *shape], and their leading shape."""
-    leaf, one = jax.tree.leaves(observation)[0], jax.tree.leaves(example)[0]
-    leading = jnp.shape(leaf)[: jnp.ndim(leaf) - one.ndim]
+    """The observations [..., *shape] as [B, *shape], and their leading shape.
+
+    Raises ValueError for observations of another structure or shape.
+    """
+    leaves, ones = jax.tree.leaves(observation), jax.tree.leaves(example)
+    leading = jnp.shape(leaves[0])[: jnp.ndim(leaves[0]) - ones[0].ndim] if leaves else ()
+    wanted = [(*leading, *one.shape) for one in ones]
+    structure: Any = jax.tree.structure(observation)
+    if structure != jax.tree.structure(example) or [*map(jnp.shape, leaves)] != wanted:
+        raise ValueError(
+            f"the observation's shape is {jax.tree.map(jnp.shape, observation)}; it must be"
+            f" {jax.tree.map(lambda one: one.shape, example)}, after any axes of a batch"
+        )
     return (
         jax.tree.map(lambda leaf, one: jnp.reshape(leaf, (-1, *one.shape)), observation, example),
         leading,

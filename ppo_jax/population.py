@@ -40,7 +40,13 @@ def agent_keys(seed: jax.Array | int, num_seeds: int) -> jax.Array:
 
 
 def init(keys: jax.Array, config: Config) -> ppo.TrainState:
-    """Fresh agents, every leaf [agents, ...]."""
+    """Fresh agents, every leaf [agents, ...]. Raises ValueError unless `keys` are [agents]."""
+    typed = jnp.issubdtype(jnp.result_type(keys), jax.dtypes.prng_key)
+    if jnp.ndim(keys) != (1 if typed else 2):  # a legacy key is a vector of numbers
+        raise ValueError(
+            f"keys have the shape {jnp.shape(keys)}; give a key for each agent, such as"
+            " population.agent_keys(seed, num_seeds)"
+        )
     return _over_agents(ppo.init, config, len(keys))(keys, config)
 
 

@@ -37,15 +37,23 @@ _ALIASES = {
     "--vf-coef": "--value-coefficient",
     "--clip-coef": "--clip-range",
     "--total-steps": "--total-timesteps",
+    "--env-id": "--env",
+    "--update-epochs": "--num-epochs",
+    "--anneal-lr": "--anneal-learning-rate",
+    "--no-anneal-lr": "--no-anneal-learning-rate",
+    "--norm-adv": "--normalize-advantage",
+    "--no-norm-adv": "--no-normalize-advantage",
+    "--clip-vloss": "--clip-value",
+    "--no-clip-vloss": "--no-clip-value",
 }
 _NONE = tyro.conf.arg(help_behavior_hint=lambda known: f"(default: {known or 'none'})")
+_REGISTRY = tyro.constructors.ConstructorRegistry()
 _OLDEST = {"jax": (0, 10, 2), "gymnax": (1, 0, 1)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Algorithm(Config):
-    """What is trained. Also understood: --gamma, --lr, --ent-coef, --vf-coef, --clip-coef and
-    --total-steps."""
+    """What is trained. Also understood: CleanRL's names, --lr and --total-steps."""
 
     env: str = "CartPole-v1"
     """A gymnax environment, another package's suite::id, or package.module:factory of one's own."""
@@ -115,11 +123,28 @@ def parse(kind: Any, arguments: list[str], command: str, **more: Any) -> Any:
     try:
         with contextlib.redirect_stderr(said):
             flat = (tyro.conf.OmitArgPrefixes,)
-            return tyro.cli(kind, args=arguments, prog=prog, config=flat, **more)
+            return tyro.cli(
+                kind, args=arguments, prog=prog, config=flat, registry=_REGISTRY, **more
+            )
     except SystemExit as ended:
         if not ended.code:  # --help
             raise
     raise InputError(_shorten(said.getvalue(), f"see {prog} --help"))
+
+
+@_REGISTRY.primitive_rule
+def _whole_numbers(kind: Any) -> tyro.constructors.PrimitiveConstructorSpec[int] | None:
+    """Whole numbers may be written 1e6."""
+
+    def read(words: list[str]) -> int:
+        number = float(words[0]) if re.fullmatch(r"\d+(\.\d+)?e\d+", words[0]) else 0.5
+        return int(number if number.is_integer() else words[0])
+
+    if kind.type is not int:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        1, "INT", read, lambda value: type(value) is int, lambda value: [str(value)]
+    )
 
 
 def _shorten(box: str, remedy: str) -> str:
@@ -128,10 +153,14 @@ def _shorten(box: str, remedy: str) -> str:
     parts = re.split(r"\n.*[─-]{9}.*", box[box.index("\n") :])  # below its title
     lines = [line[1:].rstrip("│ ") for line in next(filter(None, parts)).splitlines()]
     reason = " ".join(line.strip() for line in lines if not line.startswith(" " * 9))  # no help
-    reason = reason.strip(". ")
+    reason = re.sub(r"\. +Got errors:.*", "", reason).strip(".! ")
+    if re.search(r"options: (true|false|yes|no|on|off|0|1)$", reason, re.IGNORECASE):
+        remedy = "a switch takes no value: give --name for yes, --no-name for no"
     near = re.search(r"(?:meant|similar).*\n[│ ] +(--[\w-]+)", box)
     form = re.search(r"Argument helptext:.*\n[│ ] +(--.*?) *│?\n", box)
+    example = re.search(r"such as (.*?)\.? \(default", " ".join(re.split(r"[│\s]+", box)))
     remedy = f"give {form[1]}" if form else remedy
+    remedy += f", such as {example[1]}" if example else ""
     return f"{reason}; {f'did you mean {near[1]}?' if near else remedy}"
 
 

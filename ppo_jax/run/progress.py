@@ -63,8 +63,8 @@ class Progress(Hook):
         if known.size:
             places = (batch.chunk.first_update - 1 + known) * _WIDTH // max(self._updates, 1)
             self._curve[places.clip(max=_WIDTH - 1)] = returns.iqm[known]
-            self._mean, self._solved = (
-                float(of[known[-1]]) for of in (returns.mean, returns.solved)
+            self._mean, self._solved, self._count = (
+                float(of[known[-1]]) for of in (returns.mean, returns.solved, returns.count)
             )
             self._range = tuple(returns.quantiles[known[-1]][[0, -1]].tolist())
 
@@ -78,7 +78,8 @@ class Progress(Hook):
             if agents > 1:
                 rows["range"] = f"{' to '.join(map(number, self._range))} for 90% of agents"
         if not math.isnan(self._solved):
-            rows["solved"] = f"{self._solved:.1%} of {agents:,} agents in their last episodes"
+            ended = f"{self._count:,.0f} agents that just ended an episode"
+            rows["solved"] = f"{self._solved:.1%} of the {ended}"
         rows["speed"] = _speed(batch)
         used = decimal(devices.memory_in_use(self._devices))
         rows["memory"] = f"{used}, {devices.describe(self._devices)}"

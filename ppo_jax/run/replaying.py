@@ -172,9 +172,12 @@ def _write_trace(path: Path, trace: Trace) -> None:
 
 
 def _columns(name: str, tree: Any, always_numbered: bool = False) -> dict[str, np.ndarray]:
-    """A column [T, episodes] for every number of the arrays [T, episodes, ...]."""
-    flat = [np.reshape(leaf, (*leaf.shape[:2], -1)) for leaf in jax.tree.leaves(tree)]
-    numbers = [one for leaf in flat for one in np.moveaxis(leaf, -1, 0)]
-    if len(numbers) == 1 and not always_numbered:
-        return {name: numbers[0]}
-    return {f"{name}_{index}": one for index, one in enumerate(numbers)}
+    """A column [T, episodes] for every number of the arrays [T, episodes, ...], named after the
+    array's place in the tree."""
+    columns: dict[str, np.ndarray] = {}
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        own = "_".join([name, *(jax.tree_util.keystr((key,), simple=True) for key in path)])
+        numbers = np.moveaxis(np.reshape(leaf, (*leaf.shape[:2], -1)), -1, 0)
+        numbered = always_numbered or len(numbers) > 1
+        columns |= {f"{own}_{index}" if numbered else own: one for index, one in enumerate(numbers)}
+    return columns

@@ -70,7 +70,7 @@ class Run(NamedTuple):
         known = f"the run's agents are 0 to {total - 1}"
         if count < total:
             known = f"the run was stopped after {count} of its {total} agents, before this one"
-        raise IndexError(f"--agent is {number}; {known}")
+        raise IndexError(f"agent is {number}; {known}")
 
 
 def load(path: str | Path, *, env: Any = None, network: Any = None, optimizer: Any = None) -> Run:

@@ -236,6 +236,8 @@ def next_multiple(done: int, every: int | None) -> int:
 
 def train_batch(batch: Batch, hooks: Sequence[Hook], signals: Signals) -> None:
     """Train until the budget is spent, a hook stops the batch, or a signal has come."""
+    for hook in hooks:
+        hook.begin(batch)
     capacity, size, started = compiled.capacity(batch.config), 1, time.perf_counter()
 
     def lap() -> float:
@@ -244,8 +246,6 @@ def train_batch(batch: Batch, hooks: Sequence[Hook], signals: Signals) -> None:
         batch.seconds += seconds
         return seconds
 
-    for hook in hooks:
-        hook.begin(batch)
     while batch.num_updates < batch.total_updates and not batch.stop_reason:
         if signals.agreed():
             break

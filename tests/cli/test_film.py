@@ -122,7 +122,7 @@ def test_a_film_is_never_overwritten_unasked(copied):
     [
         (("--out", "film.webm"), "--out is film.webm; a film's name ends in .gif or .mp4"),
         (("--out", "film.mp4"), "MP4 needs imageio-ffmpeg; pip install 'ppo-jax[mp4]'"),
-        (("--agent", 2, "--out", "new.gif"), "--agent is 2; the run's agents are 0 to 1"),
+        (("--agent", 2, "--out", "new.gif"), "agent is 2; the run's agents are 0 to 1"),
         (("--agent", -1), "--agent is -1; it must be from 0"),
         (("--episodes", 0), "--episodes is 0; it must be from 1"),
         (("--grid", 0), "--grid is 0; it must be from 1"),

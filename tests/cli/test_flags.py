@@ -25,12 +25,34 @@ def read(*arguments):
         ("--vf-coef", "value_coefficient", 0.75),
         ("--clip-coef", "clip_range", 0.3),
         ("--total-steps", "total_timesteps", 1024),
+        ("--env-id", "env", "Acrobot-v1"),
+        ("--update-epochs", "num_epochs", 7),
     ],
 )
 def test_the_names_that_people_type_are_understood(alias, field, value):
     assert getattr(read().algorithm, field) != value
     assert getattr(read(alias, value).algorithm, field) == value
     assert getattr(read(f"{alias}={value}").algorithm, field) == value
+
+
+@pytest.mark.parametrize(
+    ("alias", "field", "value"),
+    [
+        ("--no-anneal-lr", "anneal_learning_rate", False),
+        ("--no-norm-adv", "normalize_advantage", False),
+        ("--clip-vloss", "clip_value", True),
+    ],
+)
+def test_cleanrls_switches_are_understood(alias, field, value):
+    assert getattr(read().algorithm, field) != value
+    assert getattr(read(alias).algorithm, field) == value
+
+
+def test_whole_numbers_may_have_an_exponent():
+    found = read("--total-timesteps", "1.5e6", "--hidden-sizes", "1e2", 8, "--num-seeds", "1e3")
+    sizes = found.algorithm.total_timesteps, *found.algorithm.hidden_sizes, found.agents.num_seeds
+    assert sizes == (1_500_000, 100, 8, 1000)
+    assert {type(size) for size in sizes} == {int}
 
 
 def test_an_alias_after_the_flag_itself_wins_as_twice_the_flag_would():
@@ -62,6 +84,14 @@ def test_an_unknown_flag_names_the_nearest(flag, nearest, tmp_path, monkeypatch)
             "invalid choice 'notebok' for argument '--recipe'. Expected one",
         ),
         ("train --num-seeds", "Missing value for argument '--num-seeds'"),
+        ("train --num-seeds 1.5e0", "'1.5e0'; give --num-seeds INT"),
+        ("train --total-timesteps 1M", "from ['1M']; give --total-timesteps {None}|INT"),
+        ("train --hidden-sizes 64,64", "give --hidden-sizes [INT [INT ...]], such as 64 64"),
+        (
+            "train --env-kwargs size=20",
+            "give --env-kwargs [STR STR [STR STR ...]], such as size 20",
+        ),
+        ("train --anneal-lr True", "Unrecognized options: True; a switch takes no value: give"),
         ("replay runs/x", "Missing from ppo-jax replay: --agent INT; see ppo-jax replay --help"),
         ("evaluate", "Missing from ppo-jax evaluate: RUN; see ppo-jax evaluate --help"),
         ("plan 3", "Unrecognized options: 3; see ppo-jax plan --help"),

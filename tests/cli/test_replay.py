@@ -165,6 +165,22 @@ def test_the_trace_is_what_the_saved_agent_does_stepped_by_hand(run, tmp_path):
     assert not (tmp_path / "metrics.csv").exists()
 
 
+def test_the_trace_names_the_parts_of_an_observation(tmp_path):
+    numbers = np.arange(4, dtype=np.float32).reshape(2, 1, 2)  # two steps of one episode
+    one = numbers[..., 0]
+    trace = evaluate.Trace(
+        observation={"goal": one, "place": {"xy": numbers}},
+        **{"action": one, "reward": one, "value": one, "policy": {"mean": numbers}},
+        **{"terminated": one, "truncated": one, "valid": one < 1, "env_state": ()},
+    )
+    replaying._write_trace(tmp_path / "trace.csv", trace)
+    assert (tmp_path / "trace.csv").read_text().split() == [
+        "episode,step,observation_goal_0,observation_place_xy_0,observation_place_xy_1,action,"
+        "reward,value,mean_0,mean_1,terminated,truncated",
+        "0,0,0.0,0.0,1.0,0.0,0.0,0.0,0.0,1.0,0,0",
+    ]
+
+
 STATE = ("x", "x_dot", "theta", "theta_dot")
 
 
@@ -192,7 +208,7 @@ def test_greedy_episodes_are_the_evaluations_own_and_sampled_ones_are_not_greedy
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ("RUN --agent 4", 2, "--agent is 4; the run's agents are 0 to 3"),
+        ("RUN --agent 4", 2, "agent is 4; the run's agents are 0 to 3"),
         ("RUN --agent -1", 2, "--agent is -1"),
         ("RUN --agent 0 --episodes 0", 2, "--episodes"),
         ("RUN --agent 0 --seed -1", 2, "seeds go from 0 to 4294967295"),

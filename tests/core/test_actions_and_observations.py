@@ -176,3 +176,18 @@ def test_a_part_that_the_space_lacks_is_refused():
     world = tree_world()
     space = spaces.Dict({"image": world.observation_space.spaces["image"]})
     refused_network("['goal']", "space lacks", env=world._replace(observation_space=space))
+
+
+@pytest.mark.parametrize(
+    ("env", "observation", "said"),
+    [
+        ("CartPole-v1", np.zeros((2, 3)), r"is \(2, 3\); it must be \(4,\), after any axes"),
+        ("CartPole-v1", [0.0] * 4, r"is \[\(\), \(\), \(\), \(\)\]; it must be \(4,\)"),
+        ("CartPole-v1", {}, r"is \{\}; it must be \(4,\)"),
+        (TREE.env, np.zeros(2), r"is \(2,\); it must be \{'goal': \(\), 'image': \(4, 4, 1\)"),
+    ],
+)
+def test_an_observation_of_another_shape_is_refused(env, observation, said):
+    config = SMALL.replace(env=env)
+    with pytest.raises(ValueError, match=said):
+        ppo.act(ppo.policy(config).init(jax.random.key(0)), observation, config)

@@ -59,6 +59,12 @@ def test_agent_i_has_the_key_of_seed_plus_i_whatever_their_number():
     np.testing.assert_array_equal(jax.random.key_data(with_traced), keys)
 
 
+@pytest.mark.parametrize("make", [jax.random.key, jax.random.PRNGKey, np.arange, int])
+def test_what_is_no_key_for_each_agent_is_refused(make):
+    with pytest.raises(ValueError, match=r"give a key for each agent, such as population\.agent_k"):
+        population.train(make(3), recipe("fast"))
+
+
 def test_agents_with_their_own_hyperparameters_are_the_agents_alone(batch):
     """For every hyperparameter: init, and two updates, by the core's own functions."""
     start = host(batch.states)

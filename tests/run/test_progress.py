@@ -40,6 +40,7 @@ def a_batch(first, last, returns, *, number=1, stop_reason=None, solved=0.25):
         iqm=iqm,
         mean=iqm + 1,
         solved=np.full(len(iqm), solved),
+        count=np.full(len(iqm), AGENTS // 2),
         quantiles=iqm[:, None] + spread,
     )
     return SimpleNamespace(
@@ -79,7 +80,7 @@ def test_a_terminal_shows_where_training_stands(monkeypatch):
     assert heights[0] == "▁"
     assert heights[-1] == "█"
     assert "260 to 340 for 90% of agents" in lines[2]
-    assert "25.0% of 8 agents" in lines[3]
+    assert "25.0% of the 4 agents that just ended an episode" in lines[3]
     assert "100,000 steps, 10,000 steps/s" in lines[4]
     assert re.search(r"memory +[\d.]+ [MG]B, cpu \(a device\)", lines[5])
 

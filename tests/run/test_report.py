@@ -253,9 +253,9 @@ def test_of_many_settings_the_best_and_the_default_are_drawn(tmp_path):
         [2.0 * setting, 2.0 * setting + 1] for setting in (*range(20, 13, -1), 0)
     ]
     assert groups[-1].name == "learning_rate 0.0025 (default)"
-    (margin,) = (
-        paths for title, paths in figures(report.make([path])).items() if title == "greedy return"
-    )
+    text = report.make([path])
+    assert "interval, and each seed, which the legend switches on." in text
+    (margin,) = (paths for title, paths in figures(text).items() if title == "greedy return")
     (line,) = (one for one in margin if one["class"] == "line c0")
     order = np.argsort(table.values["learning_rate"])
     np.testing.assert_allclose(numbers(line["data-y"]), order)

@@ -1,8 +1,14 @@
-"""What batches of agents came to, together."""
+"""What batches of agents came to, together, and what counts as time of training."""
+
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
-from ppo_jax.run.training import Results, join
+from ppo_jax import Config
+from ppo_jax.run import training
+from ppo_jax.run.signals import Signals
+from ppo_jax.run.training import Hook, Results, join, train_batch
 
 
 def made_up(agent_ids, updates, evaluated=True):
@@ -41,3 +47,25 @@ def test_a_signal_in_a_later_batch_leaves_what_was_trained():
     assert whole.params["actor.0.bias"].tolist() == [[0, 0], [1, 1], [2, 2]]
     assert whole.updates.tolist() == [4, 4, 1]
     np.testing.assert_array_equal(whole.eval_returns, [0, 1, np.nan])
+
+
+def test_what_a_hook_prepares_is_no_time_of_training(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    class Compiling(Hook):
+        def begin(self, batch):
+            now[0] += 100
+
+    def compute(size):
+        now[0] += 2
+        batch.num_updates += size
+
+    batch = SimpleNamespace(
+        config=Config(total_timesteps=None, num_updates=3),
+        **{"seconds": 0.0, "num_updates": 0, "total_updates": 3, "stop_reason": None},
+        **{"start_chunk": compute, "finish_chunk": lambda: None},
+    )
+    train_batch(batch, [Compiling()], Signals())
+    assert batch.num_updates == 3
+    assert batch.seconds == pytest.approx(now[0] - 100)

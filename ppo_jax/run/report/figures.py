@@ -13,7 +13,7 @@ from ppo_jax.run.report.curves import POINTS, Curve
 from ppo_jax.run.report.data import DIAGNOSTICS, Group
 
 _STEPS = "environment steps of an agent"
-_FEW = 3  # groups that leave room for more than their means
+FEW = 3  # groups that leave room for more than their means
 _DOTS = 200  # of a group, at most
 _CELLS = 144  # of a heat map, at most
 
@@ -46,7 +46,7 @@ def legend(groups: Groups) -> str:
         entries += [(f"s{seed:.0f}", f"seed {seed:.0f}", "var(--c0)") for seed in drawn]
     buttons = (
         f'<button type="button" data-key="{key}" style="--swatch:{color}"'
-        f' aria-pressed="{"false" if key == "seeds" and len(groups) > _FEW else "true"}">'
+        f' aria-pressed="{"false" if key == "seeds" and len(groups) > FEW else "true"}">'
         f"{escape(name)}</button>"
         for key, name, color in entries
     )
@@ -70,7 +70,7 @@ def results(groups: Groups, levels: Sequence[Level]) -> list[str]:
 
 def diagnostics(groups: Groups) -> list[str]:
     """A figure for each; with bands where there are few groups."""
-    banded = len(groups) < _FEW
+    banded = len(groups) < FEW
     return [
         chart(title, _lines(groups, metric, banded), _STEPS)
         for metric, title in DIAGNOSTICS.items()

@@ -120,6 +120,7 @@ def _results(
     drawn, seeds = sum(g.lines.shape[1] for g in groups), sum(len(g.seeds) for g in groups)
     if seeds > len(groups):
         some = f"{drawn:,} of {seeds:,} seeds drawn" if drawn < seeds else "each seed"
+        some += ", which the legend switches on" * (len(groups) > figures.FEW)
         note = f"Interquartile mean, its 95 % bootstrap interval, and {some}. {note}"
     if curve:
         yield f"<h2>Learning</h2>{figures.legend(groups)}{side_by_side([curve])}"
