@@ -19,6 +19,7 @@ from ppo_jax.run.training import Batch
 
 _PEAK = "VmHWM"  # the most memory that this process has held
 _UPDATES = 3  # of the calibration, after one that is not counted
+_LONG = 5.0  # seconds of an update that is counted at once, for what is different in it is little
 _REST = 60_000_000  # bytes of what is not compiled here, the ranking's programs and the report
 _FEW_AND_MORE = (64, 512)  # agents a device, whose difference tells what one of them needs
 
@@ -60,7 +61,10 @@ def _measure(plan: Plan, console: Console) -> int:
         started = time.perf_counter()
         batch.start_chunk(size)
         batch.finish_chunk()
-    train_seconds = (time.perf_counter() - started) / updates / lanes * agents
+        seconds = (time.perf_counter() - started) / size
+        if seconds > _LONG:
+            break
+    train_seconds = seconds / lanes * agents
     in_all = round(compiling + per_agent * plan.lanes)
     at_once = "all at once" if plan.lanes >= agents else f"{plan.lanes:,} at once"
     console.say(

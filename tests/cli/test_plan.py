@@ -80,6 +80,20 @@ def test_what_does_not_fit_is_said_with_a_group_size_that_does(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("long", "sizes"), [(0, [1]), (1000, [1, 3])])
+def test_an_update_that_takes_long_is_not_timed_again(long, sizes, monkeypatch):
+    monkeypatch.setattr(planning, "_LONG", long)
+    made, start_chunk = [], planning.Batch.start_chunk
+    monkeypatch.setattr(
+        planning.Batch,
+        "start_chunk",
+        lambda batch, size: made.append(size) or start_chunk(batch, size),
+    )
+    assert "s of training" in run_command("plan", *SMALL)[1]
+    assert made == sizes
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_seeds", "curves"), [(64, True), (4096, False)])
 def test_the_planned_memory_is_within_a_quarter_of_what_a_run_takes(tmp_path, num_seeds, curves):
     arguments = ["--num-seeds", num_seeds, "--num-updates", 20]
