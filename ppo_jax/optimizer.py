@@ -78,13 +78,15 @@ def _own(optimizer: Any) -> optax.GradientTransformation:
         path, made = optimizer, objects.load(optimizer, "optimizer")
         try:
             optimizer = made if hasattr(made, "update") else made()
-        except TypeError as error:
-            said = objects.first_line(error)
-            raise ValueError(f"optimizer {path!r} cannot be made: {said}") from error
+        except Exception as error:  # a user's function may raise anything
+            raise ValueError(
+                f"optimizer {path!r} cannot be made: {objects.explain(error)}; give a function"
+                " without arguments"
+            ) from error
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise ValueError(
-            f"optimizer is a {type(optimizer).__name__}, not an optax.GradientTransformation; give"
-            " one, or module:factory"
+            f"optimizer is of type {type(optimizer).__name__}, not an optax.GradientTransformation;"
+            " give one, or module:factory"
         )
     return optimizer
 

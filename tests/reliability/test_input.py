@@ -173,6 +173,12 @@ REFUSED_WITH_THE_ENVIRONMENT = [
     row("network that is absent", "--network nowhere:Net", "'nowhere:Net' does not import"),
     row("network that is none", "--network math:sqrt", "not a flax.linen module"),
     row("optimizer that is none", "--optimizer math:pi", "'math:pi' cannot be made"),
+    row(
+        "optimizer that fails to be made",
+        "--optimizer asyncio:get_running_loop",
+        "cannot be made: no running event loop",
+        "give a function without arguments",
+    ),
     row("image network", "--network cnn", "cnn takes one image [H, W, C]", "(4,)"),
     row(
         "minibatches that memory cannot be cut into",
