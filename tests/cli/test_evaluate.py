@@ -155,7 +155,7 @@ def test_an_interval_is_scipys(run):
     ("arguments", "message"),
     [
         ("RUN --agent 3", "agent is 3; the run's agents are 0 to 2"),
-        ("RUN --agent -1", "--agent is -1"),
+        ("RUN --agent -1", "agent is -1; the run's agents are 0 to 2"),
         ("RUN --agent 1 --all", "--agent 1 and --all: leave out one"),
         ("RUN --episodes 1", "--episodes is 1"),
         ("RUN --seed -1", "seeds go from 0 to 4294967295"),

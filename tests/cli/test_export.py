@@ -139,7 +139,7 @@ def command(run, out):
     ("arguments", "code", "message"),
     [
         ("RUN --agent 2", 2, "agent is 2; the run's agents are 0 to 1"),
-        ("RUN --agent -1", 2, "--agent is -1"),
+        ("RUN --agent -1", 2, "agent is -1; the run's agents are 0 to 1"),
         ("RUN --agent 0 --seed -1", 2, "seeds go from 0 to 4294967295"),
         ("RUN --agent 0 --out RUN --overwrite", 2, "holds a run, which is never overwritten"),
         ("RUN --agent 0 --out RUN/config.json", 3, "is a file; give a folder"),

@@ -213,7 +213,7 @@ def test_many_seeds_are_few_bytes(tmp_path):
     write_run(tmp_path / "run", metrics, metrics["episode_return"][-1], num_seeds=200)
     text = report.make([tmp_path / "run"])
     assert len(text.encode()) < 200_000
-    assert "30 of 200 seeds drawn" in text
+    assert "interval, and 30 of 200 seeds." in text
     assert text.count('class="thin') == data.SEEDS
 
 

@@ -119,7 +119,7 @@ def _results(
     curve = figures.learning(groups, levels)
     drawn, seeds = sum(g.lines.shape[1] for g in groups), sum(len(g.seeds) for g in groups)
     if seeds > len(groups):
-        some = f"{drawn:,} of {seeds:,} seeds drawn" if drawn < seeds else "each seed"
+        some = f"{drawn:,} of {seeds:,} seeds" if drawn < seeds else "each seed"
         some += ", which the legend switches on" * (len(groups) > figures.FEW)
         note = f"Interquartile mean, its 95 % bootstrap interval, and {some}. {note}"
     if curve:
