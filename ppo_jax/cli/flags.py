@@ -53,7 +53,7 @@ _OLDEST = {"jax": (0, 10, 2), "gymnax": (1, 0, 1)}
 
 @dataclasses.dataclass(frozen=True)
 class Algorithm(Config):
-    """What is trained. Also understood: CleanRL's names, --lr and --total-steps."""
+    """What is trained. CleanRL's names, such as --gamma, are understood as well."""
 
     env: str = "CartPole-v1"
     """A gymnax environment, another package's suite::id, or package.module:factory of one's own."""
