@@ -8,8 +8,13 @@ from typing import Any
 _NOT_THE_USERS = {"ppo_jax", "jax", "jaxlib", "flax", "gymnax", "optax", "numpy"}
 
 
+class NotImportedError(ValueError):
+    """A user's own part is not where its path says."""
+
+
 def load(path: str, field: str) -> Any:
-    """The object at "package.module:name". Raises ValueError, in one line, where there is none."""
+    """The object at "package.module:name". Raises NotImportedError, in one line, where there is
+    none."""
     import jax  # here: names are needed where jax is not
 
     module, _, attribute = path.partition(":")
@@ -19,7 +24,7 @@ def load(path: str, field: str) -> Any:
         for part in attribute.split("."):
             found = getattr(found, part)
     except Exception as error:  # a user's module may raise anything
-        raise ValueError(
+        raise NotImportedError(
             f"{field} {path!r} does not import ({explain(error)}); give package.module:name,"
             " from the current folder or installed"
         ) from error

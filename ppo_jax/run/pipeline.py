@@ -126,7 +126,7 @@ def _lanes_of(checkpoint: Checkpoint | None, plan: Plan) -> int:
 
 
 def initial_parameters(experiment: Experiment) -> Params | None:
-    """The parameters that --init-from and --agent name. Raises ValueError for another network's."""
+    """The parameters that --init-from and --agent name. Raises InputError for another network's."""
     path, agent = experiment.agents.init_from, experiment.agents.agent
     if path is None or agent is None:
         return None
@@ -136,7 +136,7 @@ def initial_parameters(experiment: Experiment) -> Params | None:
             raise ValueError(f"its activation is {found.config.activation}")
         return arrays.to_parameters(arrays.to_named(found.params), experiment.algorithm)
     except (OSError, IndexError, ValueError) as error:
-        raise ValueError(
+        raise InputError(
             f"--init-from {path}: {error}; give a run of this env and network"
         ) from error
 

@@ -1,5 +1,6 @@
 """Trains one agent of a run again, compares it with what was saved, and lets it play."""
 
+import contextlib
 import csv
 from pathlib import Path
 from typing import Any
@@ -127,14 +128,14 @@ def train_again(
     the hook sees it. Returns their states, [lanes, ...]."""
     lanes, experiment = len(own.agent_ids), run.table.experiment
     where = f"a batch of {lanes:,} on {len(chosen)} device{'s' * (len(chosen) > 1)}"
-    with console.waiting(f"compiling {experiment.agents.recipe} for {where}"):
-        programs = compiled.build(run.table.configure(own.agent_ids), lanes, chosen)
-    batch = Batch(run.table, own, programs, initial=pipeline.initial_parameters(experiment))
-    batch.total_updates = updates
-    hooks = [hook, Progress(console, 1, updates, chosen)]
-    train_batch(batch, hooks, Signals())
-    for one in hooks:
-        one.close()
+    with contextlib.closing(hook):
+        initial = pipeline.initial_parameters(experiment)
+        with console.waiting(f"compiling {experiment.agents.recipe} for {where}"):
+            programs = compiled.build(run.table.configure(own.agent_ids), lanes, chosen)
+        batch = Batch(run.table, own, programs, initial=initial)
+        batch.total_updates = updates
+        with contextlib.closing(Progress(console, 1, updates, chosen)) as progress:
+            train_batch(batch, [hook, progress], Signals())
     return batch.states
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ppo_jax import ppo
 from ppo_jax.config import Config, with_hyperparameters
+from ppo_jax.objects import NotImportedError
 from ppo_jax.policy import Params
 from ppo_jax.run import agents
 from ppo_jax.run.agents import AgentTable
@@ -96,8 +97,8 @@ def load(path: str | Path, *, env: Any = None, network: Any = None, optimizer: A
         return Run(config, params, metrics, evaluations, summary, numbers, varied, table)
     except OSError:
         raise
-    except ObjectError as error:
-        raise ObjectError(f"{path}: {error}") from error
+    except (ObjectError, NotImportedError) as error:
+        raise InputError(f"{path}: {error}") from error
     except Exception as error:  # whatever a damaged file makes the libraries raise
         raise ValueError(f"{path} holds no intact run: {error or type(error).__name__}") from error
 

@@ -317,5 +317,12 @@ def test_a_description_that_cannot_be_is_refused_in_one_line(edited, change):
     assert not (out / "again").exists()
 
 
+def test_a_part_that_does_not_import_is_named(edited):
+    out = edited(lambda description: description["algorithm"].update(network="nowhere:Net"))
+    said = re.escape(f"{out}: network 'nowhere:Net' does not import (No module named 'nowhere')")
+    with pytest.raises(ValueError, match=f"^{said}"):
+        load(out)
+
+
 def test_a_configuration_by_itself_is_an_experiment():
     assert Experiment(Config()).check() == Experiment()

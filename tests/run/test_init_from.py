@@ -44,6 +44,9 @@ def test_every_agent_begins_with_those_parameters_to_the_bit(base, tmp_path):
     code, said, error = run_command("replay", out, "--agent", 1)
     assert (code, error) == (0, "")
     assert "bit for bit: all 107 parameters are the saved ones" in said
+    moved = base.rename(base.with_name("moved"))
+    refused(2, f"--init-from {base}: [Errno 2] No", "replay", out, "--agent", 0, "--quiet")
+    moved.rename(base)
 
 
 def test_a_hook_sees_them_before_the_first_update(base, tmp_path):
