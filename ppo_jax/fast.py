@@ -24,11 +24,15 @@ FEW_CARRIED = 4096  # numbers that a step of all environments hands on and puts 
 STEPS_A_TRIP = 16  # of a loop off the CPU
 
 
-def _on_cpu() -> bool:
-    """Whether what is traced now is for a CPU: the device of the mesh in use, which may be one that
-    is not here (`jax.sharding.use_abstract_mesh`), or else this process's own."""
+def _platform() -> str:
+    """What is traced now is for a "cpu", "gpu" or "tpu": the device of the mesh in use, which may
+    be one that is not here (`jax.sharding.use_abstract_mesh`), or else this process's own."""
     device = jax.sharding.get_abstract_mesh().abstract_device
-    return (device.platform if device else jax.default_backend()) == "cpu"
+    return device.platform if device else jax.default_backend()
+
+
+def _on_cpu() -> bool:
+    return _platform() == "cpu"
 
 
 def plain_dot_general(inputs: jax.Array, kernel: jax.Array, *_: Any, **options: Any) -> jax.Array:
@@ -194,9 +198,10 @@ def together(tree: Any) -> tuple[Any, Callable[[Any], Any]]:
 
 
 def plain_discounted_sums(
-    rewards: jax.Array, discounts: jax.Array, bootstrap: jax.Array
+    rewards: jax.Array, discounts: jax.Array, bootstrap: jax.Array, reverse: bool = True
 ) -> jax.Array:
-    """G[t] = r[t] + γ[t] G[t+1], G[T] = bootstrap: [T, ...], [T, ...], [...] -> [T, ...]."""
+    """G[t] = r[t] + γ[t] G[t+1], G[T] = bootstrap: [T, ...], [T, ...], [...] -> [T, ...]. Not in
+    reverse, G[t] = r[t] + γ[t] G[t-1], G[-1] = bootstrap."""
 
     def step(
         following: jax.Array, inputs: tuple[jax.Array, jax.Array]
@@ -205,21 +210,26 @@ def plain_discounted_sums(
         current = reward + discount * following
         return current, current
 
-    return jax.lax.scan(step, bootstrap, (rewards, discounts), reverse=True)[1]
+    return jax.lax.scan(step, bootstrap, (rewards, discounts), reverse=reverse)[1]
 
 
-def discounted_sums(rewards: jax.Array, discounts: jax.Array, bootstrap: jax.Array) -> jax.Array:
+def discounted_sums(
+    rewards: jax.Array, discounts: jax.Array, bootstrap: jax.Array, reverse: bool = True
+) -> jax.Array:
     """`plain_discounted_sums`; off the CPU by halves, in log T passes over all steps instead of T
     short ones: (r, γ) then (r', γ') is (r + γ r', γ γ'). Blelloch, Prefix Sums (1990)."""
     if _on_cpu():
-        return plain_discounted_sums(rewards, discounts, bootstrap)
+        return plain_discounted_sums(rewards, discounts, bootstrap, reverse)
 
-    def join(later: Any, earlier: Any) -> Any:
-        return earlier[0] + earlier[1] * later[0], earlier[1] * later[1]
+    def join(before: Any, after: Any) -> Any:
+        return after[0] + after[1] * before[0], after[1] * before[1]
 
-    last = rewards[-1:] + discounts[-1:] * bootstrap[None]
-    ended = jnp.concatenate([rewards[:-1], last])
-    return jax.lax.associative_scan(join, (ended, discounts), reverse=True)[0]
+    if reverse:
+        parts = [rewards[:-1], rewards[-1:] + discounts[-1:] * bootstrap[None]]
+    else:
+        parts = [rewards[:1] + discounts[:1] * bootstrap[None], rewards[1:]]
+    ended = jnp.concatenate(parts)
+    return jax.lax.associative_scan(join, (ended, discounts), reverse=reverse)[0]
 
 
 def plain_scan(step: Callable[..., Any], carry: Any, inputs: Any, reverse: bool = False) -> Any:
@@ -391,6 +401,19 @@ def _as_it_was(leaf: jax.Array, like: jax.Array) -> jax.Array:
 
 def _float() -> Any:
     return jnp.zeros(()).dtype
+
+
+def plain_slice_row(rows: jax.Array, row: jax.Array, first: jax.Array, size: int) -> jax.Array:
+    """rows[row, first : first + size]."""
+    return jax.lax.dynamic_slice(rows, (row, first), (1, size))[0]
+
+
+def slice_row(rows: jax.Array, row: jax.Array, first: jax.Array, size: int) -> jax.Array:
+    """`plain_slice_row`; on a TPU entry by entry, for agents that are at places of their own: it
+    would cut their slices in a loop, one agent after another."""
+    if _platform() != "tpu":
+        return plain_slice_row(rows, row, first, size)
+    return rows.at[row, first + jnp.arange(size)].get(mode="promise_in_bounds")
 
 
 def plain_in_batches(function: Callable[..., Any], size: int, agents: Any, own: Any) -> Any:

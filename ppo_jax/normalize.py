@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ppo_jax import spaces
+from ppo_jax import fast, spaces
 
 CLIP, EPSILON = 10.0, 1e-8
 
@@ -107,14 +107,12 @@ def scale_rewards(
     rewards, done, valid: [T, N].
     """
 
-    def step(
-        carried: jax.Array, inputs: tuple[jax.Array, jax.Array, jax.Array]
-    ) -> tuple[jax.Array, jax.Array]:
-        reward, done, valid = inputs
-        current = jnp.where(valid, discount * carried + reward, carried)
-        return jnp.where(done & valid, 0, current), current
-
-    last, returns = jax.lax.scan(step, statistics.returns, (rewards, done, valid))
+    ended = done & valid
+    fresh = jnp.concatenate([jnp.zeros_like(ended[:1]), ended[:-1]])
+    decay = jnp.where(fresh, 0, jnp.where(valid, discount, 1.0))
+    added = jnp.where(valid, rewards, 0)
+    returns = fast.discounted_sums(added, decay, statistics.returns, reverse=False)
+    last = jnp.where(ended[-1], 0, returns[-1])
     number = jnp.sum(valid, dtype=statistics.count.dtype)
     before = Moments(statistics.mean, statistics.m2)
     mean, m2 = _merge(statistics.count, before, number, _moments(returns, valid))

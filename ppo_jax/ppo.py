@@ -271,6 +271,8 @@ def optimize(
             orders, num_valid, params, optimizer_state, batch, scale, policy, config
         )
         return trainable, optimizer_state, UpdateStats(steps, diagnostics, norms)
+    # Where episodes are whole, each agent is at a place of its own.
+    slice_row = fast.plain_slice_row if batch.valid is None else fast.slice_row
     optimized, to_trainable = optimizer.to_optimized(params.trainable, config)
     transformation = optimizer.make(config, scale)
 
@@ -280,8 +282,7 @@ def optimize(
 
     def step(index: jax.Array, carry: _Carry) -> _Carry:
         epoch, first = index // num_minibatches, index % num_minibatches * size
-        chosen = jax.lax.dynamic_slice(orders, (epoch, first), (1, size))[0]
-        minibatch = minibatch_at(chosen)
+        minibatch = minibatch_at(slice_row(orders, epoch, first, size))
         if batch.valid is not None:
             minibatch = minibatch._replace(valid=first + jnp.arange(size) < num_valid)
         gradients, diagnostics = jax.grad(loss_of, has_aux=True)(carry.optimized, minibatch)
@@ -343,7 +344,9 @@ def epoch_orders(
     orders = jax.vmap(lambda key: shuffle.permute(key, positions, num_valid))(
         jax.random.split(key, num_epochs)
     )
-    return jnp.where(positions < num_valid, orders, 0)
+    # Kept apart from what reads it: LLVM (jaxlib 0.11.2) needs time exponential in the rounds of
+    # the shuffle for a kernel that also takes rows at these places.
+    return jax.lax.optimization_barrier(jnp.where(positions < num_valid, orders, 0))
 
 
 def _metrics(transitions: rollout.Transition, batch: loss.Minibatch, stats: UpdateStats) -> Metrics:

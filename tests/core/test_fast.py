@@ -91,6 +91,13 @@ def transitions(width):
     return call, [normal(10, width), fixed, np.array([3, 9, 3, 0])]
 
 
+def of_rows_place():
+    def call(function, rows, row, first):
+        return function(rows, row, first, 3)
+
+    return call, [normal(4, 7), np.array(2), np.array(4)]
+
+
 def population(agents, size):
     def one(agents, own):
         rates, nothing = own
@@ -139,9 +146,9 @@ def doubled():
     return call, [{"one": normal(), "others": (normal(seed=1), normal(seed=2))}]
 
 
-def returns(length):
+def returns(length, **options):
     def call(function, rewards, discounts, bootstrap):
-        return function(rewards, discounts, bootstrap)
+        return function(rewards, discounts, bootstrap, **options)
 
     discounts = np.random.default_rng(3).choice([0.0, 0.5, 0.99, 1.0], (length, 2))
     return call, [normal(length, 2), discounts, normal(2, seed=2)]
@@ -185,9 +192,10 @@ CASES = {
         *((False, transitions(width)) for width in (1, fast.FEW_NUMBERS - 6)),
         (True, transitions(fast.FEW_NUMBERS - 5)),
     ],
+    "slice_row": [(True, of_rows_place())],
     "in_batches": [(False, population(5, size)) for size in (1, 2, 3, 5, 8)],
     "argmax": [(True, over_entries(2))],
-    "discounted_sums": [(True, returns(3))],
+    "discounted_sums": [(True, returns(3)), (True, returns(3, reverse=False))],
     "scan": [(True, walk(3, 2))],
     "together": [(True, doubled())],
 }
@@ -201,11 +209,15 @@ OFF_THE_CPU = {
         *((False, over_entries(actions)) for actions in (1, 2, fast.FEW_ACTIONS)),
         (True, over_entries(fast.FEW_ACTIONS + 1)),
     ],
-    "discounted_sums": [(False, returns(length)) for length in (1, 2, 7, 32)],
+    "discounted_sums": [
+        *((False, returns(length)) for length in (1, 2, 7, 32)),
+        *((False, returns(length, reverse=False)) for length in (1, 7)),
+    ],
     "sum_entries": [(False, over_entries(2))],
     "log_softmax_at": [(False, of_actions(2))],
     "softmax_entropy": [(False, over_entries(3))],
     "together": [(False, doubled())],
+    "slice_row": [(False, of_rows_place())],
     "scan": [
         *((False, walk(length, 2)) for length in (1, 5, 2 * fast.STEPS_A_TRIP, 19)),
         (True, walk(3, fast.FEW_CARRIED // 2)),
@@ -256,7 +268,7 @@ def weighted(outputs):
 
 @pytest.mark.parametrize(("on_cpu", "name", "plain", "call", "arrays"), PAIRS)
 def test_a_function_equals_its_plain_twin(on_cpu, name, plain, call, arrays, monkeypatch):
-    monkeypatch.setattr(fast, "_on_cpu", lambda: on_cpu)
+    monkeypatch.setattr(fast, "_platform", lambda: "cpu" if on_cpu else "tpu")
     functions = getattr(fast, name), getattr(fast, f"plain_{name}")
 
     arrays = jax.tree.map(jnp.asarray, arrays)
@@ -300,7 +312,7 @@ def first(tree):
 @pytest.mark.parametrize("on_cpu", [True, False])
 def test_rows_of_many_agents_are_each_agents_own(axes, differentiate, on_cpu, monkeypatch):
     """Whatever is mapped over: parameters, rows, or parts of them."""
-    monkeypatch.setattr(fast, "_on_cpu", lambda: on_cpu)
+    monkeypatch.setattr(fast, "_platform", lambda: "cpu" if on_cpu else "tpu")
 
     def pick(tree, axis):
         per_leaf = axis if isinstance(axis, tuple) else (axis,) * len(tree)
@@ -350,7 +362,7 @@ def test_rows_are_taken_one_by_one_and_in_one_product_by_many_agents():
 
 
 def test_off_the_cpu_many_agents_take_some_rows_at_a_time(monkeypatch):
-    monkeypatch.setattr(fast, "_on_cpu", lambda: False)
+    monkeypatch.setattr(fast, "_platform", lambda: "tpu")
     many = str(jax.make_jaxpr(jax.vmap(fast.rows(network, 3)))(PARAMS, BATCHES))
     assert "f64[3,3,3] = dot_general" in many
     assert f"f64[3,{ROWS},3] = dot_general" not in many

@@ -118,7 +118,7 @@ def found_by(function, step, params, memory, inputs):
 @pytest.mark.parametrize("on_cpu", [True, False])
 @pytest.mark.parametrize(("step", "memory", "length"), CASES)
 def test_it_equals_a_scan_of_the_step(step, memory, length, on_cpu, monkeypatch):
-    monkeypatch.setattr(fast, "_on_cpu", lambda: on_cpu)
+    monkeypatch.setattr(fast, "_platform", lambda: "cpu" if on_cpu else "tpu")
     ours, scanned = (
         quick_jit(functools.partial(found_by, function, step))(PARAMS, memory, given(length))
         for function in (recurrence.unroll, recurrence.plain_unroll)

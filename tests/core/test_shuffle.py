@@ -167,3 +167,16 @@ def test_orders_do_not_depend_on_the_storage_and_change_with_the_key():
     one, two = (epoch_orders(jax.random.key(3), capacity, 19, 6) for capacity in (19, 40))
     np.testing.assert_array_equal(one, two[:, :19])
     assert (two != epoch_orders(jax.random.key(4), 40, 19, 6)).any(axis=1).all()
+
+
+def test_orders_are_made_before_rows_are_taken_at_them():
+    """In one kernel with the rounds, jaxlib 0.11.2 compiled it longer than anybody waited: one
+    minibatch an update is no loop, whose operands are made before it."""
+    table = np.random.default_rng(0).standard_normal((128, 5))
+
+    def rows(key):
+        return jnp.asarray(table)[ppo.epoch_orders(key, 128, 128, 1)[0]]
+
+    assert "optimization_barrier" in str(jax.make_jaxpr(rows)(jax.random.key(0)))
+    order = epoch_orders(jax.random.key(0), 128, 128, 1)[0]
+    np.testing.assert_allclose(jax.jit(rows)(jax.random.key(0)), table[order], rtol=1e-6)

@@ -261,7 +261,7 @@ def expected_update(settings, config, state, held, orders, index):
 def off_the_cpu(monkeypatch):
     """What is traced here is traced as for a GPU, though the CPU runs it."""
     jax.clear_caches()
-    monkeypatch.setattr(fast, "_on_cpu", lambda: False)
+    monkeypatch.setattr(fast, "_platform", lambda: "tpu")
     monkeypatch.setattr(fast, "STEPS_A_TRIP", 3)  # compiles soon
     yield
     jax.clear_caches()
