@@ -354,7 +354,7 @@ def _metrics(transitions: rollout.Transition, batch: loss.Minibatch, stats: Upda
         gradient_steps=stats.gradient_steps.astype(jnp.int32),
         episodes=jnp.sum(ended, dtype=jnp.int32),
         episode_return=jnp.mean(transitions.episode_return, where=ended),
-        episode_length=jnp.mean(transitions.episode_length, where=ended),
+        episode_length=jnp.mean(transitions.episode_length.astype(float), where=ended),
         **stats.diagnostics._asdict(),
         explained_variance=1 - unexplained / jnp.var(batch.target, where=batch.valid),
         actor_grad_norm=stats.norms.actor,

@@ -4,12 +4,13 @@ import argparse
 import ast
 import contextlib
 import dataclasses
+import difflib
 import io
 import itertools
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -119,20 +120,30 @@ def parse(kind: Any, arguments: list[str], command: str, **more: Any) -> Any:
     except SystemExit as ended:
         if not ended.code:  # --help
             raise
-    raise InputError(_shorten(said.getvalue(), f"see {prog} --help"))
+    raise InputError(_shorten(said.getvalue(), [*_names(kind)], f"see {prog} --help"))
 
 
-def _shorten(box: str, remedy: str) -> str:
-    """What tyro's box says is wrong, in one line, with the nearest flag, the flag's own form, or
-    else the remedy."""
+def _names(kind: Any) -> Iterator[str]:
+    """The flags of a command's options."""
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(field.type):
+            yield from _names(field.type)
+        else:
+            yield f"--{field.name.replace('_', '-')}"
+
+
+def _shorten(box: str, known: list[str], remedy: str) -> str:
+    """What tyro's box says is wrong, in one line, with the nearest known flag, the flag's own form,
+    or else the remedy."""
     parts = re.split(r"\n.*[─-]{9}.*", box[box.index("\n") :])  # below its title
     lines = [line[1:].rstrip("│ ") for line in next(filter(None, parts)).splitlines()]
     reason = " ".join(line.strip() for line in lines if not line.startswith(" " * 9))  # no help
     reason = reason.strip(". ")
-    near = re.search(r"(?:meant|similar).*\n[│ ] +(--[\w-]+)", box)
+    unknown = re.match(r"Unrecognized options: (--[\w-]+)", reason)
+    near = difflib.get_close_matches(unknown[1], [*known, *_ALIASES], n=1) if unknown else []
     form = re.search(r"Argument helptext:.*\n[│ ] +(--.*?) *│?\n", box)
     remedy = f"give {form[1]}" if form else remedy
-    return f"{reason}; {f'did you mean {near[1]}?' if near else remedy}"
+    return f"{reason}; {f'did you mean {near[0]}?' if near else remedy}"
 
 
 def read_options(kind: Any, arguments: list[str], command: str, **least: int) -> Any:
