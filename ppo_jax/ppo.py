@@ -158,11 +158,12 @@ def _without_memory(config: Config) -> Policy:
 
 
 def learning_rate_scale(num_updates: jax.Array, config: Config) -> jax.Array | float:
-    """The factor on the learning rates of update i (from 0): 1 - i / num_updates, if annealed."""
+    """The factor on the learning rates of update i (from 0): 1 - i / num_updates, if annealed, and
+    0 after the last."""
     if not config.anneal_learning_rate:
         return 1.0
     assert config.num_updates is not None
-    return 1 - jnp.asarray(num_updates, float) / config.num_updates
+    return jnp.maximum(1 - jnp.asarray(num_updates, float) / config.num_updates, 0)
 
 
 def scale_rewards(

@@ -70,7 +70,7 @@ class Run(NamedTuple):
         known = f"the run's agents are 0 to {total - 1}"
         if count < total:
             known = f"the run was stopped after {count} of its {total} agents, before this one"
-        raise IndexError(f"--agent is {number}; {known}")
+        raise IndexError(f"agent is {number}; {known}")
 
 
 def load(path: str | Path, *, env: Any = None, network: Any = None, optimizer: Any = None) -> Run:
@@ -113,7 +113,9 @@ def read_agent(path: Path, number: int | None) -> tuple[Run, Agent | None]:
         raise InputError(f"{path} has no {name}: the run saved no agents yet") from error
     except OSError as error:
         raise FileSystemError(f"{error.filename or path}: {error.strerror}") from error
-    except (ValueError, IndexError) as error:
+    except IndexError as error:
+        raise InputError(f"--{error}") from error
+    except ValueError as error:
         raise InputError(str(error).splitlines()[0]) from error
 
 
