@@ -19,9 +19,8 @@ def discounted_returns(
     chex.assert_equal_shape([rewards, discounts])
     chex.assert_shape(bootstrap, rewards.shape[1:])
     dtype = jnp.result_type(rewards, discounts, bootstrap)
-    return fast.discounted_sums(
-        *(jnp.asarray(one, dtype) for one in (rewards, discounts, bootstrap))
-    )
+    inputs = (rewards.astype(dtype), discounts.astype(dtype))
+    return fast.discounted_sums(*inputs, jnp.asarray(bootstrap, dtype))
 
 
 def gae(
