@@ -205,7 +205,7 @@ def _as_environment(made: Any, name: str) -> Any:
             observation_space=spaces.convert(made.observation_space),
             action_space=spaces.convert(made.action_space),
         )
-    if isinstance(made, tuple) and len(made) == 2:  # as gymnax.make gives it
+    if isinstance(made, tuple) and len(made) == 2 and hasattr(made[0], "step_env"):  # gymnax.make's
         return made
     if isinstance(made, type):
         raise ValueError(f"env {name} is a class; give an instance of it, {name}()")

@@ -325,8 +325,8 @@ def _resolve(config: Config, outputs: NumOutputs) -> nn.Module:
                 f"network {name(config.network)}: {first_line(error)}; a class is made with"
                 " num_outputs, so give it that field, or give an instance of it"
             ) from error
-        check_hashable(given, "network")
     if isinstance(given, nn.Module):
+        check_hashable(given, "network")
         return given
     raise ValueError(
         f"network {name(config.network)} is a {type(given).__name__}, not a flax.linen module; give"

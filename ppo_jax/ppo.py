@@ -158,11 +158,12 @@ def _without_memory(config: Config) -> Policy:
 
 
 def learning_rate_scale(num_updates: jax.Array, config: Config) -> jax.Array | float:
-    """The factor on the learning rates of update i (from 0): 1 - i / num_updates, if annealed."""
+    """The factor on the learning rates of update i (from 0): 1 - i / num_updates, if annealed, and
+    0 after the last."""
     if not config.anneal_learning_rate:
         return 1.0
     assert config.num_updates is not None
-    return 1 - jnp.asarray(num_updates, float) / config.num_updates
+    return jnp.maximum(1 - jnp.asarray(num_updates, float) / config.num_updates, 0)
 
 
 def scale_rewards(
@@ -357,7 +358,7 @@ def _metrics(transitions: rollout.Transition, batch: loss.Minibatch, stats: Upda
         gradient_steps=stats.gradient_steps.astype(jnp.int32),
         episodes=jnp.sum(ended, dtype=jnp.int32),
         episode_return=jnp.mean(transitions.episode_return, where=ended),
-        episode_length=jnp.mean(transitions.episode_length, where=ended),
+        episode_length=jnp.mean(transitions.episode_length.astype(float), where=ended),
         **stats.diagnostics._asdict(),
         explained_variance=1 - unexplained / jnp.var(batch.target, where=batch.valid),
         actor_grad_norm=stats.norms.actor,

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 from ppo_jax import fast
 
 
-def discounted_returns(rewards: jax.Array, discounts: jax.Array, bootstrap: jax.Array) -> jax.Array:
+def discounted_returns(
+    rewards: jax.Array, discounts: jax.Array, bootstrap: jax.Array | float
+) -> jax.Array:
     """Discounted reward-to-go, G[t] = r[t] + γ[t] G[t+1], G[T] = bootstrap.
 
     rewards, discounts: [T, ...]; bootstrap: [...], the value of what follows the last step.
@@ -18,7 +20,7 @@ def discounted_returns(rewards: jax.Array, discounts: jax.Array, bootstrap: jax.
     chex.assert_shape(bootstrap, rewards.shape[1:])
     dtype = jnp.result_type(rewards, discounts, bootstrap)
     inputs = (rewards.astype(dtype), discounts.astype(dtype))
-    return fast.discounted_sums(*inputs, bootstrap.astype(dtype))
+    return fast.discounted_sums(*inputs, jnp.asarray(bootstrap, dtype))
 
 
 def gae(

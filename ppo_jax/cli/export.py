@@ -14,7 +14,7 @@ class Options(flags.Common):
     """Write an agent's greedy policy in formats that run elsewhere: ONNX, StableHLO, NumPy alone.
 
     The folder also receives a contract with names, types, shapes and 16 examples, the results of
-    100 episodes, and a README that is a model card for the Hugging Face Hub.
+    100 episodes, a film, and a README that is a model card for the Hugging Face Hub.
     """
 
     agent: int = 0

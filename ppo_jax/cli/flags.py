@@ -4,12 +4,13 @@ import argparse
 import ast
 import contextlib
 import dataclasses
+import difflib
 import io
 import itertools
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -129,7 +130,7 @@ def parse(kind: Any, arguments: list[str], command: str, **more: Any) -> Any:
     except SystemExit as ended:
         if not ended.code:  # --help
             raise
-    raise InputError(_shorten(said.getvalue(), f"see {prog} --help"))
+    raise InputError(_shorten(said.getvalue(), [*_names(kind)], f"see {prog} --help"))
 
 
 @_REGISTRY.primitive_rule
@@ -147,21 +148,31 @@ def _whole_numbers(kind: Any) -> tyro.constructors.PrimitiveConstructorSpec[int]
     )
 
 
-def _shorten(box: str, remedy: str) -> str:
-    """What tyro's box says is wrong, in one line, with the nearest flag, the flag's own form, or
-    else the remedy."""
+def _names(kind: Any) -> Iterator[str]:
+    """The flags of a command's options."""
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(field.type):
+            yield from _names(field.type)
+        else:
+            yield f"--{field.name.replace('_', '-')}"
+
+
+def _shorten(box: str, known: list[str], remedy: str) -> str:
+    """What tyro's box says is wrong, in one line, with the nearest known flag, the flag's own form,
+    or else the remedy."""
     parts = re.split(r"\n.*[─-]{9}.*", box[box.index("\n") :])  # below its title
     lines = [line[1:].rstrip("│ ") for line in next(filter(None, parts)).splitlines()]
     reason = " ".join(line.strip() for line in lines if not line.startswith(" " * 9))  # no help
     reason = re.sub(r"\. +Got errors:.*", "", reason).strip(".! ")
     if re.search(r"options: (true|false|yes|no|on|off|0|1)$", reason, re.IGNORECASE):
         remedy = "a switch takes no value: give --name for yes, --no-name for no"
-    near = re.search(r"(?:meant|similar).*\n[│ ] +(--[\w-]+)", box)
+    unknown = re.match(r"Unrecognized options: (--[\w-]+)", reason)
+    near = difflib.get_close_matches(unknown[1], [*known, *_ALIASES], n=1) if unknown else []
     form = re.search(r"Argument helptext:.*\n[│ ] +(--.*?) *│?\n", box)
     example = re.search(r"such as (.*?)\.? \(default", " ".join(re.split(r"[│\s]+", box)))
     remedy = f"give {form[1]}" if form else remedy
     remedy += f", such as {example[1]}" if example else ""
-    return f"{reason}; {f'did you mean {near[1]}?' if near else remedy}"
+    return f"{reason}; {f'did you mean {near[0]}?' if near else remedy}"
 
 
 def read_options(kind: Any, arguments: list[str], command: str, **least: int) -> Any:

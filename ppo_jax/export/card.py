@@ -14,6 +14,7 @@ _FILES = {
     "run_policy.py": "`Policy(folder)(observation)` gives the action",
     "contract.json": "names, types and shapes, the environment, versions, 16 examples",
     "results.json": "the evaluation",
+    "film.gif": "a greedy episode, with what the policy says of its actions and the critic's value",
 }
 _NUMPY = """
 With NumPy alone, one observation after another:

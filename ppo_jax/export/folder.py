@@ -17,6 +17,7 @@ from ppo_jax import evaluate, population
 from ppo_jax.config import BUILT_IN_NETWORKS
 from ppo_jax.export import card, contract, graph, interface
 from ppo_jax.export.interface import Interface
+from ppo_jax.film import frames
 from ppo_jax.run import saved
 from ppo_jax.run.console import Console, number
 from ppo_jax.run.saved import Agent, Run
@@ -24,7 +25,8 @@ from ppo_jax.run.storage import folder
 
 ONNX, STABLEHLO, NUMPY = "policy.onnx", "policy.stablehlo", "policy.npz"
 SCRIPT, CONTRACT, RESULTS, CARD = "run_policy.py", "contract.json", "results.json", "README.md"
-FILES = (ONNX, STABLEHLO, NUMPY, SCRIPT, CONTRACT, RESULTS, CARD)
+FILM = folder.FILM
+FILES = (ONNX, STABLEHLO, NUMPY, SCRIPT, CONTRACT, RESULTS, FILM, CARD)
 PLATFORMS = ("cpu", "cuda", "tpu")  # that policy.stablehlo runs on
 EPISODES = 100
 
@@ -63,24 +65,26 @@ def export(
             (path / name).unlink(missing_ok=True)
     for name, content in contents.items():
         folder.write(path / name, content)
+    frames.film_agent(found, f"agent {agent}", path / FILM, Console(quiet=True), seed=seed)
     mean, deviation = number(results["mean_reward"]), number(results["std_reward"])
     console.say(f"agent {agent}: mean return {mean} +/- {deviation}, {EPISODES} episodes")
     for note in notes:
         console.say(note)
-    console.say(f"wrote {path}{os.sep}: {', '.join(contents)}")
+    written = [name for name in FILES if name in contents or name == FILM]
+    console.say(f"wrote {path}{os.sep}: {', '.join(written)}")
     return path
 
 
 def make(agent: Agent, key: jax.Array) -> tuple[dict[str, Any], dict[str, bytes], list[str]]:
-    """The evaluation, the content of every file by its name, and why files are missing."""
+    """The evaluation, the content of every file but the film, and why files are missing."""
     found = interface.make(agent)
     described = contract.describe(agent, found, key)
     results = _evaluate(agent, key)
     policies, notes = _policies(agent, found)
     contents = {**policies, CONTRACT: _as_json(described), RESULTS: _as_json(results)}
-    files = [name for name in FILES if name in contents]
+    files = [name for name in FILES if name in contents or name == FILM]
     contents[CARD] = card.text(described, results, files, notes).encode()
-    return results, {name: contents[name] for name in (*files, CARD)}, notes
+    return results, contents, notes
 
 
 def _policies(agent: Agent, found: Interface) -> tuple[dict[str, bytes], list[str]]:

@@ -86,16 +86,18 @@ def build(
             lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0], *is_real.shape), leaf.dtype), metrics
         )
 
-    def compile(function: Any, *arguments: Any) -> Any:
-        return function.lower(*arguments).compile(compiler_options=dict(options))
+    def submit(function: Any, *arguments: Any) -> Any:
+        # Lowered here, for jax's settings, such as the precision, may be this thread's own.
+        lowered = function.lower(*arguments)
+        return pool.submit(lowered.compile, compiler_options=dict(options))
 
     pool = ThreadPoolExecutor(len(Programs._fields))
     try:
         wanted = (
-            pool.submit(compile, jax.jit(init), seeds, config),
-            pool.submit(compile, jax.jit(chunk, donate_argnums=0), states, config, 1),
-            pool.submit(compile, jax.jit(summarize), metrics, is_real),
-            pool.submit(compile, jax.jit(evaluate), states.params, seeds, config),
+            submit(jax.jit(init), seeds, config),
+            submit(jax.jit(chunk, donate_argnums=0), states, config, 1),
+            submit(jax.jit(summarize), metrics, is_real),
+            submit(jax.jit(evaluate), states.params, seeds, config),
         )
         return Programs(*(program.result() for program in wanted))
     finally:

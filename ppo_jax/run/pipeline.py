@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ppo_jax import __version__, env, objects, population, ppo, rollout
-from ppo_jax.config import OBJECTS
+from ppo_jax.config import OBJECTS, Config
 from ppo_jax.policy import Params
 from ppo_jax.run import agents, compiled, devices, distributed, ranking, report, resume, sinks
 from ppo_jax.run.agents import AgentTable
@@ -101,6 +102,8 @@ def make_plan(experiment: Experiment) -> Plan:
             findings = env.check_environment(config)
             if findings:
                 raise ValueError(f"env {name}: {'; '.join(findings)}")
+        if jnp.result_type(float) == jnp.float64:
+            _check_double_precision(config)
         jax.eval_shape(partial(ppo.init, config=config), jax.random.key(0))
         table, at_once = agents.table(experiment), experiment.agents_at_once
         if chosen[0].platform == "cpu":
@@ -109,12 +112,27 @@ def make_plan(experiment: Experiment) -> Plan:
         if config.kernel == "pallas" and chosen[0].platform == "tpu":
             raise ValueError("kernel 'pallas' has no program for a TPU; give --kernel xla")
         if config.kernel == "pallas":  # tracing an update finds what has no kernel
-            jax.eval_shape(lambda key: ppo.update(ppo.init(key, config), config), jax.random.key(0))
+            _trace_update(config)
         initial = initial_parameters(experiment)
     except (ValueError, ImportError) as error:
         raise InputError(str(error)) from error
     lanes = table.lanes(jax.process_count(), len(chosen))
     return Plan(experiment, table, chosen, lanes, initial)
+
+
+def _trace_update(config: Config) -> None:
+    jax.eval_shape(lambda key: ppo.update(ppo.init(key, config), config), jax.random.key(0))
+
+
+def _check_double_precision(config: Config) -> None:
+    """Raise ValueError for an environment that mixes types in it, as some of gymnax's do."""
+    try:
+        _trace_update(config)
+    except TypeError as error:
+        raise ValueError(
+            f"env {objects.name(config.env)} cannot be traced with JAX_ENABLE_X64=1"
+            f" ({objects.first_line(error)}); train it without"
+        ) from error
 
 
 def _lanes_of(checkpoint: Checkpoint | None, plan: Plan) -> int:

@@ -114,7 +114,9 @@ def read_agent(path: Path, number: int | None) -> tuple[Run, Agent | None]:
         raise InputError(f"{path} has no {name}: the run saved no agents yet") from error
     except OSError as error:
         raise FileSystemError(f"{error.filename or path}: {error.strerror}") from error
-    except (ValueError, IndexError) as error:
+    except IndexError as error:
+        raise InputError(f"--{error}") from error
+    except ValueError as error:
         raise InputError(str(error).splitlines()[0]) from error
 
 

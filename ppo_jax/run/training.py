@@ -83,7 +83,7 @@ class Batch:
         self.table, self.programs = table, programs
         self.agent_ids, self.is_real = lanes
         self.seeds = table.seeds[self.agent_ids]
-        self.config: Config = table.configure(self.agent_ids)
+        self._config: Config = table.configure(self.agent_ids)
         self._own_ids = np.where(self.is_real, self.agent_ids, -1).astype(np.int32)
         self._real = distributed.gather(self._own_ids) >= 0
         self.real_ids = distributed.gather(self._own_ids)[self._real]  # [agents], of all processes
@@ -114,6 +114,21 @@ class Batch:
         )
 
     @property
+    def config(self) -> Config:
+        """The agents' configuration; every hyperparameter is a number, or [lanes]."""
+        return self._config
+
+    @config.setter
+    def config(self, config: Config) -> None:
+        try:
+            self._config = jax.tree.map(_like, self._config, config)
+        except ValueError as error:
+            raise InputError(
+                f"config of other types was assigned ({first_line(error)}); what agents are to"
+                " differ in, --sweep or --evolve must vary from the start"
+            ) from error
+
+    @property
     def env_steps(self) -> int:
         """Environment steps of the whole run so far."""
         return self.steps_before + int(self.agent_steps.sum())
@@ -134,7 +149,7 @@ class Batch:
             self._states, self._rows = self.programs.chunk(self._states, self.config, size)
         except TypeError as error:
             reason = first_line(error)
-            raise InputError(f"states or config of another type were assigned: {reason}") from error
+            raise InputError(f"states of another type were assigned: {reason}") from error
 
     def finish_chunk(self) -> None:
         """Wait for the chunk, and say in `chunk` what it did."""
@@ -212,7 +227,7 @@ class Hook:
         """A chunk of updates is done: read, assign `batch.states` and `batch.config`, or stop."""
 
     def next_boundary(self, done: int) -> int:
-        """The number of updates, above `done`, at which the next chunk must end."""
+        """The number of updates, above `done`, at which a chunk must end."""
         return NEVER
 
     def while_computing(self) -> None:
@@ -227,6 +242,11 @@ class Hook:
 
     def close(self) -> None:
         """The run is over, however it ended."""
+
+
+def _like(old: Any, new: Any) -> np.ndarray:
+    """The new value as the programs were compiled for the old one."""
+    return np.broadcast_to(np.asarray(new, np.result_type(old)), np.shape(old))
 
 
 def next_multiple(done: int, every: int | None) -> int:
@@ -246,11 +266,16 @@ def train_batch(batch: Batch, hooks: Sequence[Hook], signals: Signals) -> None:
         batch.seconds += seconds
         return seconds
 
+    ends = [NEVER] * len(hooks)
     while batch.num_updates < batch.total_updates and not batch.stop_reason:
         if signals.agreed():
             break
-        boundaries = [hook.next_boundary(batch.num_updates) for hook in hooks]
-        most = min(batch.total_updates, *boundaries) - batch.num_updates
+        done = batch.num_updates
+        ends = [  # what was asked for before, and is still to come, stays asked for
+            min(hook.next_boundary(done), end if end > done else NEVER)
+            for hook, end in zip(hooks, ends, strict=True)
+        ]
+        most = min(batch.total_updates, *ends) - done
         size = max(1, min(distributed.allreduce(size), capacity, most))
         batch.start_chunk(size)
         for hook in hooks:

@@ -18,7 +18,7 @@ from tests.helpers.commands import SMALL, refused, run_command
 PAGE = Path(ppo_jax.__file__).parents[1] / "docs" / "export.md"
 FILES = (
     *("policy.onnx", "policy.stablehlo", "policy.npz", "run_policy.py"),
-    *("contract.json", "results.json", "README.md"),
+    *("contract.json", "results.json", "film.gif", "README.md"),
 )
 
 

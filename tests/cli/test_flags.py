@@ -63,6 +63,8 @@ def test_an_alias_after_the_flag_itself_wins_as_twice_the_flag_would():
     ("flag", "nearest"),
     [
         ("--learning-rte", "--learning-rate"),
+        ("--learning-rat", "--learning-rate"),
+        ("--gama", "--gamma"),
         ("--num-seed", "--num-seeds"),
         ("--checkpoint-evry", "--checkpoint-every"),
         ("--stop-when-solve", "--stop-when-solved"),

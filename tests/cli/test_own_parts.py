@@ -124,7 +124,7 @@ def test_ones_own_parts_are_loaded(whole, monkeypatch):
     assert np.abs(actions).max() <= 1
     np.testing.assert_array_equal(actions, ppo.act(agent.params, observation, agent.config))
     np.testing.assert_array_equal(agent.metrics["value_loss"], run.metrics["value_loss"][:, 1])
-    with pytest.raises(IndexError, match="the run's agents are 0 to 1"):
+    with pytest.raises(IndexError, match=r"^agent is 2; the run's agents are 0 to 1"):
         run.agent(2)
 
 

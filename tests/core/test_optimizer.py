@@ -93,8 +93,10 @@ def test_learning_rate_falls_linearly_to_zero_over_the_run():
     config = recipe("standard")
     assert config.num_updates == 976
     updates = np.array([0, 1, 500, 975])
-    scales = jax.vmap(ppo.learning_rate_scale, (0, None))(jnp.asarray(updates, jnp.int32), config)
-    np.testing.assert_allclose(scales, 1 - updates / 976, rtol=1e-12)
+    more = np.array([976, 977, 2000])  # of `ppo.run`, which must not climb
+    scales = jax.vmap(ppo.learning_rate_scale, (0, None))(np.append(updates, more), config)
+    np.testing.assert_allclose(scales[:4], 1 - updates / 976, rtol=1e-12)
+    assert (scales[4:] == 0).all()
 
 
 def test_learning_rate_of_the_notebook_is_constant():

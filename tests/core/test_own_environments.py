@@ -133,6 +133,7 @@ def test_a_larger_map_has_more_observations():
         ({"env": teller(limit=None)}, ["no time limit", "max_episode_steps"]),
         ({"env": Corridor}, ["Corridor is a class", "Corridor()"]),
         ({"env": 5}, ["is a int", "package.module:factory"]),
+        ({"env": (teller().reset, teller().step)}, ["is a tuple", "ppo_jax.env.Environment"]),
         ({"env": "json:dumps"}, ["json:dumps", "missing 1 required"]),
         ({"env": "json:JSONDecoder"}, ["json:JSONDecoder is a JSONDecoder", "Environment"]),
         ({"env": "no_such_file:World"}, ["no_such_file:World", "No module named", "module:name"]),

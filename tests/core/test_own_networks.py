@@ -84,6 +84,9 @@ class WithList(nn.Module):
     widths: list[int] = dataclasses.field(default_factory=lambda: [4, 4])
 
 
+WITH_LIST = WithList(2)
+
+
 class WithoutField(nn.Module):
     hidden: int
 
@@ -102,6 +105,7 @@ class WithoutField(nn.Module):
         (NoParameters(), ["NoParameters", "collections: none", "only the collection params"]),
         (WithList, ["WithList cannot be hashed", "widths is a list", "a tuple for a list"]),
         (f"{__name__}:WithList", ["WithList cannot be hashed", "widths is a list"]),
+        (f"{__name__}:WITH_LIST", ["network WithList cannot be hashed", "widths is a list"]),
         (WithoutField, ["WithoutField", "num_outputs", "give an instance"]),
         (lambda observation: observation, ["<lambda> is a function", "not a flax.linen module"]),
         ("json:JSONDecoder", ["json:JSONDecoder is a type", "not a flax.linen module"]),

@@ -94,7 +94,7 @@ def assert_update_keeps_types(name):
     after, metrics = jax.eval_shape(ppo.update, state, config)
     assert types(after) == types(state)
     assert not any(leaf.weak_type for leaf in jax.tree.leaves(state))
-    floats = state.params, metrics.value_loss, metrics.episode_return
+    floats = state.params, metrics.value_loss, metrics.episode_return, metrics.episode_length
     assert {leaf.dtype for leaf in jax.tree.leaves(floats)} == {jnp.zeros(()).dtype}
 
 

@@ -106,11 +106,10 @@ def test_advantages_on_numbers_by_hand():
     np.testing.assert_array_equal(advantages, [2.75, 7, -5, -2])
 
 
-def test_returns_on_numbers_by_hand():
+@pytest.mark.parametrize("bootstrap", [jnp.array(8.0), 8.0, 8])
+def test_returns_on_numbers_by_hand(bootstrap):
     # 3 + ½ 8 = 7;  2 + 0 (an episode's end) = 2;  1 + ½ 2 = 2.
-    result = returns.discounted_returns(
-        jnp.array([1.0, 2, 3]), jnp.array([0.5, 0, 0.5]), jnp.array(8.0)
-    )
+    result = returns.discounted_returns(jnp.array([1.0, 2, 3]), jnp.array([0.5, 0, 0.5]), bootstrap)
     np.testing.assert_array_equal(result, [2, 2, 7])
 
 

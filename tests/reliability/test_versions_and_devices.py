@@ -60,6 +60,14 @@ def test_a_missing_device_is_refused(device, empty):
     assert not list(empty.iterdir())
 
 
+def test_an_environment_that_mixes_types_is_refused_in_double_precision(empty):
+    with jax.enable_x64(True):
+        code, said, error = run_command("train", "--env", "DiscountingChain-bsuite")
+    assert (code, said) == (2, "")
+    one_line(error, "env DiscountingChain-bsuite cannot be traced with JAX_ENABLE_X64=1", "int64")
+    assert not list(empty.iterdir())
+
+
 @pytest.mark.parametrize("program", ["build", "chunk"])
 def test_out_of_memory_says_what_was_asked_and_costs_no_checkpoint(program, killed, monkeypatch):
     """While compiling, and while running."""

@@ -100,6 +100,13 @@ def test_boundaries_are_where_any_hook_wants_one(tmp_path):
     assert (three.calls, four.calls) == (3, 2)
 
 
+def test_a_boundary_once_asked_for_comes_whatever_the_clock_does(tmp_path):
+    hook = Watch()
+    hook.next_boundary = lambda done: done + 4
+    train(CONFIG, out=str(tmp_path / "run"), hooks=[hook, Every(3)])
+    assert {done for _, done, _ in hook.seen} >= {3, 4, 6, 8, 9, 10}
+
+
 def test_a_hook_may_stop_a_batch(tmp_path):
     """Which is then evaluated and saved like any other; the next batch begins."""
 
@@ -127,18 +134,28 @@ def test_a_hook_may_assign_the_states(tmp_path):
     assert all(not leaf.any() for leaf in jax.tree.leaves(run.params))
 
 
-def test_a_hook_may_assign_the_configuration(tmp_path):
-    """From update 4 on with a learning rate that moves nothing."""
+@pytest.mark.parametrize("sweep", [(), ("learning_rate=2.5e-3,1e-3",)])
+def test_a_hook_may_assign_the_configuration(sweep, tmp_path):
+    """From update 4 on with a learning rate that moves nothing; one number does for many."""
     kept = {}
 
     def still(batch):
         if batch.num_updates == 4:
             kept["params"] = jax.tree.map(np.array, batch.states.params)
-            batch.config = batch.config.replace(learning_rate=1e-30)
+            batch.config = batch.config.replace(learning_rate=1e-30, entropy_coefficient=0)
 
-    run = train(CONFIG, out=str(tmp_path / "run"), hooks=[Every(4, still)])
+    run = train(CONFIG, out=str(tmp_path / "run"), hooks=[Every(4, still)], sweep=sweep)
     jax.tree.map(np.testing.assert_array_equal, run.params, kept["params"])
     assert run.summary["num_updates"] == UPDATES
+
+
+def test_agents_differ_only_in_what_varies_from_the_start(tmp_path):
+    def differ(batch):
+        batch.config = batch.config.replace(learning_rate=np.array([1e-3, 2e-3]))
+
+    said = r"^hook Every: at_boundary raised InputError \(config of other types[^\n]*--sweep[^\n]*$"
+    with pytest.raises(ValueError, match=said):
+        train(CONFIG, num_seeds=2, out=str(tmp_path / "run"), hooks=[Every(4, differ)])
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,13 @@ def test_it_trains_beside_the_main_thread(tmp_path):
     assert found[0].summary["finished"]
 
 
+@pytest.mark.usefixtures("x64")
+def test_it_trains_in_the_precision_of_its_thread(tmp_path):
+    run = train(CONFIG, out=str(tmp_path / "run"))
+    assert {leaf.dtype for leaf in jax.tree.leaves(run.params)} == {np.dtype(np.float64)}
+    assert run.summary["finished"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -516,6 +516,12 @@ def test_any_values_can_be_drawn(values):
     assert ((places >= 0) & (places <= 1000)).all()
 
 
+def test_a_single_value_can_be_drawn_on_a_logarithmic_axis():
+    """Of a sweep of which the other settings diverged."""
+    line = charts.Line("a", "", 0, np.array([1e-3, 1e30]), np.array([5, np.nan]), kind="dots")
+    assert re.search(r'd="M500 \d+h0"', charts.chart("title", [line], "x", log="x"))
+
+
 def test_an_outlier_does_not_flatten_the_rest():
     """It is cut off, which the title says; levels are not, nor are dots."""
     y = np.array([-40_000.0, *np.linspace(0, 100, 99)])

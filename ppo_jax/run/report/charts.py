@@ -165,7 +165,9 @@ def _ends(lines: Sequence[Line], log: bool) -> tuple[float, float]:
         left = 0.0
     if right > left and any(line.kind == "dots" for line in lines):
         return _apart(left, right, log)
-    return (left, right) if right > left else (left - 0.5, right + 0.5)
+    if right > left:
+        return left, right
+    return (left / 2, right * 2) if log else (left - 0.5, right + 0.5)
 
 
 def _limits(lines: Sequence[Line], levels: Sequence[Level], log: bool) -> tuple[float, float]:
