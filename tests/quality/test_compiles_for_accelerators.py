@@ -15,7 +15,7 @@ COMPILE = """
 import json, sys
 import jax
 from ppo_jax import population, recipe
-from ppo_jax.run import absent, compiled
+from ppo_jax.run import absent, compiled, program
 from ppo_jax.run.errors import DeviceError
 name, dump, own, agents, options = *sys.argv[1:4], int(sys.argv[4]), json.loads(sys.argv[5])
 try:
@@ -25,12 +25,16 @@ except DeviceError as error:
 options = {"num_updates": 2, "total_timesteps": None, **options}
 wanted = {**population.COMPILER_OPTIONS, **absent.compiler_options(name, dump)}
 programs = compiled.build(recipe(own, **options), agents * len(chosen), chosen, wanted)
+loops = [loop for one in programs for loop in program.launches(one.as_text())[1]]
 from jax._src import xla_bridge
-print(json.dumps([programs.memory(), sorted(xla_bridge._backends)]))
+found = programs.memory(), [loop.trips for loop in loops], sorted(xla_bridge._backends)
+print(json.dumps(found))
 """
+SERIAL = 23  # agents, and the trips of no other loop
 CASES = [
     *(pytest.param(name, 2, {}, id=name) for name in RECIPES),
     pytest.param("fast", 32, {}, id="fast-32"),  # which XLA could not compile for a GPU
+    pytest.param("notebook", SERIAL, {}, id="notebook-23"),  # of which a TPU took one by one
     pytest.param("standard", 2, {"network": "gru"}, id="gru"),
 ]
 
@@ -45,6 +49,7 @@ def test_a_recipe_compiles(device, own, agents, options, tmp_path):
     if "skip: " in result.stderr:
         pytest.skip(result.stderr.strip())
     assert result.returncode == 0, result.stderr
-    needed, started = json.loads(result.stdout)
+    needed, trips, started = json.loads(result.stdout)
     assert 1e4 < needed < 1e8
+    assert SERIAL not in trips
     assert started == ["cpu"]
