@@ -54,7 +54,8 @@ class Options:
     agents: tuple[int, ...] = (1, 32, 1024)
     """How many agents at once; left out where a device's chips cannot share them equally."""
     devices: tuple[str, ...] = (GPU, "tpu:v5e:1x1", "tpu:v5e:2x2")
-    """Devices, as `ppo-jax plan --device` names them. The file's rows of others stay."""
+    """Devices, as `ppo-jax plan --device` names them. The file's rows of others, of other programs
+    and other numbers of agents stay."""
     peers: tuple[str, ...] = ("purejaxrl", "rejax", "ajax")
     """Other libraries, for the first device."""
     purejaxrl: Path | None = None
@@ -267,8 +268,11 @@ def main(options: Options) -> None:
     setting, kept = machine.describe("gymnax", "flax"), []
     if path.exists():
         earlier = json.loads(path.read_text())["rows"]
-        again = set(itertools.product(options.devices, (*options.recipes, *options.peers)))
-        kept = [row for row in earlier if (row["device"], row["program"]) not in again]
+        programs = (*options.recipes, *options.peers)
+        again = set(itertools.product(options.devices, programs, options.agents))
+        kept = [
+            row for row in earlier if (row["device"], row["program"], row["agents"]) not in again
+        ]
     options.out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for row in rows_of(options):

@@ -364,7 +364,7 @@ def _with_previous(environment: Environment, config: Config) -> Environment:
     space: Any = environment.action_space
     parts: dict[str, spaces.Space] = {"observation": environment.observation_space}
     kind = float if isinstance(space, spaces.Box) else int
-    encoded = jax.eval_shape(partial(_as_floats, space), jax.ShapeDtypeStruct(space.shape, kind))
+    encoded = jax.eval_shape(lambda: _as_floats(space, jnp.zeros(space.shape, kind)))
     if config.previous_action:
         parts["action"] = spaces.Box(-np.inf, np.inf, encoded.shape)
     if config.previous_reward:

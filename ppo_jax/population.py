@@ -168,13 +168,31 @@ def shard_over_agents(
 
     @wraps(function)  # profiles and compilers name programs after it
     def sharded(*arguments: Any) -> Any:
-        in_specs = jax.tree.map(lambda leaf: AGENTS if jnp.ndim(leaf) else REPLICATED, arguments)
+        leaves, structure = jax.tree.flatten(arguments)
+        full = [leaf for leaf in leaves if jnp.size(leaf)]
+
+        def with_empty(*full: Any) -> Any:
+            # jaxlib 0.11.2 crashes over arrays without elements that go in and out, such as the
+            # moments of a critic that has no parameters of its own: they are made anew.
+            each = iter(full)
+            own = [
+                next(each) if jnp.size(leaf) else jnp.zeros(_share(leaf, mesh), leaf.dtype)
+                for leaf in leaves
+            ]
+            return function(*jax.tree.unflatten(structure, own))
+
+        in_specs = tuple(AGENTS if jnp.ndim(leaf) else REPLICATED for leaf in full)
         # check_vma: loops start from constants, the same everywhere, and go on with each device's.
         return jax.shard_map(
-            function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
-        )(*arguments)
+            with_empty, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+        )(*full)
 
     return sharded
+
+
+def _share(leaf: jax.Array, mesh: Mesh) -> tuple[int, ...]:
+    """The shape of one device's part."""
+    return leaf.shape[0] // mesh.size, *leaf.shape[1:]
 
 
 AGENTS, TIME_AGENTS, REPLICATED = (

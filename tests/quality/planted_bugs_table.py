@@ -481,8 +481,11 @@ DOORS = (
     Bug(
         "discounted-return-crosses-episodes",
         "The discounted return of which the deviation is taken goes on past an episode's end.",
-        "normalize:scale_rewards.step",
-        replace("jnp.where(done & valid, 0, current)", "current"),
+        "normalize:scale_rewards",
+        replace(
+            "jnp.where(fresh, 0, jnp.where(valid, discount, 1.0))",
+            "jnp.where(valid, discount, 1.0)",
+        ),
         REWARDS,
     ),
     Bug(
