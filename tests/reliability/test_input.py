@@ -166,7 +166,7 @@ REFUSED_WITH_THE_ENVIRONMENT = [
     row(
         "suite without an adapter",
         "--env nowhere::it",
-        "there is no adapter for the suite 'nowhere'",
+        "suite 'nowhere'",
     ),
     row("factory that is absent", "--env nowhere:make", "env 'nowhere:make' does not import"),
     row("factory of another kind", "--env math:pi", "math:pi", "cannot be made"),
