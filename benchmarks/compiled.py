@@ -221,21 +221,28 @@ def show(content: dict[str, Any], console: Console) -> None:
     console.print(table)
 
 
+def label(program: str) -> str:
+    """A program's name in a figure: the recipe, and the last field that is not its own."""
+    return ", ".join(dict.fromkeys((program.split()[0], program.split("=")[-1])))
+
+
 def draw(content: dict[str, Any], path: Path) -> None:
-    """What one agent's update launches, and the predicted speeds."""
+    """What one agent's update launches by XLA's default flags, and the predicted speeds."""
     figure, (bars, speeds) = plt.subplots(1, 2, figsize=(9.5, 3.4), layout="constrained")
     shown = [
         row
         for row in content["rows"]
-        if (row["device"], row["agents"]) == (GPU, 1) and row.get("parts")
+        if (row["device"], row["agents"], row["more_graphs"]) == (GPU, 1, False)
+        and row.get("parts")
     ]
-    labels = [row["program"] + (", more graphs" if row["more_graphs"] else "") for row in shown]
+    labels = [label(row["program"]) for row in shown]
     inside = [row["launches_in_graphs"] for row in shown]
     bars.barh(labels, inside, label="in CUDA graphs", color="tab:blue")
     outside = [row["launches_outside"] for row in shown]
     bars.barh(labels, outside, left=inside, label="outside", color="tab:orange")
     bars.invert_yaxis()
-    bars.set(xlabel="launches an update, one agent", title="compiled for an H100, not timed")
+    bars.set(xscale="log", xlim=(10, None), xlabel="launches an update, one agent")
+    bars.set(title="compiled for an H100, not timed")
     bars.legend(fontsize=8, frameon=False)
     for color, name in enumerate(dict.fromkeys(row["program"] for row in content["predictions"])):
         for more in (False, True):
@@ -245,11 +252,11 @@ def draw(content: dict[str, Any], path: Path) -> None:
                 if (row["program"], row["more_graphs"]) == (name, more)
             ]
             style = {"ls": "--" if more else "-", "color": f"C{color}", "marker": "o", "ms": 3}
-            speeds.plot(*zip(*own, strict=True), label=None if more else name, **style)
+            speeds.plot(*zip(*own, strict=True), label=None if more else label(name), **style)
     speeds.set(xscale="log", yscale="log", xlabel="agents", ylabel="environment steps/s")
     speeds.set(title="predicted, not measured (dashed: more graphs)")
     if content["predictions"]:
-        speeds.legend(fontsize=8, frameon=False)
+        speeds.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     for panel in (bars, speeds):
         panel.spines[["top", "right"]].set_visible(False)
         panel.title.set_fontsize(9)
