@@ -88,7 +88,16 @@ def _own(optimizer: Any) -> optax.GradientTransformation:
             f"optimizer is of type {type(optimizer).__name__}, not an optax.GradientTransformation;"
             " give one, or module:factory"
         )
-    return optimizer
+    return optax.GradientTransformation(
+        *(partial(_call, function) for function in (optimizer.init, optimizer.update))
+    )
+
+
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except Exception as error:  # a user's function may raise anything
+        raise ValueError(f"the optimizer fails: {objects.explain(error)}") from error
 
 
 def _factors(config: Config, gradients: policy.Halves) -> policy.Halves:

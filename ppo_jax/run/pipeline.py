@@ -111,8 +111,8 @@ def make_plan(experiment: Experiment) -> Plan:
         rollout.check_resets(config, env.make(config), at_once)
         if config.kernel == "pallas" and chosen[0].platform == "tpu":
             raise ValueError("kernel 'pallas' has no program for a TPU; give --kernel xla")
-        if config.kernel == "pallas":  # tracing an update finds what has no kernel
-            _trace_update(config)
+        if config.kernel == "pallas" or config.optimizer is not None:
+            _trace_update(config)  # finds what has no kernel, or fails
         initial = initial_parameters(experiment)
     except (ValueError, ImportError) as error:
         raise InputError(str(error)) from error

@@ -102,3 +102,16 @@ def test_learning_rate_falls_linearly_to_zero_over_the_run():
 def test_learning_rate_of_the_notebook_is_constant():
     for index in (0, 999):
         assert ppo.learning_rate_scale(jnp.asarray(index), recipe("notebook")) == 1
+
+
+def _fails(*_):
+    raise KeyError("no such group")
+
+
+@pytest.mark.parametrize("part", ["init", "update"])
+def test_what_a_users_optimizer_raises_is_one_line_with_the_place(part):
+    broken = optax.sgd(1e-2)._replace(**{part: _fails})
+    config = SMALL.replace(optimizer=broken)
+    wanted = rf"^the optimizer fails: 'no such group' \({__file__}, line \d+\)"
+    with pytest.raises(ValueError, match=wanted):
+        jax.eval_shape(lambda: ppo.update(ppo.init(jax.random.key(0), config), config))
