@@ -74,11 +74,12 @@ LATE = np.arange(SETTINGS.index("discount"), AGENTS)
 
 @pytest.fixture(scope="module")
 def late():
-    """A run in which the agents LATE diverge one after another: configuration, states, metrics."""
+    """A run in which the agents LATE diverge one after another, for their critics climb the loss:
+    configuration, states, metrics."""
     batch = batch_of("standard", SETTINGS)
     configs = per_agent(lambda leaf: leaf.at[LATE].set(leaf[0]), batch.configs)
-    rates = configs.critic_learning_rate.at[LATE].set(np.logspace(17, 18, len(LATE)))
-    configs = configs.replace(critic_learning_rate=rates)
+    rates = configs.critic_learning_rate.at[LATE].set(-np.logspace(17, 17.6, len(LATE)))
+    configs = configs.replace(critic_learning_rate=rates, num_updates=STORAGE)
     return configs, *batch.run(batch.states, configs, STORAGE)
 
 
@@ -99,7 +100,8 @@ def test_an_agent_that_diverges_late_keeps_the_state_before(standard, late):
         assert np.isfinite(before.value_loss).all()
         assert (before.env_steps == 16).all()
         assert_nothing(lane(metrics, np.s_[updates[agent] :, agent]))
-    calm, calm_metrics = standard.run(standard.states, standard.configs, STORAGE)
+    own = standard.configs.replace(num_updates=STORAGE)
+    calm, calm_metrics = standard.run(standard.states, own, STORAGE)
     assert same_bits(without(states, LATE), without(calm, LATE))
     assert same_bits(without(metrics, LATE, 1), without(calm_metrics, LATE, 1))
 
