@@ -50,17 +50,15 @@ def worker(case: str) -> None:
 
     from ppo_jax import population, recipe
 
-    shard: Any = getattr(population, "shard_over_agents", None)
-    shard = shard or population.over_devices  # type: ignore[attr-defined]  # the name before
     config = recipe(name, **({"env": environment[0]} if environment else {}))
     mesh = Mesh(np.array(jax.devices()), ("agents",))
-    specs = population.AGENTS, jax.sharding.PartitionSpec(None, "agents")
+    shard, specs = population.shard_over_agents, (population.AGENTS, population.TIME_AGENTS)
     options: Any = population.COMPILER_OPTIONS
     started = time.perf_counter()
     init = jax.jit(shard(lambda keys: population.init(keys, config), mesh, population.AGENTS))
     states = init(population.agent_keys(0, number))
 
-    at_once = getattr(population, "cpu_agents_at_once", lambda _: 16)(config)
+    at_once = population.cpu_agents_at_once(config)
 
     def train(states: Any, updates: Any) -> Any:
         return population.run(states, config, updates, 256, at_once)

@@ -222,7 +222,7 @@ def show(content: dict[str, Any], console: Console) -> None:
 
 
 def label(program: str) -> str:
-    """A program's name in a figure: the recipe, and the last field that is not its own."""
+    """A program's name in a figure: the recipe, and the value of the last changed field."""
     return ", ".join(dict.fromkeys((program.split()[0], program.split("=")[-1])))
 
 

@@ -409,8 +409,8 @@ def plain_slice_row(rows: jax.Array, row: jax.Array, first: jax.Array, size: int
 
 
 def slice_row(rows: jax.Array, row: jax.Array, first: jax.Array, size: int) -> jax.Array:
-    """`plain_slice_row`; on a TPU entry by entry, for agents that are at places of their own: it
-    would cut their slices in a loop, one agent after another."""
+    """`plain_slice_row`; on a TPU entry by entry: slices that begin at another place for each agent
+    would be cut in a loop over the agents."""
     if _platform() != "tpu":
         return plain_slice_row(rows, row, first, size)
     return rows.at[row, first + jnp.arange(size)].get(mode="promise_in_bounds")

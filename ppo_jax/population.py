@@ -172,8 +172,8 @@ def shard_over_agents(
         full = [leaf for leaf in leaves if jnp.size(leaf)]
 
         def with_empty(*full: Any) -> Any:
-            # jaxlib 0.11.2 crashes over arrays without elements that go in and out, such as the
-            # moments of a critic that has no parameters of its own: they are made anew.
+            # jaxlib 0.11.2 crashes when an array without elements passes through, such as the
+            # moments of a critic that has no parameters of its own, so those are made inside.
             each = iter(full)
             own = [
                 next(each) if jnp.size(leaf) else jnp.zeros(_share(leaf, mesh), leaf.dtype)

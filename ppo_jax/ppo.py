@@ -272,7 +272,7 @@ def optimize(
             orders, num_valid, params, optimizer_state, batch, scale, policy, config
         )
         return trainable, optimizer_state, UpdateStats(steps, diagnostics, norms)
-    # Where episodes are whole, each agent is at a place of its own.
+    # With whole episodes every agent has its own number of transitions, so its own `first`.
     slice_row = fast.plain_slice_row if batch.valid is None else fast.slice_row
     optimized, to_trainable = optimizer.to_optimized(params.trainable, config)
     transformation = optimizer.make(config, scale)
@@ -345,8 +345,8 @@ def epoch_orders(
     orders = jax.vmap(lambda key: shuffle.permute(key, positions, num_valid))(
         jax.random.split(key, num_epochs)
     )
-    # Kept apart from what reads it: LLVM (jaxlib 0.11.2) needs time exponential in the rounds of
-    # the shuffle for a kernel that also takes rows at these places.
+    # Not to be fused with the gather that reads them: LLVM (jaxlib 0.11.2) would take time
+    # exponential in the rounds of the shuffle.
     return jax.lax.optimization_barrier(jnp.where(positions < num_valid, orders, 0))
 
 

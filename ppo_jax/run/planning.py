@@ -19,7 +19,7 @@ from ppo_jax.run.training import Batch
 
 _PEAK = "VmHWM"  # the most memory that this process has held
 _UPDATES = 3  # of the calibration, after one that is not counted
-_LONG = 5.0  # seconds of an update that is counted at once, for what is different in it is little
+_LONG = 5.0  # seconds of an update from which on the first one is enough: little of it is start-up
 _REST = 60_000_000  # bytes of what is not compiled here, the ranking's programs and the report
 _FEW_AND_MORE = (64, 512)  # agents a device, whose difference tells what one of them needs
 

@@ -170,8 +170,8 @@ def test_orders_do_not_depend_on_the_storage_and_change_with_the_key():
 
 
 def test_orders_are_made_before_rows_are_taken_at_them():
-    """In one kernel with the rounds, jaxlib 0.11.2 compiled it longer than anybody waited: one
-    minibatch an update is no loop, whose operands are made before it."""
+    """Fused with the gather, the rounds do not finish compiling (jaxlib 0.11.2). They would be
+    with one minibatch an update, for XLA unrolls a loop of one trip."""
     table = np.random.default_rng(0).standard_normal((128, 5))
 
     def rows(key):
