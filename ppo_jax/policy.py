@@ -298,6 +298,11 @@ class _Actions(NamedTuple):
 
 
 def _actions(space: spaces.Space, squash: bool) -> _Actions:
+    if squash and not isinstance(space, spaces.Box):
+        raise ValueError(
+            "squash_action is for continuous actions, and the environment's are"
+            f" {spaces.describe(space)}; leave it out"
+        )
     match space:
         case spaces.Discrete(n):
             return _Actions(lambda logits, _: Categorical(logits), _noise("gumbel", n), _same)

@@ -120,6 +120,10 @@ def test_infinite_bounds_cannot_be_squashed_onto():
     assert init(SMALL.replace(env=teller(box))).params.trainable["log_std"].shape == (2,)
 
 
+def test_choices_cannot_be_squashed():
+    refused_network("squash_action", "Discrete(2)", env="CartPole-v1", squash_action=True)
+
+
 def test_actions_without_a_policy_are_refused():
     world = teller()._replace(action_space=spaces.Dict({"a": spaces.Discrete(2)}))
     refused_network("Dict", "Discrete, MultiDiscrete and Box", env=world)

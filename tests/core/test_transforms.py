@@ -5,6 +5,7 @@ import functools
 import subprocess
 import sys
 
+import chex
 import gymnax
 import jax
 import jax.numpy as jnp
@@ -175,6 +176,23 @@ def test_a_run_keeps_its_types_with_x64_on_or_off(name, enabled):
     floats = [leaf.dtype for leaf in jax.tree.leaves((state.params, metrics.policy_loss))]
     assert set(floats) == {jnp.dtype("float64" if enabled else "float32")}
     assert state.num_updates.dtype == metrics.env_steps.dtype == jnp.int32
+
+
+def test_an_update_has_a_derivative_by_the_learning_rate():
+    """Central differences agree with it, though some units of the ReLU never fire."""
+    with jax.enable_x64(True):
+        config = RECIPES["notebook"].replace(activation="relu")
+        state = quick_jit(ppo.init)(jax.random.key(0), config)
+
+        @quick_jit
+        def trained(rate):
+            return ppo.update(state, config.replace(learning_rate=rate))[0].params.trainable
+
+        rate, step = 1e-3, 1e-8
+        _, derivative = jax.jvp(trained, (rate,), (1.0,))
+        above, below = trained(rate + step), trained(rate - step)
+        differences = jax.tree.map(lambda a, b: (a - b) / (2 * step), above, below)
+        chex.assert_trees_all_close(derivative, differences, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -138,6 +138,7 @@ REFUSED = [
     row("drop solved", "--drop-solved", "--drop-solved is gone", "leave it out"),
     row("agent without a run", "--agent 1", "--init-from RUN and --agent NUMBER go together"),
     row("run without an agent", "--init-from x", "--init-from RUN and --agent NUMBER go together"),
+    row("squashed choices", "--squash-action", "squash_action is for continuous", "Discrete(2)"),
     row("tracker not installed", "--track trackio", "trackio: not installed", "pip install"),
     row("search without bounds", "--search discount=1", "is not of the form log:LOW:HIGH"),
 ]
