@@ -1,15 +1,26 @@
 """Settings for every test: NumPy-style rank promotion, PPO's classic [N, 1] against [N] bug, is
-an error, and a test may run in float64 (`@pytest.mark.usefixtures("x64")`)."""
+an error, and a test may run in float64 (`@pytest.mark.usefixtures("x64")`). The default tests
+compile quickly, the slow ones as users do."""
 
 import os
 
 import jax
 import pytest
 
+from ppo_jax.run import compiled
+
 pytest.register_assert_rewrite("tests.helpers")  # asserts of helpers say as much as those of tests
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_platforms", jax.config.jax_platforms or "cpu")
+
+
+def pytest_configure(config):
+    from tests.helpers import quick  # after the helpers' registration above
+
+    if config.option.markexpr == "not slow":
+        quick.start_jax()
+        compiled.build = quick.once_a_process(compiled.build)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -26,8 +26,7 @@ FILES = (
 def quick_programs():
     """Programs that compile quickly: none of them runs for long."""
     with pytest.MonkeyPatch.context() as patch:
-        if quick.compiles(quick.OPTIONS):
-            patch.setattr(population, "COMPILER_OPTIONS", quick.OPTIONS)
+        patch.setattr(population, "COMPILER_OPTIONS", quick.options())
         yield
 
 

@@ -17,12 +17,11 @@ from tests.helpers.commands import SMALL, UPDATES, refused, run_command
 
 @pytest.fixture(autouse=True, scope="module")
 def one_device():
-    """The programs of two lanes are compiled once, for training and for the grid, and quickly."""
+    """On one device, whose programs training and the grid share; those of films compile quickly."""
     one = jax.devices("cpu")[:1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices, "select", lambda _: one)
-        if quick.compiles(quick.OPTIONS):
-            patch.setattr(population, "COMPILER_OPTIONS", quick.OPTIONS)
+        patch.setattr(population, "COMPILER_OPTIONS", quick.options())
         yield
 
 

@@ -12,6 +12,7 @@ from ppo_jax import population, ppo, recipe
 from ppo_jax.run import load
 from ppo_jax.run.storage import arrays
 from tests.helpers.commands import read_rows, run_command
+from tests.helpers.quick import quick_jit
 from tests.helpers.statistics_by_definition import integrated_iqm, solving_by_definition
 
 SMALL = (
@@ -141,7 +142,7 @@ def test_the_agents_of_parameters_are_those_of_the_summary(swept):
     with np.load(out / "parameters.npz") as saved:
         params = arrays.to_parameters(dict(saved), CONFIG)
     keys = population.agent_keys(SEED, SEEDS)[np.array([seed - SEED for _, seed in AGENTS])]
-    evaluate = jax.jit(population.evaluate, static_argnums=3)
+    evaluate = quick_jit(population.evaluate, static_argnums=3)
     returns = np.asarray(evaluate(params, CONFIG, keys, 100)).mean(axis=1)
     said = summary["eval_return_per_seed"]
     assert len(said) == len(AGENTS)

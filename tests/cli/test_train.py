@@ -25,9 +25,9 @@ TWO = (*SMALL, "--num-seeds", "2", "--seed", "5")
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """One small run of two agents by the command itself, and what it printed."""
+    """One small run of two agents, and what it printed."""
     out = tmp_path_factory.mktemp("runs") / "run"
-    code, said, error = finish(start("train", *TWO, "--out", out))
+    code, said, error = run_command("train", *TWO, "--out", out)
     assert (code, error) == (0, "")
     return out, said
 
@@ -123,15 +123,7 @@ def test_a_run_can_be_repeated_from_its_config_with_flags_on_top(finished, tmp_p
     )
 
 
-def test_a_folder_that_holds_a_run_is_refused_and_untouched(finished):
-    out, _ = finished
-    before = {path: path.read_bytes() for path in out.iterdir()}
-    refused(2, "holds a run; give another folder, or --overwrite", "train", "--out", out)
-    assert {path: path.read_bytes() for path in out.iterdir()} == before
-
-
-def test_a_closed_pipe_does_not_stop_the_training(finished, tmp_path):
-    """The same command as before: its programs are compiled already."""
+def test_a_closed_pipe_does_not_stop_the_training(tmp_path):
     script = shlex.join([sys.executable, "-m", "ppo_jax.train", *TWO, "--out", "run"])
     result = subprocess.run(
         ["bash", "-o", "pipefail", "-c", f"{script} | head -n 1"],
@@ -141,27 +133,7 @@ def test_a_closed_pipe_does_not_stop_the_training(finished, tmp_path):
         timeout=300,
     )
     assert (result.returncode, result.stderr) == (0, "")
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["finished"]
-    first = json.loads((finished[0] / "summary.json").read_text())
-    assert summary["state_sha256"] == first["state_sha256"]
-
-
-def test_a_path_that_no_folder_can_have_is_refused(tmp_path):
-    file = tmp_path / "file"
-    file.touch()
-    refused(3, "is a file; give a folder", "train", "--out", file)
-    refused(2, "is not a path; give a folder", "train", "--out", "a\0b")
-    code, _, error = run_command("train", *SMALL, "--quiet", "--out", file / "below")
-    assert code == 3
-    assert "Not a directory" in error
-    assert error.count("\n") == 1
-
-
-def test_a_missing_device_is_refused_with_code_4(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    refused(4, "--device tpu: jax finds none", "train", "--device", "tpu")
-    assert list(tmp_path.iterdir()) == []
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["finished"]
 
 
 def test_agents_that_all_diverge_end_with_code_5(tmp_path):

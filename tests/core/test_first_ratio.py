@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
-from ppo_jax import normalize, ppo, recipe, spaces
-from ppo_jax.env import Environment, Step
+from ppo_jax import ppo, recipe, spaces
+from tests.helpers.own_parts import Shared
 from tests.helpers.quick import quick_jit
+from tests.helpers.recurrent import drift, some_state
 
 LIMIT = 6  # steps of an episode
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
@@ -39,24 +39,8 @@ FACTORS = (
 ALL = list(itertools.product(*FACTORS))
 
 
-class Shared(nn.Module):
-    """A user's module: one torso for both heads."""
-
-    num_outputs: int | tuple[int, ...]
-
-    @nn.compact
-    def __call__(self, observation):
-        flat = [jnp.reshape(leaf, (len(leaf), -1)) for leaf in jax.tree.leaves(observation)]
-        inputs = jnp.concatenate([leaf.astype(float) for leaf in flat], axis=1)
-        hidden = nn.tanh(nn.Dense(4, name="torso")(inputs))
-        value = nn.Dense(1, name="value")(hidden)[:, 0]
-        if isinstance(self.num_outputs, int):
-            return nn.Dense(self.num_outputs, name="head")(hidden), value
-        return tuple(nn.Dense(n)(hidden) for n in self.num_outputs), value
-
-
 OBSERVATIONS = {
-    "mlp": (spaces.Box(-np.inf, np.inf, (3,)), lambda state: 5 * state + 2),
+    "mlp": (),
     "cnn": (
         spaces.Box(0, 255, (4, 4, 2), jnp.uint8),
         lambda state: (
@@ -72,47 +56,21 @@ OBSERVATIONS = {
 }
 
 
+# Every level of every factor, but for `fast`, which is `standard`'s code.
+QUICK = (
+    ("standard", "mlp", "clipped", True, "float32"),
+    ("standard", "cnn", "discrete", True, "float64"),
+    ("standard", "shared", "multidiscrete", False, "float64"),
+    ("notebook", "mlp", "squashed", True, "float64"),
+    ("notebook", "cnn", "multidiscrete", True, "float32"),
+    ("notebook", "shared", "clipped", False, "float64"),
+)
+
+
 @functools.cache
 def world(observation, actions):
-    """An environment that drifts where actions push it, and ends at random or after LIMIT steps."""
-    action_space = ACTIONS[actions][0]
-    observation_space, observe = OBSERVATIONS[observation]
-
-    def reset(key):
-        state = jax.random.normal(key, (3,), float)
-        return state, observe(state)
-
-    def step(key, state, action):
-        assert action.shape == action_space.shape
-        push = jnp.sum(jnp.asarray(action, float))
-        state = 0.9 * state + 0.3 * push + 0.3 * jax.random.normal(key, (3,), float)
-        ended = jax.random.bernoulli(jax.random.fold_in(key, 1), 0.15)
-        return state, Step(observe(state), jnp.cos(state[0]) + push, ended, False)
-
-    return Environment(reset, step, observation_space, action_space, LIMIT, truncates_early=False)
-
-
-def pairs_of(cases):
-    """All pairs of two factors' levels that occur together."""
-    return {
-        (one, case[one], other, case[other])
-        for case in cases
-        for one, other in itertools.combinations(range(len(FACTORS)), 2)
-    }
-
-
-# 12 cases in which every two levels of two factors occur together: every recipe with every kind of
-# action, the rest shifted from one to the next.
-COVER = [
-    tuple(levels[place % len(levels)] for levels, place in zip(FACTORS, places, strict=True))
-    for one, action in itertools.product(range(3), range(4))
-    for places in [(one, one + action, action, one + action, one + action // 2)]
-]
-
-
-def test_the_default_cases_cover_all_pairs():
-    assert pairs_of(COVER) == pairs_of(ALL)
-    assert pairs_of(COVER[1:]) != pairs_of(ALL)
+    """The drifting environment, seen as that network needs it."""
+    return drift(ACTIONS[actions][0], LIMIT, 0.15, *OBSERVATIONS[observation])
 
 
 def configured(recipe_name, network, actions, statistics):
@@ -132,12 +90,9 @@ def configured(recipe_name, network, actions, statistics):
     )
 
 
-def second_update(config, jit=quick_jit, merge_first=False):
+def second_update(config, jit):
     """An agent's second update, as it optimizes: what the policy says of the batch beside what the
-    batch has of it.
-
-    merge_first: plants the bug of statistics that take the rollout in before it is learned from.
-    """
+    batch has of it."""
     optimize, make_policy = ppo.optimize, ppo.policy
     noises, found = [], []
 
@@ -151,10 +106,6 @@ def second_update(config, jit=quick_jit, merge_first=False):
         return own._replace(noise=noise)
 
     def recording_optimize(key, params, optimizer_state, batch, scale, policy, config):
-        if merge_first:
-            seen = jax.tree.map(lambda leaf: leaf[None], batch.observation)
-            valid = jnp.ones((1, len(batch.log_prob)), bool)
-            params = params._replace(statistics=normalize.merge(params.statistics, seen, valid))
         distribution, value, _ = policy.apply(params, batch.observation)
         drawn = noises[-1].reshape(-1, noises[-1].shape[-1])
         found.append(
@@ -169,8 +120,7 @@ def second_update(config, jit=quick_jit, merge_first=False):
         )
         return optimize(key, params, optimizer_state, batch, scale, policy, config)
 
-    def run(key):
-        state = ppo.init(key, config)
+    def run(state):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(ppo, "policy", recording_policy)
             patch.setattr(ppo, "optimize", recording_optimize)
@@ -181,7 +131,8 @@ def second_update(config, jit=quick_jit, merge_first=False):
 
             return jax.lax.scan(update, state, length=2)[1]
 
-    metrics, second = jax.tree.map(lambda leaf: np.asarray(leaf[1]), jit(run)(jax.random.key(0)))
+    state = some_state(jax.random.key(0), config)
+    metrics, second = jax.tree.map(lambda leaf: np.asarray(leaf[1]), jit(run)(state))
     valid = second.pop("valid")
     return metrics, {name: leaf[valid] if leaf.ndim else leaf for name, leaf in second.items()}
 
@@ -203,7 +154,7 @@ def assert_first_ratios_are_one(recipe_name, network, actions, statistics, preci
     assert (second["count"] > 0) == statistics
 
 
-@pytest.mark.parametrize("case", COVER, ids=str)
+@pytest.mark.parametrize("case", QUICK, ids=str)
 def test_every_first_ratio_is_one(case):
     """For an agent whose statistics are not empty; and its actions are those that this policy
     draws."""
@@ -214,10 +165,3 @@ def test_every_first_ratio_is_one(case):
 @pytest.mark.parametrize("case", ALL, ids=str)
 def test_every_first_ratio_is_one_in_every_case_as_it_is_compiled_for_users(case):
     assert_first_ratios_are_one(*case, jax.jit)
-
-
-def test_statistics_that_are_merged_too_early_are_found():
-    """As rsl_rl once did: the ratios say so."""
-    config = configured("standard", "mlp", "squashed", True)
-    _, second = second_update(config, merge_first=True)
-    assert np.abs(second["ratio"] - 1).max() > 100 * TOLERANCE["float32"]

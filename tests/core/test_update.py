@@ -31,7 +31,7 @@ from tests.helpers.problems import (
     orders_of,
     settings_of,
 )
-from tests.helpers.quick import quick_jit
+from tests.helpers.quick import quick_jit, slow_but
 
 
 @functools.cache
@@ -54,6 +54,12 @@ def walk(actions):
     return env.Environment(reset, step, box, actions, 6, truncates_early=False)
 
 
+QUICK_CASES = [
+    *("notebook", "notebook, turned", "notebook, one minibatch holds all"),
+    *("standard", "standard, turned", "fast, turned", "squashed"),
+]
+# Together they have what the other agents have one by one.
+QUICK_AGENTS = ("standard", "observation statistics", "reward statistics", "all together")
 # Agents that play, in CartPole where no other environment is given.
 AGENTS = {
     **{name: (name, {}) for name in SMALL},
@@ -93,7 +99,7 @@ AGENTS = {
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", slow_but(CASES, *QUICK_CASES))
 def test_update_is_the_oracles_in_float64(case, seed):
     problem = make_problem(case, seed)
     (params, state, learned), batch, expected = learn_both_ways(problem)
@@ -156,7 +162,7 @@ def test_nothing_of_an_update_depends_on_the_storage_past_its_episodes():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("case", ["standard", "squashed"])
+@pytest.mark.parametrize("case", slow_but(["standard", "squashed"], "standard"))
 def test_the_first_minibatch_that_went_too_far_ends_the_update(case):
     problem = make_problem(case, 5)
 
@@ -257,24 +263,8 @@ def expected_update(settings, config, state, held, orders, index):
     )
 
 
-@pytest.fixture
-def off_the_cpu(monkeypatch):
-    """What is traced here is traced as for a GPU, though the CPU runs it."""
-    jax.clear_caches()
-    monkeypatch.setattr(fast, "_platform", lambda: "tpu")
-    monkeypatch.setattr(fast, "STEPS_A_TRIP", 3)  # compiles soon
-    yield
-    jax.clear_caches()
-
-
-@pytest.mark.usefixtures("x64", "off_the_cpu")
-@pytest.mark.parametrize("case", ["standard", "notebook"])
-def test_off_the_cpu_too_they_are_the_oracles(case):
-    assert_first_updates(case)
-
-
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("case", AGENTS)
+@pytest.mark.parametrize("case", slow_but(AGENTS, *QUICK_AGENTS))
 def test_an_agents_first_updates_are_the_oracles(case):
     assert_first_updates(case)
 
@@ -321,3 +311,19 @@ def assert_first_updates(case):
     all_steps = config.num_epochs * -(-held["reward"].size // config.transitions_per_minibatch)
     assert (config.target_kl is not None) == (steps[-1] < all_steps)
     assert min(steps) > 1
+
+
+@pytest.fixture
+def off_the_cpu(monkeypatch):
+    """What is traced here is traced as for a GPU, though the CPU runs it."""
+    jax.clear_caches()
+    monkeypatch.setattr(fast, "_platform", lambda: "tpu")
+    monkeypatch.setattr(fast, "STEPS_A_TRIP", 3)  # compiles soon
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.usefixtures("x64", "off_the_cpu")
+@pytest.mark.parametrize("case", slow_but(["standard", "notebook"], "notebook"))
+def test_off_the_cpu_too_they_are_the_oracles(case):
+    assert_first_updates(case)

@@ -67,21 +67,23 @@ class Wrong(nn.Module):
         return logits, value, memory
 
 
-def drift(action_space, limit=LIMIT, ends=0.25):
+VECTOR = spaces.Box(-np.inf, np.inf, (3,))
+
+
+def drift(action_space, limit=LIMIT, ends=0.25, space=VECTOR, observe=lambda state: 5 * state + 2):
     """An environment that drifts where actions push it, and ends at random or after `limit`
     steps."""
 
     def reset(key):
         state = jax.random.normal(key, (3,), float)
-        return state, 5 * state + 2
+        return state, observe(state)
 
     def step(key, state, action):
         push = jnp.sum(jnp.asarray(action, float))
         state = 0.9 * state + 0.3 * push + 0.3 * jax.random.normal(key, (3,), float)
         ended = jax.random.bernoulli(jax.random.fold_in(key, 1), ends)
-        return state, Step(5 * state + 2, jnp.cos(state[0]) + push, ended, False)
+        return state, Step(observe(state), jnp.cos(state[0]) + push, ended, False)
 
-    space = spaces.Box(-np.inf, np.inf, (3,))
     return Environment(reset, step, space, action_space, limit, truncates_early=False)
 
 

@@ -138,8 +138,7 @@ def trained(tmp_path_factory):
 def quickly(monkeypatch, tmp_path):
     """A folder of its own, and trainings that compile in less time."""
     monkeypatch.chdir(tmp_path)
-    if quick.compiles(quick.OPTIONS):
-        monkeypatch.setattr(population, "COMPILER_OPTIONS", quick.OPTIONS)
+    monkeypatch.setattr(population, "COMPILER_OPTIONS", quick.options())
 
 
 def execute(page, small):

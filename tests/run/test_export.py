@@ -39,8 +39,7 @@ def written(tmp_path_factory):
 def write(name, out):
     """Export the agent of a case; only "parts" is evaluated, which compiles for seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        if quick.compiles(quick.OPTIONS):
-            patch.setattr(population, "COMPILER_OPTIONS", quick.OPTIONS)
+        patch.setattr(population, "COMPILER_OPTIONS", quick.options())
         if name != "parts":
             patch.setattr(evaluate, "evaluate", lambda *_: jnp.arange(float(_[3])))
         _, contents, _ = folder.make(exported.agent(name), jax.random.key(3))
