@@ -103,8 +103,8 @@ class Config:
     time_limit: Literal["truncate", "terminate"] = static(
         "truncate", one_of("truncate", "terminate")
     )
-    """At the time limit: truncate, the value of what follows counts; or terminate, the limit is
-    part of the task."""
+    """At the time limit, or where else an episode is cut: truncate, the value of what follows
+    counts; or terminate, the limit is part of the task."""
     reset_pool: int | None = static(None, SIZE)
     """Reset states of one rollout, shared by its environments and steps; None draws a fresh one
     for every step."""
@@ -115,7 +115,7 @@ class Config:
     min_transitions: int | None = static(None, SIZE)
     """Collect whole episodes until at least this many transitions are held."""
     total_timesteps: int | None = static(100_000, SIZE, optional=True)
-    """Environment steps of one agent's whole run."""
+    """Environment steps of one agent's whole run, rounded down to whole updates."""
     num_updates: int | None = static(None, SIZE)
     """Updates of one agent's whole run, instead of total_timesteps."""
     num_epochs: int = static(4, SIZE)
@@ -138,7 +138,7 @@ class Config:
     """Clip the norm of both networks' gradient together (no: each network by itself)."""
     optimizer: Any = static(None, OPTIMIZER)
     """An optax transformation, or package.module:factory of one, instead of clipping, Adam and
-    annealing."""
+    annealing, whose options then mean nothing."""
     target_kl: float | None = traced(None, POSITIVE)
     """Stop an update's gradient steps once the approximate KL divergence exceeds 1.5 times this."""
     discount: float = traced(0.98, UNIT)

@@ -73,8 +73,8 @@ class Step(NamedTuple):
 class Environment(NamedTuple):
     """One environment's pure functions and spaces; a batch is the user's `jax.vmap`.
 
-    An episode is truncated after `max_episode_steps`, which the library counts itself where the
-    environment does not. `truncates_early` says whether `step` may truncate before.
+    An episode is truncated after `max_episode_steps`, which the library counts; None must be given
+    by `Config.max_episode_steps`. `truncates_early` says whether `step` may truncate before.
     """
 
     reset: Callable[[jax.Array], tuple[State, Any]]  # key -> (state, observation)
@@ -249,8 +249,9 @@ def _registry() -> Any:
 
 def _from_gymnax(gymnax_env: Any, parameters: Any, config: Config) -> Environment:
     own_limit = getattr(parameters, _limit_name(parameters) or "", 0)
-    limit = config.max_episode_steps or int(own_limit)
+    limit = config.max_episode_steps or (int(own_limit) if np.isfinite(own_limit) else 0)
     parameters = _override(parameters, config, limit)
+    truncates = _counts(parameters) or _has_own_truncation(gymnax_env)
 
     def reset(key: jax.Array) -> tuple[State, Any]:
         observation, state = gymnax_env.reset_env(key, parameters)
@@ -260,7 +261,7 @@ def _from_gymnax(gymnax_env: Any, parameters: Any, config: Config) -> Environmen
         observation, state, reward, terminated, _ = gymnax_env.step_env(
             key, state, action, parameters
         )
-        truncated = _counts(parameters) and gymnax_env.is_truncated(state, parameters)
+        truncated = truncates and gymnax_env.is_truncated(state, parameters)
         return state, Step(observation, reward, terminated, jnp.asarray(truncated))
 
     return Environment(
@@ -297,6 +298,14 @@ def _counts(parameters: Any) -> bool:
     return _limit_name(parameters) is not None
 
 
+def _has_own_truncation(gymnax_env: Any) -> bool:
+    """Whether it truncates by another rule than gymnax's, which needs a time limit."""
+    from gymnax.environments.environment import Environment as Base
+
+    own = getattr(type(gymnax_env), "is_truncated", Base.is_truncated)
+    return own is not Base.is_truncated
+
+
 def _check_known(parameters: Any, environment: str, name: str) -> None:
     known = [field for field in parameters.__dataclass_fields__ if field not in _TIME_LIMITS]
     if name in _TIME_LIMITS:
@@ -312,7 +321,10 @@ def _check_known(parameters: Any, environment: str, name: str) -> None:
 
 def _with_stable_types(environment: Environment) -> Environment:
     """The environment whose steps keep the types that a reset gives, which a loop's carry needs,
-    x64 or not; rewards are floats and flags booleans, all []."""
+    x64 or not; rewards are floats and flags booleans, all [].
+
+    A step raises ValueError, in one line, where that would cut numbers: fractions, or large ones.
+    """
 
     def reset(key: jax.Array) -> tuple[State, Any]:
         return jax.tree.map(_strong, environment.reset(key))
@@ -403,8 +415,25 @@ def _strong(leaf: Any) -> jax.Array:
     return jax.lax.convert_element_type(leaf, leaf.dtype)
 
 
-def _of_type(leaf: Any, like: jax.Array) -> jax.Array:
+def _of_type(leaf: Any, like: Any) -> jax.Array:
+    found = jnp.result_type(leaf)
+    if not _holds(like.dtype, found):
+        raise ValueError(
+            f"a step of the environment gives {found} where its reset gave {like.dtype}; give it"
+            " one type"
+        )
     return jnp.asarray(leaf, like.dtype)
+
+
+def _holds(one: Any, other: Any) -> bool:
+    """Whether an array of the one type can take numbers of the other, to the precision that jax
+    computes in; so whole numbers of 32 bits take those of 64."""
+    if one == other or jnp.issubdtype(other, jnp.bool_):
+        return True
+    if jnp.issubdtype(one, jnp.integer):
+        is_wide = jnp.iinfo(one).bits >= 32
+        return jnp.can_cast(other, one) or (is_wide and jnp.issubdtype(other, jnp.integer))
+    return not jnp.issubdtype(one, jnp.bool_)
 
 
 # What would go wrong later ------------------------------------------------------------------------
@@ -502,7 +531,7 @@ def _differences(what: str, before: Any, after: Any) -> list[str]:
 
 
 def _check_play(environment: Environment, num_steps: int) -> list[str]:
-    """Whether numbers stay finite and an episode ends."""
+    """Whether numbers stay finite and episodes end."""
     played = _with_stable_types(environment)
 
     def step(carry: Any, key: jax.Array) -> Any:
@@ -511,23 +540,21 @@ def _check_play(environment: Environment, num_steps: int) -> list[str]:
         state, found = played.step(step_key, carry, action)
         done = found.terminated | found.truncated
         state = jax.tree.map(partial(jnp.where, done), played.reset(reset_key)[0], state)
-        return state, (_all_finite(found.observation), jnp.isfinite(found.reward), done)
+        return state, (_all_finite(found.observation), jnp.isfinite(found.reward))
 
     def play(key: jax.Array) -> Any:
         state, observation = played.reset(key)
         keys = jax.random.split(jax.random.fold_in(key, 1), num_steps)
         return _all_finite(observation), jax.lax.scan(step, state, keys)[1]
 
-    first, (observed, rewarded, done) = jax.jit(play)(jax.random.key(0))
+    first, (observed, rewarded) = jax.jit(play)(jax.random.key(0))
     findings = [] if first else ["an observation is NaN or infinite after reset"]
     for what, finite in (("an observation", observed), ("a reward", rewarded)):
         if not np.all(finite):
             when = int(np.argmin(finite)) + 1
             findings.append(f"{what} is NaN or infinite after step {when} of random play")
-    if environment.max_episode_steps is None and not np.any(done):
-        findings.append(
-            f"no episode ended in {num_steps} steps of random play; give max_episode_steps"
-        )
+    if environment.max_episode_steps is None:
+        findings.append("it has no time limit; give max_episode_steps")
     return findings
 
 

@@ -16,7 +16,8 @@ def evaluate(
     num_episodes: int,
     sampled: bool = False,
 ) -> jax.Array:
-    """Undiscounted return of each of `num_episodes` fresh episodes, greedy or `sampled`.
+    """Undiscounted return of each of `num_episodes` fresh episodes, greedy or `sampled`, then with
+    noise of its own in every step (no `noise_correlation`).
 
     The episodes run side by side, each to its termination or truncation; observations are scaled
     by the statistics in `params`, which stay as they are.

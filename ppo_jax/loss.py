@@ -33,7 +33,7 @@ class Diagnostics(NamedTuple):
     """Means over a minibatch, all []."""
 
     policy_loss: jax.Array
-    value_loss: jax.Array  # with its hyperparameter
+    value_loss: jax.Array  # times value_coefficient
     entropy: jax.Array  # in nats
     approx_kl: jax.Array  # in nats
     clip_fraction: jax.Array

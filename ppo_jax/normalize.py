@@ -52,7 +52,8 @@ def init(space: spaces.Space, observation: Any) -> Statistics:
 def apply(statistics: Statistics, observation: Any) -> Any:
     """clip((o - mean) / √(M2 / count + 1e-8), -10, 10); unscaled while the count is 0.
 
-    observation: every leaf [B, ...]. Returns floats of the same shapes.
+    observation: every leaf [B, ...]. Returns floats of the same shapes; parts of a Discrete space
+    stay as they are.
     """
 
     def scale(leaf: jax.Array, part: Moments | tuple[()]) -> jax.Array:

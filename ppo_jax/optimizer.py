@@ -53,9 +53,9 @@ def make(config: Config, scale: jax.Array | float) -> optax.GradientTransformati
         scale * config.learning_rate,
         scale * (config.learning_rate if critic_rate is None else critic_rate),
     )
-    # Without a root's epsilon the derivative of √0 makes NaN of a training's derivatives wherever a
-    # parameter has had no gradient, as a ReLU's that never fired. It is far below any rounding.
-    adam = optax.scale_by_adam(b1=0.9, b2=0.999, eps=config.adam_epsilon, eps_root=1e-30)
+    # Added to v̂ under the root, far below any rounding: a training's derivatives would be NaN, that
+    # of √0, wherever a parameter has had no gradient, as of a ReLU that never fired.
+    adam = optax.scale_by_adam(b1=0.9, b2=0.999, eps=config.adam_epsilon, eps_root=1e-36)
     descend = _on_halves(lambda direction, rate: -rate * direction, lambda _: rates)
     if config.max_grad_norm is None:
         return optax.chain(adam, descend)

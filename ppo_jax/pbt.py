@@ -55,9 +55,8 @@ def evolve(
     chex.assert_shape(fitness, (agents,))
     select_key, explore_key = jax.random.split(key)
     frozen = states.num_updates < states.num_updates.max()
-    parents = _select(
-        select_key, jnp.where(frozen, jnp.nan, fitness), max(1, int(fraction * agents))
-    )
+    number = max(1, int(fraction * agents + 1e-9))  # 0.29 of 100 are 29, which floats miss
+    parents = _select(select_key, jnp.where(frozen, jnp.nan, fitness), number)
     own = {
         name: jnp.broadcast_to(jnp.asarray(value, float), agents)
         for name, value in hyperparameters(config, ranges).items()
@@ -121,11 +120,13 @@ def fitness(returns: np.ndarray, before: np.ndarray) -> np.ndarray:
 def hyperparameters(config: Config, names: Iterable[str]) -> dict[str, Any]:
     """The configuration's hyperparameters by name; `env_params.x` is the environment's parameter x.
 
-    Raises ValueError for a name that is unknown or static, or has no value.
+    Raises ValueError for a name that is unknown or static, has no value, or only begins a training.
     """
     values = {}
     for name in names:
         check_hyperparameter(name)
+        if name == "log_std_init":
+            raise ValueError("log_std_init only begins a training; it cannot evolve")
         parameter = name.removeprefix("env_params.")
         of_environment = parameter != name
         value = config.env_params.get(parameter) if of_environment else getattr(config, name)

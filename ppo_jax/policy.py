@@ -184,7 +184,7 @@ def _ravel(tree: Any) -> tuple[jax.Array, Callable[[jax.Array], Any]]:
 def _encoder(config: Config, space: spaces.Space, example: Any) -> Callable[[Any, Any], Any]:
     """The function of (statistics, observations [B, ...]) that gives what the network sees.
 
-    Built-in networks see floats: one-hot Discrete parts, and images of bytes divided by 255 where
+    Built-in networks see floats: one-hot Discrete parts, and bytes (uint8) divided by 255 where
     they are not normalized.
     """
     kinds = spaces.leaves(space, example)
@@ -318,10 +318,10 @@ def _box_actions(space: spaces.Box, squash: bool) -> _Actions:
         jnp.broadcast_to(jnp.asarray(bound, float), space.shape).reshape(-1)
         for bound in (space.low, space.high)
     )
-    if squash and not _finite(space):
+    if squash and not _can_squash(space):
         raise ValueError(
-            "squash_action needs finite action bounds, and the environment's are infinite; leave it"
-            " out: actions are then clipped"
+            "squash_action needs finite action bounds, low below high, and the environment's are"
+            " infinite or the same; leave it out: actions are then clipped"
         )
 
     def env_action(action: jax.Array) -> jax.Array:
@@ -337,10 +337,13 @@ def _box_actions(space: spaces.Box, squash: bool) -> _Actions:
     return _Actions(distribution, _noise("normal", space.size), env_action)
 
 
-def _finite(space: spaces.Box) -> bool:
-    """Whether the bounds are finite; those that are traced cannot be known, and count as finite."""
+def _can_squash(space: spaces.Box) -> bool:
+    """Whether the bounds are finite and apart; those that are traced cannot be known, and count as
+    such."""
     bounds = [bound for bound in (space.low, space.high) if not isinstance(bound, jax.core.Tracer)]
-    return all(np.isfinite(np.asarray(bound, float)).all() for bound in bounds)
+    known = [np.asarray(bound, float) for bound in bounds]
+    are_apart = len(known) < 2 or bool((known[0] < known[1]).all())
+    return are_apart and all(np.isfinite(bound).all() for bound in known)
 
 
 def _noise(name: str, width: int) -> Callable[[jax.Array, tuple[int, ...]], jax.Array]:

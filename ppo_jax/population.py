@@ -40,7 +40,10 @@ def agent_keys(seed: jax.Array | int, num_seeds: int) -> jax.Array:
 
 
 def init(keys: jax.Array, config: Config) -> ppo.TrainState:
-    """Fresh agents, every leaf [agents, ...]. Raises ValueError unless `keys` are [agents]."""
+    """Fresh agents, every leaf [agents, ...].
+
+    Raises ValueError, in one line, unless `keys` are [agents], and what varies in `config` too.
+    """
     typed = jnp.issubdtype(jnp.result_type(keys), jax.dtypes.prng_key)
     if jnp.ndim(keys) != (1 if typed else 2):  # a legacy key is a vector of numbers
         raise ValueError(
@@ -66,10 +69,10 @@ def run(
     others follow. On a CPU `cpu_agents_at_once(config)` keeps what kernels hand on to one another
     in the caches.
 
-    An agent whose losses, gradients, parameters or statistics would become non-finite is frozen: it
-    keeps its last finite state, and `num_updates` of that state tells when. Every later update of
-    it would draw the same and fail the same, so it stays frozen without a flag. Its metrics are
-    then NaN, its counts 0.
+    An agent whose losses, gradient norms, parameters (with the observations' statistics) or reward
+    statistics would become non-finite is frozen: it keeps its last finite state, and `num_updates`
+    of that state tells when. Every later update of it would draw the same and fail the same, so it
+    stays frozen without a flag. Its metrics are then NaN, its counts 0.
     """
     update = _over_agents(ppo.update, config, len(states.num_updates), agents_at_once)
     update = jax.jit(update, inline=True)  # traced once, for its shapes and for the loop
@@ -207,6 +210,12 @@ def _over_agents(
 ) -> Callable[..., Any]:
     """The function of (agents, config) vmapped, over `agents_at_once` agents at a time; one
     agent goes without: a batch of one pays for loops of unequal length that it does not have."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(config):
+        if jnp.ndim(leaf) and len(leaf) != agents:
+            raise ValueError(
+                f"config{jax.tree_util.keystr(path)} has {len(leaf)} values for {agents} agents;"
+                " give one for each, or a number for all"
+            )
     if agents == 1:
         return partial(_without_vmap, function)
     mapped = jax.vmap(function, in_axes=(0, _axes(config)))

@@ -35,12 +35,12 @@ class TrainState(NamedTuple):
 class Metrics(NamedTuple):
     """What one update did, reduced over its transitions and gradient steps, all [].
 
-    Losses, entropy, KL, clip fraction and gradient norms are means over the gradient steps; the
-    episode's return and length are means over the episodes that ended, NaN where none did.
+    Losses, entropy, KL, clip fraction and gradient norms are means over the applied gradient steps;
+    the episode's return and length are means over the episodes that ended, NaN where none did.
     """
 
     env_steps: jax.Array  # transitions collected by this update
-    gradient_steps: jax.Array  # of this update
+    gradient_steps: jax.Array  # that this update applied
     episodes: jax.Array  # that ended in this update
     episode_return: jax.Array
     episode_length: jax.Array
@@ -49,7 +49,9 @@ class Metrics(NamedTuple):
     entropy: jax.Array
     approx_kl: jax.Array
     clip_fraction: jax.Array
-    explained_variance: jax.Array  # 1 - Var(G - V) / Var(G), of the rollout's critic
+    explained_variance: (
+        jax.Array
+    )  # 1 - Var(G - V) / Var(G), of the rollout's critic; NaN if G is one
     actor_grad_norm: jax.Array
     critic_grad_norm: jax.Array
 

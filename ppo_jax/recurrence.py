@@ -38,7 +38,8 @@ def unroll(step: Step, params: Any, memory: Any, inputs: Any) -> tuple[Any, Any]
     (∂m[t+1]/∂m[t])ᵀ λ[t+1], of which the first term is what m[t] does otherwise than through
     m[t+1]: that recurrence alone goes step by step. The parameters' gradient is that of the sum
     over t of outputs[t] · ∂loss/∂outputs[t] + m[t] · λ[t], each step from the memory it began with.
-    Werbos, Backpropagation through time (1990).
+    Werbos, Backpropagation through time (1990). For these reverse-mode derivatives alone: forward
+    mode (`jax.jvp`) raises TypeError.
     """
 
     @jax.custom_vjp

@@ -201,13 +201,14 @@ def next_values(
 
     Where the episode went on, that is the next step's own value; so only the rollout's last
     observations and those of truncations are evaluated here, with memory all. After a termination
-    the number has no meaning.
+    the number, which is finite, has no meaning.
 
     values: [T, N], of the transitions' observations; memories: [T, N, ...], that have seen these;
     state: where the rollout ended.
     """
     if len(jax.tree.leaves(transitions.final_observation)[0]) == len(values):
-        return policy.apply(params, transitions.final_observation, memories)[1]
+        found = policy.apply(params, transitions.final_observation, memories)[1]
+        return jnp.where(transitions.terminated, 0, found)  # of what may have ended in infinity
     few = jax.tree.map(
         lambda final, last: jnp.concatenate([final, last[None]]),
         transitions.final_observation,
@@ -332,7 +333,7 @@ def _draw(
     pool = jax.vmap(environment.reset)(reset_keys)
     resets: Any = pool
     if reset_pool is not None:
-        place_key = jax.random.fold_in(reset_key, 1)
+        place_key = jax.random.fold_in(reset_key, reset_pool)  # after those of the pool's states
         resets = jax.random.randint(place_key, (size,), 0, reset_pool)
     noise = _Noise(
         action=policy.noise(action_key, shape),

@@ -219,7 +219,7 @@ def steps_to_solve(
     window improves the mean of an agent that does nothing more.
 
     returns: [updates, agents]; env_steps: [updates, agents], cumulative and never falling, such
-    as `jnp.cumsum(metrics.env_steps, 0)`; solved_at: [], in the returns' unit.
+    as `jnp.cumsum(metrics.env_steps, 0, float)`; solved_at: [], in the returns' unit.
     Returns [agents], in environment steps; inf where never. ValueError if window < 1.
     """
     chex.assert_rank(returns, 2)

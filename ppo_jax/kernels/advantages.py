@@ -78,7 +78,8 @@ def evaluate(
             at = length - 1 - index, jnp.minimum(lane, num_envs - 1)
             terminated, truncated = terminations[at], truncations[at]
             continues = discount * (1 - terminated.astype(following.dtype))
-            delta = rewards[at] + continues * next_values[at] - values[at]
+            next_value = jnp.where(terminated, 0, next_values[at])
+            delta = rewards[at] + continues * next_value - values[at]
             decay = discount * gae_lambda * (1 - (terminated | truncated).astype(following.dtype))
             advantage = delta + decay * following
             triton.store(advantages.at[at[0], lane], advantage, mask=lane < num_envs)

@@ -39,14 +39,17 @@ def places(trainable: Any) -> Any:
 
 
 def state_places(optimizer_state: Any, trainable: Any) -> Any:
-    """Where the pieces of an optimizer's state lie, whose moments are one vector a half."""
+    """Where the pieces of an optimizer's state lie, whose moments are one vector a half, or, of a
+    large network, trees as the parameters."""
     pieces = split(places(trainable))[0]
-    halves = Halves(*map(_in_vector, split(trainable)[0], pieces))
-    return jax.tree.map(
-        lambda node: halves if isinstance(node, Halves) else Place(0),
-        optimizer_state,
-        is_leaf=lambda node: isinstance(node, Halves),
-    )
+    in_vectors = Halves(*map(_in_vector, split(trainable)[0], pieces))
+
+    def places_of(node: Any) -> Any:
+        if not isinstance(node, Halves):
+            return Place(0)
+        return in_vectors if isinstance(node.actor, jax.Array) else pieces
+
+    return jax.tree.map(places_of, optimizer_state, is_leaf=lambda node: isinstance(node, Halves))
 
 
 def _in_vector(tree: Any, places: Any) -> Any:

@@ -120,6 +120,11 @@ def test_infinite_bounds_cannot_be_squashed_onto():
     assert init(SMALL.replace(env=teller(box))).params.trainable["log_std"].shape == (2,)
 
 
+def test_bounds_that_are_the_same_cannot_be_squashed_onto():
+    box = spaces.Box(np.array([-1.0, 0.0]), np.array([1.0, 0.0]), (2,))
+    refused_network("squash_action", "low below high", env=teller(box), squash_action=True)
+
+
 def test_choices_cannot_be_squashed():
     refused_network("squash_action", "Discrete(2)", env="CartPole-v1", squash_action=True)
 

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from ppo_jax import env, population, ppo, recipe, rollout, spaces
+from ppo_jax import env, fast, population, ppo, recipe, rollout, spaces
 from ppo_jax.config import with_hyperparameters
 from ppo_jax.kernels import finite
 from tests.helpers import problems
@@ -108,6 +108,19 @@ def test_the_epochs_are_the_oracles_in_float64(case):
         problems.assert_parameters(adam.mu, expected.adam["mean"], **tolerance)
         problems.assert_parameters(adam.nu, expected.adam["square"], **tolerance)
         problems.assert_parameters(params, expected.params, **tolerance)
+
+
+@pytest.mark.slow
+def test_a_large_network_whose_moments_are_trees_is_trained_as_by_the_loops(monkeypatch):
+    monkeypatch.setattr(fast, "FEW_PARAMETERS", 10)
+
+    def train(config):
+        return quick_jit(ppo.train)(jax.random.key(0), config)
+
+    config = CARTPOLE.replace(num_updates=2)
+    (state, metrics), expected = train(config.replace(kernel="pallas")), train(config)
+    assert isinstance(problems.moments_of(state.optimizer_state).mu.actor, dict)
+    assert_equal((state.params, metrics), (expected[0].params, expected[1]))
 
 
 @pytest.mark.slow

@@ -101,6 +101,66 @@ def test_a_gymnax_object_is_the_environment_of_that_name():
     jax.tree.map(np.testing.assert_array_equal, *steps)
 
 
+class CutShort(Corridor):
+    """It has no time limit among its parameters, and truncates by a rule of its own."""
+
+    def is_truncated(self, state, params):
+        return state.time >= 3
+
+
+def test_a_gymnax_environment_may_truncate_by_its_own_rule():
+    terminated, truncated = flags(SMALL.replace(env=CutShort(5), max_episode_steps=7))
+    np.testing.assert_array_equal(truncated, np.arange(1, 9) >= 3)
+    np.testing.assert_array_equal(terminated, np.arange(1, 9) >= 5)
+
+
+def test_a_time_limit_that_is_infinite_is_none():
+    endless = CartPole().default_params.replace(max_steps_in_episode=np.inf)
+    refusal("no time limit of its own", env=(CartPole(), endless))
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "allowed"),
+    [
+        (jnp.zeros(2, jnp.int32), jnp.array([0.5, 0.25]), False),
+        (jnp.zeros(2, jnp.uint8), jnp.array([300, -1]), False),
+        (jnp.zeros(2, bool), jnp.ones(2), False),
+        (jnp.zeros(2), jnp.array([1, 2]), True),
+        (jnp.zeros(2, jnp.int32), jnp.array([1, 2], jnp.int8), True),
+        (jnp.zeros(2, jnp.bfloat16), jnp.ones(2), True),
+    ],
+)
+def test_a_step_whose_numbers_a_resets_type_cannot_hold_is_refused(first, later, allowed):
+    world = changed(
+        reset=lambda state, _: (state, first),
+        step=lambda state, step: (state, step._replace(observation=later)),
+        observation_space=spaces.Box(-np.inf, np.inf, (2,)),
+    )
+    if allowed:
+        found = jax.eval_shape(ppo.train, jax.random.key(0), SMALL.replace(env=world))
+        assert found[0].rollout.observation.dtype == first.dtype
+    else:
+        message = f"gives {later.dtype} where its reset gave {first.dtype}; give it one type"
+        refusal(message, call=init_and_step, env=world)
+
+
+def init_and_step(config):
+    jax.eval_shape(ppo.train, jax.random.key(0), config)
+
+
+def test_an_episode_that_terminates_in_infinity_leaves_the_agent_finite():
+    """Its last observation is stored, and has no value."""
+
+    def explode(state, step):
+        seen = jnp.where(state[0] >= 4, jnp.inf, step.observation)
+        return state, step._replace(observation=seen, terminated=state[0] >= 4)
+
+    world = changed(step=explode)
+    state, metrics = quick_jit(ppo.train)(jax.random.key(0), SMALL.replace(env=world))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+    assert np.isfinite(metrics.value_loss).all()
+
+
 @pytest.mark.parametrize(
     ("name", "kwargs", "shape"),
     [
@@ -292,7 +352,7 @@ FINDINGS = {
         ["an observation is NaN or infinite after reset"],
     ),
     "infinite reward": (with_timestep(reward=jnp.inf), ["a reward is NaN or infinite", "step 1 "]),
-    "no end": (changed(max_episode_steps=None), ["no episode ended in 50 steps", "max_episode"]),
+    "no limit": (changed(max_episode_steps=None), ["no time limit; give max_episode_steps"]),
     "no environment": (3, ["is a int", "Environment"]),
     "no name": ("CartPole-v2", ["'CartPole-v2'", "CartPole-v1"]),
     "no file": ("no_such_file:World", ["no_such_file:World"]),
@@ -332,13 +392,13 @@ class Forgetful(Corridor):
 
 
 def test_a_gymnax_environment_of_ones_own_is_checked_alike():
-    assert check_environment(Corridor()) == []
+    assert check_environment(SMALL.replace(env=Corridor(), max_episode_steps=9)) == []
     (finding,) = check_environment(Forgetful())
     assert "state.time is int32[] after reset and float32[] after step" in finding
 
 
 SOUND = {
-    "ends": teller(end=4, limit=None),
+    "ends": teller(end=4),
     "has a limit": teller(),
     "many choices": teller(spaces.MultiDiscrete((2, 5))),
     "infinite bounds": teller(spaces.Box(LOW, np.inf, (2, 3))),

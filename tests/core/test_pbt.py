@@ -167,6 +167,7 @@ def test_hyperparameters_come_to_where_fitness_is_best(resample):
         (4, {"learning_rat": RATES}, {}, "did you mean learning_rate"),
         (4, {"critic_learning_rate": RATES}, {}, "starts from a number"),
         (4, {"env_params.gravity": RATES}, {}, "starts from a number"),
+        (4, {"log_std_init": RATES}, {}, "only begins a training"),
         (4, {"learning_rate": ("log", 0.0, 1.0)}, {}, "above 0 for log"),
     ],
 )

@@ -59,6 +59,14 @@ def test_agent_i_has_the_key_of_seed_plus_i_whatever_their_number():
     np.testing.assert_array_equal(jax.random.key_data(with_traced), keys)
 
 
+@pytest.mark.parametrize(("agents", "agents_at_once"), [(1, None), (2, None), (4, 2)])
+def test_hyperparameters_of_another_number_of_agents_are_refused(agents, agents_at_once):
+    config = recipe("fast").replace(learning_rate=jnp.array([1e-3, 2e-3, 3e-3]))
+    message = rf"config\.learning_rate has 3 values for {agents} agents; give one for each"
+    with pytest.raises(ValueError, match=message):
+        population.train(population.agent_keys(0, agents), config, agents_at_once)
+
+
 @pytest.mark.parametrize("make", [jax.random.key, jax.random.PRNGKey, np.arange, int])
 def test_what_is_no_key_for_each_agent_is_refused(make):
     with pytest.raises(ValueError, match=r"give a key for each agent, such as population\.agent_k"):

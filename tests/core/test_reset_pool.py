@@ -81,6 +81,30 @@ def test_places_in_a_pool_are_drawn_uniformly_each_by_itself():
             assert stats.chi2_contingency(table).pvalue > PLAUSIBLE
 
 
+def test_places_in_a_pool_come_of_a_key_that_no_reset_had():
+    """An environment that begins with what its key draws would tell of them."""
+    keys = []
+
+    def reset(key):
+        keys.append(key)
+        return LOTTERY.reset(key)
+
+    config = FIXED.replace(env=LOTTERY._replace(reset=reset), reset_pool=4)
+    places, randint = [], jax.random.randint
+
+    def record(key, *more):
+        places.append(key)
+        return randint(key, *more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax.random, "randint", record)
+        with jax.disable_jit():
+            environment = env.make(config)
+            rollout._draw(jax.random.key(0), environment, policy.make(config), (6, 4), 4)
+    pool = jax.random.split(jax.random.split(jax.random.key(0), 3)[2], 4)
+    assert not np.isin(jax.random.key_data(places[-1]), jax.random.key_data(pool)).all()
+
+
 def test_without_a_pool_every_reset_is_fresh():
     seen, _ = tickets(None, jax.vmap(jax.random.key)(jnp.arange(2)))
     assert len(np.unique(seen)) == seen.size

@@ -142,7 +142,7 @@ def test_a_folder_that_cannot_be_made(number, remedy, monkeypatch, empty):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="these paths are Linux's")
-@pytest.mark.parametrize("path", ["/proc/self/nothing/run", "/dev/null/run", "/dev/full"])
+@pytest.mark.parametrize("path", ["/proc/self/nothing/run", "/dev/null/run", "/dev/full", __file__])
 def test_a_path_that_cannot_be_written(path, empty):
     """Not even by root, whom the next test must do without."""
     code, _, error = run_command("train", "--out", path)

@@ -138,7 +138,6 @@ REFUSED = [
     row("drop solved", "--drop-solved", "--drop-solved is gone", "leave it out"),
     row("agent without a run", "--agent 1", "--init-from RUN and --agent NUMBER go together"),
     row("run without an agent", "--init-from x", "--init-from RUN and --agent NUMBER go together"),
-    row("squashed choices", "--squash-action", "squash_action is for continuous", "Discrete(2)"),
     row("tracker not installed", "--track trackio", "trackio: not installed", "pip install"),
     row("search without bounds", "--search discount=1", "is not of the form log:LOW:HIGH"),
 ]
@@ -195,6 +194,7 @@ REFUSED_WITH_THE_ENVIRONMENT = [
     ),
     row("whole episodes and memory", "--recipe notebook --network gru", "give num_steps instead"),
     row("correlated choices", "--noise-correlation 0.5", "noise_correlation is 0.5", "Discrete(2)"),
+    row("squashed choices", "--squash-action", "squash_action is for continuous", "Discrete(2)"),
     row("squashed onto no bounds", "--squash-action --env NoBounds-v0", "finite action bounds"),
     row("unknown argument", "--env-kwargs size 5", "env_kwargs size 5", "CartPole-v1"),
     row(
