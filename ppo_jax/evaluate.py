@@ -9,6 +9,18 @@ from ppo_jax import env, policy
 from ppo_jax.config import Config
 
 
+class _Episodes(NamedTuple):
+    """Episodes under way, [episodes, ...]."""
+
+    env_state: Any
+    observation: Any
+    memory: Any
+    start: jax.Array
+    ended: jax.Array
+    total: jax.Array  # the return so far
+    time: jax.Array  # the step, []
+
+
 def evaluate(
     params: policy.Params,
     config: Config,
@@ -27,36 +39,37 @@ def evaluate(
     reset_key, step_key = jax.random.split(key)
     env_state, observation = jax.vmap(environment.reset)(jax.random.split(reset_key, num_episodes))
 
-    def running(carry: Any) -> jax.Array:
-        return jnp.any(~carry[4])
-
-    def step(carry: Any) -> Any:
-        env_state, observation, memory, start, ended, total, index = carry
-        distribution, _, memory = own_policy.apply(params, observation, memory, start)
-        own_key = jax.random.fold_in(step_key, index)
+    def step(now: _Episodes) -> _Episodes:
+        distribution, _, memory = own_policy.apply(params, now.observation, now.memory, now.start)
+        own_key = jax.random.fold_in(step_key, now.time)
         action = distribution.mode()
         if sampled:
             noise_key = jax.random.fold_in(own_key, num_episodes)
             action = distribution.sample(own_policy.noise(noise_key, (num_episodes,)))
         keys = jax.random.split(own_key, num_episodes)
         env_state, timestep = jax.vmap(environment.step)(
-            keys, env_state, own_policy.env_action(action)
+            keys, now.env_state, own_policy.env_action(action)
         )
-        total = total + jnp.where(ended, 0, timestep.reward)
-        ended = ended | timestep.terminated | timestep.truncated
-        start = jnp.zeros(num_episodes, bool)
-        return env_state, timestep.observation, memory, start, ended, total, index + 1
+        return _Episodes(
+            env_state=env_state,
+            observation=timestep.observation,
+            memory=memory,
+            start=jnp.zeros(num_episodes, bool),
+            ended=now.ended | timestep.terminated | timestep.truncated,
+            total=now.total + jnp.where(now.ended, 0, timestep.reward),
+            time=now.time + 1,
+        )
 
-    carry = (
-        env_state,
-        observation,
-        own_policy.initial_memory(num_episodes),
-        jnp.ones(num_episodes, bool),
-        jnp.zeros(num_episodes, bool),
-        jnp.zeros(num_episodes),
-        jnp.zeros((), jnp.int32),
+    first = _Episodes(
+        env_state=env_state,
+        observation=observation,
+        memory=own_policy.initial_memory(num_episodes),
+        start=jnp.ones(num_episodes, bool),
+        ended=jnp.zeros(num_episodes, bool),
+        total=jnp.zeros(num_episodes),
+        time=jnp.zeros((), jnp.int32),
     )
-    return jax.lax.while_loop(running, step, carry)[5]
+    return jax.lax.while_loop(lambda now: jnp.any(~now.ended), step, first).total
 
 
 class Trace(NamedTuple):

@@ -1,28 +1,22 @@
-"""Actor and critic as flax modules: the built-in ones, and what a user's own must be.
+"""Actor and critic as flax modules: the built-in ones, and a user's own.
 
-A module maps observations [B, ...] to (action_output, value [B]); `action_output` is logits
-[B, A] for Discrete(A), a tuple of logits for MultiDiscrete, and the mean [B, K] for a Box of K
-entries. Parameters under the top-level name `critic` are the critic's, all others the actor's.
-
-A module that has `initial_memory(num_envs)` is recurrent: it maps (observation, memory, start [B])
-to (action_output, value, memory), and resets its memory where `start` says that an episode begins.
+All keep the contract of `ppo_jax.network_contract`. Parameters under the top-level name `critic`
+are the critic's, all others the actor's.
 """
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.errors import InvalidRngError
 
-from ppo_jax import fast, spaces
+from ppo_jax import fast, network_contract, spaces
 from ppo_jax.config import BUILT_IN_NETWORKS, Config
-from ppo_jax.objects import check_hashable, explain, first_line, load, name
-
-NumOutputs = int | tuple[int, ...]
+from ppo_jax.network_contract import NumOutputs
+from ppo_jax.objects import check_hashable, first_line, load, name
 
 
 class Perceptron(nn.Module):
@@ -176,11 +170,6 @@ class GRU(MLP):
         return Recurrent(self.memory_size, Perceptron(sizes, self.activation, head_gain))
 
 
-def has_memory(module: nn.Module) -> bool:
-    """Whether a module is recurrent."""
-    return callable(getattr(module, "initial_memory", None))
-
-
 def _nonlinearity(name: str) -> Callable[[jax.Array], jax.Array]:
     return {"tanh": jnp.tanh, "relu": jax.nn.relu}[name]
 
@@ -194,29 +183,13 @@ def orthogonal(gain: float) -> Callable[..., jax.Array]:
     def initialize(key: jax.Array, shape: tuple[int, ...], dtype: Any = float) -> jax.Array:
         return gain * _draw_orthonormal(key, tuple(shape), jnp.result_type(dtype))
 
-    return _Named(initialize, ("orthogonal", gain))
+    return initialize
 
 
 @partial(jax.jit, static_argnums=(1, 2))  # flax traces initializers whenever it applies a module
 def _draw_orthonormal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     gaussian = jax.random.normal(key, shape, dtype).reshape(-1, shape[-1])
     return fast.orthonormal(gaussian).reshape(shape)
-
-
-class _Named:
-    """A function that equals another of the same name: equal modules then share one program."""
-
-    def __init__(self, function: Callable[..., Any], name: tuple[Any, ...]):
-        self._function, self._name = function, name
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self._function(*arguments)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Named) and self._name == other._name
-
-    def __hash__(self) -> int:
-        return hash(self._name)
 
 
 def init_built_in(key: jax.Array, shapes: Any, initialization: str) -> Any:
@@ -304,7 +277,9 @@ def make(config: Config, observation: Any, action_space: spaces.Space) -> nn.Mod
     module = _resolve(config, outputs)
     leaves, structure = jax.tree.flatten(observation)
     types = tuple((leaf.shape, jnp.dtype(leaf.dtype)) for leaf in leaves)
-    _check(module, types, structure, outputs, name(config.network), jnp.result_type(float))
+    network_contract.check(
+        module, types, structure, outputs, name(config.network), jnp.result_type(float)
+    )
     return module
 
 
@@ -332,95 +307,3 @@ def _resolve(config: Config, outputs: NumOutputs) -> nn.Module:
         f"network {name(config.network)} is a {type(given).__name__}, not a flax.linen module; give"
         " a module, its class, or package.module:Class"
     )
-
-
-@lru_cache(maxsize=64)
-def _check(
-    module: nn.Module, types: Any, structure: Any, outputs: NumOutputs, said: str, _: Any
-) -> None:
-    """Raise ValueError unless the module gives what it must; kept, for it traces the module."""
-    batch = jax.tree.unflatten(
-        structure, [jax.ShapeDtypeStruct((_ROWS, *shape), dtype) for shape, dtype in types]
-    )
-    inputs: tuple[Any, ...] = (batch,)
-    try:
-        if has_memory(module):
-            memory = jax.eval_shape(lambda: initial_memory(module, _ROWS))
-            inputs = batch, memory, jax.ShapeDtypeStruct((_ROWS,), bool)
-        variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
-        if set(variables) != {"params"}:
-            others = ", ".join(sorted(set(variables) - {"params"})) or "none"
-            raise ValueError(f"its variables are in the collections: {others}; {_ONLY_PARAMS}")
-        found = jax.eval_shape(module.apply, variables, *inputs)
-    except InvalidRngError as error:
-        raise ValueError(f"network {said}: {first_line(error)}; {_ONLY_PARAMS}") from error
-    except Exception as error:  # of the user's module
-        raise ValueError(f"network {said}: {explain(error)}") from error
-    if len(inputs) > 1:
-        found = _check_memory(found, inputs[1], said)
-    _check_outputs(found, outputs, said)
-
-
-def initial_memory(module: Any, num_envs: int) -> Any:
-    """The memory of fresh episodes [num_envs, ...], its floats as wide as all others."""
-    try:
-        memory = module.initial_memory(num_envs)
-    except AssertionError as error:  # flax's own, without a word, for a cell that is made there
-        said = f"initial_memory: {explain(error)}"
-        raise ValueError(f"{said}; a cell that is made there needs parent=None") from error
-    return jax.tree.map(lambda leaf: as_float(jnp.asarray(leaf)), memory)
-
-
-def as_float(leaf: jax.Array) -> jax.Array:
-    """The leaf, if it holds floats, as floats of the width of all others."""
-    return leaf.astype(float) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-
-
-def _check_memory(found: Any, memory: Any, said: str) -> Any:
-    """The action output and value of a module with memory, which must keep its memory's shapes."""
-    if not isinstance(found, tuple) or len(found) != 3:
-        raise ValueError(
-            f"network {said} has initial_memory and gives no triple; it must return"
-            " (action_output, value, memory)"
-        )
-    for leaf in jax.tree.leaves(memory):
-        if leaf.shape[:1] != (_ROWS,):
-            raise ValueError(
-                f"network {said}: initial_memory({_ROWS}) has a part of shape {leaf.shape}; every"
-                " part's first axis must be num_envs"
-            )
-    given = jax.eval_shape(lambda tree: jax.tree.map(as_float, tree), found[2])
-    before, after = (
-        jax.tree.map(lambda leaf: f"{leaf.dtype}{_shape_in_words(leaf)}", tree)
-        for tree in (memory, given)
-    )
-    if before != after:
-        raise ValueError(
-            f"network {said} gives memory {after}; it must be like initial_memory, {before}"
-        )
-    return found[:2]
-
-
-_ROWS = 11  # of the batch that a module is tried with: no usual length of anything else
-_ONLY_PARAMS = "only the collection params is served (no batch statistics, no dropout)"
-
-
-def _check_outputs(found: Any, outputs: NumOutputs, said: str) -> None:
-    if not isinstance(found, tuple) or len(found) != 2:
-        raise ValueError(f"network {said} gives no pair; it must return (action_output, value)")
-    given, value = jax.tree.map(_shape_in_words, found)
-    wanted: Any = f"[B, {outputs}]"
-    if not isinstance(outputs, int):
-        wanted = tuple(f"[B, {each}]" for each in outputs)
-    if given != wanted:
-        shapes = f"{given}; it must be {wanted}".replace("'", "")
-        raise ValueError(f"network {said} gives action_output {shapes}")
-    if value != "[B]":
-        remedy = "; leave the last axis out: value[:, 0]" if value == "[B, 1]" else ""
-        raise ValueError(f"network {said} gives value {value}; it must be [B]{remedy}")
-
-
-def _shape_in_words(leaf: Any) -> str:
-    """A shape as [B, ...], B for the number of rows."""
-    rest = [str(length) for length in leaf.shape[1:]]
-    return f"[{', '.join(['B', *rest])}]" if leaf.shape[:1] == (_ROWS,) else str(list(leaf.shape))

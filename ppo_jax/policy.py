@@ -12,15 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from ppo_jax import env, fast, network, normalize, recurrence, spaces
-from ppo_jax.config import BUILT_IN_NETWORKS, Config, nearest_divisor
-from ppo_jax.distributions import (
-    Categorical,
-    Distribution,
-    MultiCategorical,
-    Normal,
-    TanhNormal,
+from ppo_jax import (
+    actions,
+    env,
+    fast,
+    network,
+    network_contract,
+    normalize,
+    recurrence,
+    spaces,
 )
+from ppo_jax.config import BUILT_IN_NETWORKS, Config, nearest_divisor
+from ppo_jax.distributions import Distribution
 
 
 class Params(NamedTuple):
@@ -78,14 +81,14 @@ def make(config: Config) -> Policy:
         return encode(statistics(), observation)
 
     module = network.make(config, jax.eval_shape(seen, example), action_space)
-    has_memory = network.has_memory(module)
+    has_memory = network_contract.has_memory(module)
     if has_memory:
         _check_sequences(config)
     _check_noise(config, action_space)
-    actions = _actions(action_space, config.squash_action)
+    action = actions.make(action_space, config.squash_action)
 
     def initial_memory(num_envs: int) -> Any:
-        return network.initial_memory(module, num_envs) if has_memory else ()
+        return network_contract.initial_memory(module, num_envs) if has_memory else ()
 
     def init(key: jax.Array) -> Params:
         zeros = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape), leaf.dtype), example)
@@ -99,7 +102,8 @@ def make(config: Config) -> Policy:
     def forward(variables: Any, inputs: Any) -> Any:
         with jax.default_matmul_precision("highest"):
             outputs = module.apply({"params": variables}, *inputs)
-        return jax.tree.map(network.as_float, outputs)  # a module may compute in half precision
+        # A module may compute in half precision.
+        return jax.tree.map(network_contract.as_float, outputs)
 
     def outputs(params: Params, observation: Any, memory: Any, start: Any) -> Any:
         batch, leading = _flatten(observation, example)
@@ -116,7 +120,7 @@ def make(config: Config) -> Policy:
         return given, values, memories[0] if has_memory else memory
 
     def distribution(params: Params, given: Any) -> Distribution:
-        return actions.distribution(given, params.trainable.get("log_std"))
+        return action.distribution(given, params.trainable.get("log_std"))
 
     def apply(params: Params, observation: Any, memory: Any = (), start: Any = None) -> Any:
         given, values, memory = outputs(params, observation, memory, start)
@@ -143,9 +147,9 @@ def make(config: Config) -> Policy:
         unroll=unroll,
         initial_memory=initial_memory,
         has_memory=has_memory,
-        noise=actions.noise,
-        env_action=actions.env_action,
-        entropy_needs_noise=config.squash_action and isinstance(action_space, spaces.Box),
+        noise=action.noise,
+        env_action=action.env_action,
+        entropy_needs_noise=action.entropy_needs_noise,
         encode=lambda params, observation: encode(params.statistics, observation),
         distribution=distribution,
     )
@@ -190,14 +194,9 @@ def _encoder(config: Config, space: spaces.Space, example: Any) -> Callable[[Any
     kinds = spaces.leaves(space, example)
     built_in = config.network in BUILT_IN_NETWORKS
 
-    def as_floats(leaf: jax.Array, kind: Any) -> jax.Array:
-        if isinstance(kind, spaces.Discrete):
-            return jax.nn.one_hot(leaf, kind.n, dtype=float)
-        if isinstance(kind, spaces.MultiDiscrete):
-            parts = zip(jnp.unstack(leaf, axis=-1), kind.nvec, strict=True)
-            return jnp.concatenate([jax.nn.one_hot(one, n, dtype=float) for one, n in parts], -1)
-        floats = jnp.asarray(leaf, float)
-        return floats / 255 if leaf.dtype == jnp.uint8 else floats
+    def as_floats(kind: Any, leaf: jax.Array) -> jax.Array:
+        floats = spaces.as_floats(kind, leaf)
+        return floats / 255 if leaf.dtype == jnp.uint8 and isinstance(kind, spaces.Box) else floats
 
     def encode(statistics: Any, observation: Any) -> Any:
         if isinstance(statistics, normalize.Statistics):
@@ -205,8 +204,7 @@ def _encoder(config: Config, space: spaces.Space, example: Any) -> Callable[[Any
         if not built_in:
             return observation
         leaves, structure = jax.tree.flatten(observation)
-        pairs = zip(leaves, kinds, strict=True)
-        return jax.tree.unflatten(structure, [as_floats(leaf, kind) for leaf, kind in pairs])
+        return jax.tree.unflatten(structure, map(as_floats, kinds, leaves))
 
     return encode
 
@@ -255,7 +253,7 @@ def _init_network(
 ) -> Any:
     def init_module(key: jax.Array) -> Any:
         params = module.init(key, seen(inputs[0]), *inputs[1:])["params"]
-        return jax.tree.map(network.as_float, params)
+        return jax.tree.map(network_contract.as_float, params)
 
     if config.network in BUILT_IN_NETWORKS:
         shapes = jax.eval_shape(init_module, key)
@@ -287,68 +285,3 @@ def _flatten(observation: Any, example: Any) -> tuple[Any, tuple[int, ...]]:
         jax.tree.map(lambda leaf, one: jnp.reshape(leaf, (-1, *one.shape)), observation, example),
         leading,
     )
-
-
-class _Actions(NamedTuple):
-    """What an action space makes of a network's output."""
-
-    distribution: Callable[[Any, Any], Distribution]  # (action_output, log σ or None)
-    noise: Callable[[jax.Array, tuple[int, ...]], jax.Array]
-    env_action: Callable[[jax.Array], jax.Array]
-
-
-def _actions(space: spaces.Space, squash: bool) -> _Actions:
-    if squash and not isinstance(space, spaces.Box):
-        raise ValueError(
-            "squash_action is for continuous actions, and the environment's are"
-            f" {spaces.describe(space)}; leave it out"
-        )
-    match space:
-        case spaces.Discrete(n):
-            return _Actions(lambda logits, _: Categorical(logits), _noise("gumbel", n), _same)
-        case spaces.MultiDiscrete(nvec):
-            noise = _noise("gumbel", sum(nvec))
-            return _Actions(lambda logits, _: MultiCategorical(logits), noise, _same)
-    assert isinstance(space, spaces.Box)  # `network.num_outputs` has refused all others
-    return _box_actions(space, squash)
-
-
-def _box_actions(space: spaces.Box, squash: bool) -> _Actions:
-    low, high = (
-        jnp.broadcast_to(jnp.asarray(bound, float), space.shape).reshape(-1)
-        for bound in (space.low, space.high)
-    )
-    if squash and not _can_squash(space):
-        raise ValueError(
-            "squash_action needs finite action bounds, low below high, and the environment's are"
-            " infinite or the same; leave it out: actions are then clipped"
-        )
-
-    def env_action(action: jax.Array) -> jax.Array:
-        lows, highs = jnp.broadcast_to(low, action.shape), jnp.broadcast_to(high, action.shape)
-        within = jnp.clip(action, lows, highs)
-        if squash:
-            within = lows + (highs - lows) * (jnp.tanh(action) + 1) / 2
-        return within.reshape(*action.shape[:-1], *space.shape)
-
-    def distribution(mean: jax.Array, log_std: jax.Array) -> Distribution:
-        return TanhNormal(mean, log_std, low, high) if squash else Normal(mean, log_std)
-
-    return _Actions(distribution, _noise("normal", space.size), env_action)
-
-
-def _can_squash(space: spaces.Box) -> bool:
-    """Whether the bounds are finite and apart; those that are traced cannot be known, and count as
-    such."""
-    bounds = [bound for bound in (space.low, space.high) if not isinstance(bound, jax.core.Tracer)]
-    known = [np.asarray(bound, float) for bound in bounds]
-    are_apart = len(known) < 2 or bool((known[0] < known[1]).all())
-    return are_apart and all(np.isfinite(bound).all() for bound in known)
-
-
-def _noise(name: str, width: int) -> Callable[[jax.Array, tuple[int, ...]], jax.Array]:
-    return lambda key, leading: fast.draw(getattr(jax.random, name), key, (*leading, width))
-
-
-def _same(action: jax.Array) -> jax.Array:
-    return action

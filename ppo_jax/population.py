@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from ppo_jax import evaluate as evaluation
-from ppo_jax import fast, policy, ppo, statistics
+from ppo_jax import fast, policy, ppo, rollout, statistics
 from ppo_jax.config import Config
 
 # For `jax.jit(..., compiler_options=COMPILER_OPTIONS)`: XLA's CPU runtime otherwise spreads these
@@ -90,7 +90,7 @@ def run(
             states, row = finite.keep_finite(learned, (attempted, row), (states, none))
         else:
             all_finite = _all_finite(attempted, row)
-            states, row = _select(all_finite, (attempted, row), (states, none))
+            states, row = rollout.where(all_finite, (attempted, row), (states, none))
         return states, jax.tree.map(lambda rows, one: rows.at[index].set(one), metrics, row)
 
     one_row = jax.eval_shape(update, states, config)[1]
@@ -272,10 +272,3 @@ def _all_finite(states: ppo.TrainState, row: ppo.Metrics) -> jax.Array:
 def _nan_like(leaf: jax.Array) -> jax.Array:
     none = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.floating) else 0
     return jnp.full_like(leaf, none)
-
-
-def _select(condition: jax.Array, yes: Any, no: Any) -> Any:
-    def select(one: jax.Array, other: jax.Array) -> jax.Array:
-        return jnp.where(condition.reshape(-1, *(1,) * (one.ndim - 1)), one, other)
-
-    return jax.tree.map(select, yes, no)

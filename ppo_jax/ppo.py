@@ -307,10 +307,11 @@ def optimize(
         return jax.tree.map(lambda new, old: jnp.where(stopped, old, new), taken, kept)
 
     zeros = jnp.zeros((), batch.log_prob.dtype)
-    each = loss.Diagnostics(*[zeros] * 5), optimizer.GradNorms(zeros, zeros)
+    none = [zeros] * len(loss.Diagnostics._fields)
+    each = loss.Diagnostics(*none), optimizer.GradNorms(zeros, zeros)
     sums, apart = fast.together(each)
-    none = jnp.zeros((), jnp.int32)
-    carry = _Carry(optimized, optimizer_state, sums, none, jnp.zeros((), bool))
+    taken = jnp.zeros((), jnp.int32)
+    carry = _Carry(optimized, optimizer_state, sums, taken, jnp.zeros((), bool))
     carry = jax.lax.fori_loop(0, config.num_epochs * num_minibatches, step, carry)
     means = jax.tree.map(lambda total: total / carry.gradient_steps, carry.sums)
     return (

@@ -46,6 +46,11 @@ class Transition(NamedTuple):
         """Whether the episode ended here, [T, N]."""
         return self.terminated | self.truncated
 
+    @property
+    def has_every_final(self) -> bool:
+        """Whether final observations are those of every step, not of truncations alone."""
+        return len(jax.tree.leaves(self.final_observation)[0]) == len(self.reward)
+
 
 class RolloutState(NamedTuple):
     """Where the N environments stand: all that a rollout needs to go on."""
@@ -129,7 +134,7 @@ def collect(
         if minimum is None:
             transition = transition._replace(valid=())
         else:
-            next_state = _where(done, state, next_state)
+            next_state = where(done, state, next_state)
             num_collected = num_collected + ~done
             done = done | (transition.done[0] & (num_collected >= minimum))
         return (next_state, finals, num_collected, done), transition
@@ -171,7 +176,7 @@ def _keep_truncated(finals: _Finals, transition: Transition) -> tuple[_Finals, T
         lambda leaf: jnp.broadcast_to(leaf[None], (slots, *leaf.shape)),
         transition.final_observation,
     )
-    kept = _Finals(_where(here, repeated, finals.observation), finals.number + truncated)
+    kept = _Finals(where(here, repeated, finals.observation), finals.number + truncated)
     return kept, transition._replace(final_observation=())
 
 
@@ -186,7 +191,7 @@ def _truncated_rows(transitions: Transition, slots: int) -> Any:
         return jnp.take_along_axis(leaf, steps.reshape(*steps.shape, *(1,) * (leaf.ndim - 2)), 0)
 
     kept = jax.tree.map(rows, transitions.final_observation)
-    return _where(number[-1:] >= wanted[..., 0], kept, jax.tree.map(jnp.zeros_like, kept))
+    return where(number[-1:] >= wanted[..., 0], kept, jax.tree.map(jnp.zeros_like, kept))
 
 
 def next_values(
@@ -206,7 +211,7 @@ def next_values(
     values: [T, N], of the transitions' observations; memories: [T, N, ...], that have seen these;
     state: where the rollout ended.
     """
-    if len(jax.tree.leaves(transitions.final_observation)[0]) == len(values):
+    if transitions.has_every_final:
         found = policy.apply(params, transitions.final_observation, memories)[1]
         return jnp.where(transitions.terminated, 0, found)  # of what may have ended in infinity
     few = jax.tree.map(
@@ -267,7 +272,7 @@ def _act(
     distribution, _, memory = policy.apply(params, state.observation, state.memory, state.start)
     if not isinstance(state.noise, tuple):
         correlated = correlation * state.noise + jnp.sqrt(1 - correlation**2) * noise
-        noise = _where(state.start, noise, correlated)
+        noise = where(state.start, noise, correlated)
     return distribution.sample(noise), noise, memory
 
 
@@ -299,7 +304,7 @@ def _step(
     )
     done = transition.done
     fresh = noise.reset if pool is None else jax.tree.map(lambda leaf: leaf[noise.reset], pool)
-    env_state, observation = _where(done, fresh, (env_state, timestep.observation))
+    env_state, observation = where(done, fresh, (env_state, timestep.observation))
     return (
         RolloutState(
             env_state=env_state,
@@ -343,7 +348,7 @@ def _draw(
     return noise, None if reset_pool is None else pool
 
 
-def _where(condition: jax.Array, yes: Any, no: Any) -> Any:
+def where(condition: jax.Array, yes: Any, no: Any) -> Any:
     """`jnp.where` over pytrees; the condition's axes are the leaves' leading ones."""
 
     def select(one: jax.Array, other: jax.Array) -> jax.Array:

@@ -130,6 +130,18 @@ def _at(space: Space, path: tuple[Any, ...]) -> Discrete | MultiDiscrete | Box:
     )
 
 
+def as_floats(space: Space, element: jax.Array) -> jax.Array:
+    """An element [..., *shape] as floats: one-hot [..., n] for each discrete entry, those of a
+    MultiDiscrete one after another; a Box's numbers as they are."""
+    match space:
+        case Discrete(n):
+            return jax.nn.one_hot(element, n, dtype=float)
+        case MultiDiscrete(nvec):
+            pairs = zip(jnp.unstack(element, axis=-1), nvec, strict=True)
+            return jnp.concatenate([jax.nn.one_hot(one, n, dtype=float) for one, n in pairs], -1)
+    return jnp.asarray(element, float)
+
+
 def describe(space: Space) -> str:
     """A space in a few characters, such as Discrete(2) or Box(4,)."""
     inner = getattr(space, "n", getattr(space, "nvec", getattr(space, "shape", "…")))

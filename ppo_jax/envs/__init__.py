@@ -1,1 +1,1 @@
-"""Environments of this library's own."""
+"""Where environments come from, what they are made to do, and adapters of other suites."""

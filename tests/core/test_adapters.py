@@ -13,7 +13,7 @@ import pytest
 
 from ppo_jax import env, ppo, recipe
 from ppo_jax.env import check_environment
-from ppo_jax.envs import suites
+from ppo_jax.envs import check, suites
 from tests.helpers.commands import refused
 from tests.helpers.own_parts import refusal
 from tests.helpers.quick import quick_jit
@@ -152,7 +152,7 @@ def test_an_adapter_steps_as_the_suite_itself(suite):
     ours, own = env.make(config), globals()[f"own_{suite}"]()
     keys = jax.random.split(jax.random.key(2), 40)
     if actions is None:
-        actions = jax.vmap(lambda key: env._random_action(key, ours.action_space))(keys)
+        actions = jax.vmap(lambda key: check.random_action(key, ours.action_space))(keys)
 
     @quick_jit
     def play(key):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ppo_jax import env, ppo, recipe
+from ppo_jax.envs import sources
 
 SMALL = recipe("fast", num_envs=2, num_steps=4, num_minibatches=2, num_updates=2, hidden_sizes=(8,))
 
@@ -145,7 +146,7 @@ def test_acting_and_valuing_take_observations_of_any_leading_shape(name, shape):
 @pytest.mark.parametrize("name", ["DeepSea-bsuite", "FourRooms-misc", "MetaMaze-misc"])
 def test_an_environment_with_arrays_of_its_own_may_first_be_made_inside_a_trace(name):
     """And again inside another: nothing of the first trace is kept."""
-    env._load_named.cache_clear()
+    sources._load_named.cache_clear()
     for _ in range(2):
         jax.eval_shape(lambda: env.make(SMALL.replace(env=name)).reset(jax.random.key(0)))
     env.make(SMALL.replace(env=name)).reset(jax.random.key(0))

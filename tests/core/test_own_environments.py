@@ -9,6 +9,7 @@ from gymnax.environments.classic_control.cartpole import CartPole
 
 from ppo_jax import env, ppo, spaces
 from ppo_jax.env import check_environment
+from ppo_jax.envs import sources
 from tests.helpers.own_parts import (
     HERE,
     LOW,
@@ -71,7 +72,7 @@ def registered():
     yield "Probe-corridor"
     gymnax.registered_envs.remove("Probe-corridor")
     del gymnax.registration._registry["Probe-corridor"]
-    env._load_named.cache_clear()
+    sources._load_named.cache_clear()
 
 
 def test_a_registered_name_is_taken_with_its_arguments_and_parameters(registered):

@@ -83,7 +83,7 @@ ROLLOUTS = (
     Bug(
         "time-limit-as-termination",
         "An episode that the time limit cuts off is reported as terminated.",
-        "env:_from_gymnax.step",
+        "envs/sources:_from_gymnax.step",
         argument("Step", 2, "OLD | truncated"),
         "test_termination_and_truncation_at_once_are_both_flagged",
     ),
@@ -94,7 +94,7 @@ ROLLOUTS = (
         argument(
             "Transition",
             "final_observation",
-            "_where(timestep.terminated | timestep.truncated, noise.reset[1], OLD)",
+            "where(timestep.terminated | timestep.truncated, noise.reset[1], OLD)",
         ),
         "test_steps_are_those_of_gymnax",
     ),
@@ -407,8 +407,8 @@ AGENTS = (
         "An agent that diverged takes the update that made it NaN.",
         "population:run.step",
         replace(
-            "_select(all_finite, (attempted, row), (states, none))",
-            "(attempted, _select(all_finite, row, none))",
+            "rollout.where(all_finite, (attempted, row), (states, none))",
+            "(attempted, rollout.where(all_finite, row, none))",
         ),
         "test_an_agent_that_cannot_go_on_keeps_its_state_and_the_others_theirs[rate of 1e38]",
     ),
@@ -516,7 +516,7 @@ DOORS = (
     Bug(
         "squashed-onto-the-unit-box",
         "Squashed actions are in ±1, whatever the bounds.",
-        "policy:_box_actions.env_action",
+        "actions:_box_actions.env_action",
         replace("lows + (highs - lows) * (jnp.tanh(action) + 1) / 2", "jnp.tanh(action)"),
         f"{RECEIVED}[True]",
     ),
@@ -530,7 +530,7 @@ DOORS = (
     Bug(
         "terminating-limit-bootstrapped",
         "A time limit that is part of the task still counts the value of what would follow.",
-        "env:_terminating.step",
+        "envs/wrappers:terminating.step",
         argument("_replace", "terminated", "found.terminated"),
         "test_the_library_counts_for_environments_that_do_not[True-terminate-None]",
     ),

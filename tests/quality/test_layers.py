@@ -63,4 +63,4 @@ def test_only_environments_know_gymnax():
         for path in CORE
         if any(name.startswith("gymnax") for name in names_used(path))
     }
-    assert knowing == {"env", "envs"}
+    assert knowing == {"envs"}

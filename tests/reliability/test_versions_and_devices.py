@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ppo_jax import env, recipe
+from ppo_jax.envs import sources
 from ppo_jax.run import compiled
 from ppo_jax.run.errors import run_command as run_main
 from ppo_jax.run.storage import checkpoints
@@ -45,7 +46,7 @@ def test_an_old_library_is_refused_before_it_is_imported(
 
 
 def test_the_core_alone_refuses_an_old_gymnax(monkeypatch):
-    env._load_named.cache_clear()
+    sources._load_named.cache_clear()
     monkeypatch.setattr(metadata, "version", lambda _: "0.0.9")
     with pytest.raises(ImportError, match=r"gymnax 0.0.9 .* install gymnax>=1.0.1"):
         env.make(recipe("fast"))
