@@ -31,20 +31,3 @@ def is_allowed(name):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_no_test_imports_a_test_or_a_benchmark(path):
     assert [name for name in imported(path.read_text()) if not is_allowed(name)] == []
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "from tests.core.test_update import world",
-        "from tests.core import test_update",
-        "from .test_update import world",
-        "from . import test_update",
-        "import benchmarks.chaos",
-        "from benchmarks import chaos",
-        'chaos = pytest.importorskip("benchmarks.chaos")',
-        'chaos = importlib.import_module("benchmarks.chaos")',
-    ],
-)
-def test_what_is_planted_is_found(source):
-    assert not all(map(is_allowed, imported(source)))

@@ -1,14 +1,11 @@
 """The one description of a run: its options, its config.json, its older formats."""
 
-import ast
 import dataclasses
 import json
 import re
-from pathlib import Path
 
 import pytest
 
-import ppo_jax
 from ppo_jax import Config, recipe
 from ppo_jax.cli import flags
 from ppo_jax.run import agents, load
@@ -26,105 +23,8 @@ from ppo_jax.run.experiment import (
 )
 from tests.helpers.commands import SMALL, refused, run_command
 
-PACKAGE = Path(ppo_jax.__file__).parent
 BOXES = (Agents, Stopping, Storage, Machine, Screen)
 OPTIONS = [field.name for box in BOXES for field in dataclasses.fields(box)]
-REPEATED = {"sweep", "search", "evolve"}
-
-# Where an option's name stands once more, and why.
-ALLOWED = {
-    "cli/__init__.py": {"plan", "version"},  # a command; `ppo-jax --version`
-    "cli/envs.py": {"debug", "quiet"},  # options of its own
-    "cli/evaluate.py": {"agent", "seed"},  # options of its own
-    "cli/export.py": {"agent", "out", "overwrite", "seed", "quiet"},  # options of its own
-    "cli/film.py": {"agent", "out", "overwrite", "seed"},  # options of its own
-    "cli/flags.py": {  # those that decide the others' defaults, and the repeated, which are
-        *("recipe", "resume", "out", *REPEATED),  # appended to theirs; options of other commands
-        *("seed", "device", "quiet", "debug", "plan"),
-    },
-    "cli/replay.py": {  # options of its own; one that a run may have had
-        *("agent", "device", "out", "overwrite", "evolve"),
-    },
-    "cli/report.py": {"out", "quiet", "debug"},  # options of its own
-    "cli/train.py": {"agent", "plan"},  # a key of summary.json, the other command
-    "run/checkpointer.py": {"device"},  # a key of a checkpoint's metadata
-    "run/console.py": {"quiet"},  # rich's
-    "run/errors.py": {"debug"},  # how errors are shown, before anything is read
-    "run/evolution.py": {"agent", "seed"},  # columns of evolution.csv, keys of summary.json
-    "run/experiment.py": {  # one rule for three; repeated flags' one spelling; format 2
-        *("coordinator", "num_processes", "process_id", *REPEATED, "seed"),
-        *("stop_when_solved", "evaluate_every"),
-    },
-    "run/interface.py": {"recipe", "quiet", "num_seeds", "seed", "out"},  # what Python sets
-    "run/pipeline.py": {"device", "recipe", "seed", "num_seeds"},  # keys of summary.json
-    "run/replaying.py": {"agent", "seed"},  # a replay's request, and its summary
-    "run/report/data.py": {"curves", "seed", "recipe"},  # what a run was asked for
-    "run/report/page.py": {"num_seeds", "recipe", "device"},  # what a run was asked for
-    "run/saved.py": {"agent"},  # a column of evolution.csv
-    "run/sinks.py": {"seed", "resume"},  # a column of metrics.csv; the tracking library's
-    "run/storage/tables.py": {"agent", "seed"},  # columns
-    "run/sweeps.py": {"sweep"},  # in its errors
-}
-
-
-def spelled(source, names):
-    """The names that a file declares as fields, gives by keyword, or holds as text."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            found = node.target.id
-        elif isinstance(node, ast.keyword):
-            found = node.arg
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            found = node.value.strip("-").replace("-", "_")
-        else:
-            continue
-        if found in names:
-            yield found
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "class Box:\n    group_size: int = 3",
-        "Other(group_size=3)",
-        "{'group_size': 3}",
-        "x['group_size']",
-        "getattr(x, 'group_size')",
-        "parser.add('--group-size')",
-    ],
-)
-def test_what_is_planted_is_found(source):
-    assert list(spelled(source, OPTIONS)) == ["group_size"]
-    assert list(spelled("x.group_size + group_size(3)", OPTIONS)) == []
-
-
-def test_an_option_is_one_line_in_one_place():
-    """Its declaration: flags, help, checks, config.json and what resume compares follow."""
-    assert len(OPTIONS) == len(set(OPTIONS))
-    experiment = (PACKAGE / "run" / "experiment.py").read_text()
-    for name in OPTIONS:
-        fields = [
-            node
-            for node in ast.walk(ast.parse(experiment))
-            if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", None) == name
-        ]
-        assert len(fields) == 1, name
-    elsewhere = {}
-    for folder in ("run", "cli"):
-        for path in sorted((PACKAGE / folder).rglob("*.py")):
-            file = path.relative_to(PACKAGE).as_posix()
-            found = list(spelled(path.read_text(), OPTIONS))
-            if file == "run/experiment.py":
-                for name in OPTIONS:  # once for the declaration
-                    found.remove(name)
-            elsewhere[file] = set(found) - ALLOWED.get(file, set())
-    assert {file: names for file, names in elsewhere.items() if names} == {}
-
-
-def test_a_common_option_has_no_exception():
-    """The list above may not grow into the nine places that there were."""
-    free = set(OPTIONS) - set.union(*ALLOWED.values())
-    assert {"checkpoint_every", "checkpoints_kept", "track", "init_from", "samples"} <= free
 
 
 def test_every_option_is_a_flag_with_its_help():
