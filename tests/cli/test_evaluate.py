@@ -11,7 +11,7 @@ from scipy import stats
 from ppo_jax.run import load
 from tests.helpers.commands import SMALL, refused, run_command
 
-EPISODES = 400  # of the loop in Python
+EPISODES = 200  # of the loop in Python
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,10 @@ def curves_around(level, seeds, generator):
     return {str(seed): [None] * 10 + [value] * 90 for seed, value in enumerate(levels)}
 
 
-@pytest.mark.parametrize(("theirs", "equivalent"), [(440.0, True), (400.0, False)])
+@pytest.mark.parametrize(
+    ("theirs", "equivalent"),
+    [(440.0, True), pytest.param(400.0, False, marks=pytest.mark.slow)],
+)
 def test_two_learn_alike_where_both_one_sided_tests_say_so(tmp_path, theirs, equivalent):
     generator = np.random.default_rng(0)
     curves = {
@@ -89,6 +92,7 @@ def test_two_learn_alike_where_both_one_sided_tests_say_so(tmp_path, theirs, equ
     assert f": {said} within ±0.015" in " ".join(result.stdout.split())
 
 
+@pytest.mark.slow
 def test_trainings_on_the_same_steps_become_a_table(tmp_path):
     """Nothing is trained: one seed, seeds in a process and apart, and one that refused."""
     low, high = -500, -69.1
@@ -143,6 +147,7 @@ def test_trainings_on_the_same_steps_become_a_table(tmp_path):
     assert (tmp_path / "same_steps.png").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_an_unknown_task_is_refused_with_those_that_there_are(tmp_path):
     result = run("-m", "benchmarks.same_steps", "acrobat", "--out", tmp_path / "new", code=2)
     assert result.stdout.startswith("no task acrobat; there are standard, acrobot, continuous, ")

@@ -84,6 +84,7 @@ def test_the_page_has_a_row_for_every_registered_environment(written):
     assert (written / "environments.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_a_row_that_is_not_there_is_refused(tmp_path):
     done = write_page(tmp_path, "Acrobot")
     assert done.returncode == 2

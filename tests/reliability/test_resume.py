@@ -185,7 +185,11 @@ def test_other_random_numbers_or_precision_are_refused(name, killed, empty):
 
 
 @pytest.mark.parametrize(
-    ("name", "before"), [("device", "cpu (cpu), 2 devices"), ("XLA_FLAGS", "--other=true")]
+    ("name", "before"),
+    [
+        ("device", "cpu (cpu), 2 devices"),
+        pytest.param("XLA_FLAGS", "--other=true", marks=pytest.mark.slow),
+    ],
 )
 def test_another_machine_is_warned_of(name, before, finished, killed):
     """Which here is this one, so the results are equal after all."""

@@ -14,10 +14,11 @@ from ppo_jax.run.storage import checkpoints, folder
 from tests.helpers.commands import finish, run_command, start
 from tests.helpers.events import read_events
 from tests.helpers.faults import EVERY, SMALL, UPDATES, resume, updates, wait_until
+from tests.helpers.quick import slow_but
 from tests.reliability.fingerprint import fingerprint
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", slow_but([signal.SIGINT, signal.SIGTERM], signal.SIGTERM))
 def test_a_signal_while_compiling_leaves_nothing_half_written(number, tmp_path):
     """And is heeded at once: the compiler's end would be said."""
     out = tmp_path / "run"
