@@ -1,6 +1,6 @@
 """Values, log-probabilities and advantages of a rollout as one GPU kernel."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,24 @@ from ppo_jax.policy import Params, Policy
 _WARPS = 8
 _ROWS = 128  # transitions that are evaluated at once
 _READ = ("observation", "final_observation", "action", "reward", "terminated", "truncated")
+
+
+class _Inputs(NamedTuple):
+    """What the kernel reads."""
+
+    constants: Any  # of the actor and critic
+    arrays: Any  # among discount and lambda
+    parameters: Any  # each leaf flat
+    transitions: Any  # by name, [T, N, ...]
+
+
+class _Outputs(NamedTuple):
+    """What the kernel writes, [T, N] each."""
+
+    log_probs: Any
+    values: Any
+    advantages: Any
+    next_values: Any
 
 
 def evaluate(
@@ -35,21 +53,12 @@ def evaluate(
     places = network.places(params.trainable)
     arrays, numbers_of = memory.numbers((config.discount, config.gae_lambda))
 
-    def advantages_kernel(
-        barrier: Any,
-        constants: Any,
-        arrays: Any,
-        parameters: Any,
-        transitions: Any,
-        log_probs: Any,
-        values: Any,
-        advantages: Any,
-        next_values: Any,
-    ) -> None:
-        discount, gae_lambda = numbers_of(arrays)
-        pieces = memory.read(places, parameters)
+    def advantages_kernel(inputs: _Inputs, outputs: _Outputs, barrier: Any) -> None:
+        log_probs, values, advantages, next_values = outputs
+        discount, gae_lambda = numbers_of(inputs.arrays)
+        pieces = memory.read(places, inputs.parameters)
         observations, finals, actions, rewards, terminations, truncations = (
-            transitions[name] for name in _READ
+            inputs.transitions[name] for name in _READ
         )
 
         def evaluate_rows(index: jax.Array, _: jax.Array) -> jax.Array:
@@ -60,8 +69,8 @@ def evaluate(
                 source // num_envs,
                 source % num_envs,
             )
-            distribution, value = actor_critic(rows, constants, pieces, observation)
-            next_value = actor_critic.value(rows, constants, pieces, final)
+            distribution, value = actor_critic(rows, inputs.constants, pieces, observation)
+            next_value = actor_critic.value(rows, inputs.constants, pieces, final)
             for ref, vector in (
                 (log_probs, distribution.log_prob(action)),
                 (values, value),
@@ -88,13 +97,15 @@ def evaluate(
         jax.lax.fori_loop(0, length, step, jnp.zeros(lanes, rewards.dtype))
 
     output = jax.ShapeDtypeStruct(transitions.reward.shape, transitions.reward.dtype)
-    log_probs, values, advantages, _ = memory.call(
+    written = memory.call(
         advantages_kernel,
-        [output] * 4,
+        _Inputs(
+            actor_critic.constants,
+            arrays,
+            jax.tree.map(jnp.ravel, params.trainable),
+            {name: getattr(transitions, name) for name in _READ},
+        ),
+        _Outputs(*[output] * 4),
         _WARPS,
-        actor_critic.constants,
-        arrays,
-        jax.tree.map(jnp.ravel, params.trainable),
-        {name: getattr(transitions, name) for name in _READ},
     )
-    return log_probs, values, advantages
+    return written.log_probs, written.values, written.advantages

@@ -5,7 +5,7 @@ from one minibatch to the next.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,27 @@ from ppo_jax.kernels.actor_critic import ActorCritic, rows_at
 from ppo_jax.policy import Halves, Params, Policy, split
 
 _WARPS = 16
+
+
+class _Inputs(NamedTuple):
+    """What the kernel reads; every tree flat, leaf by leaf."""
+
+    constants: Any  # of the actor and critic
+    arrays: Any  # among the hyperparameters
+    orders: Any  # [epochs, capacity]
+    num_valid: Any  # [1]
+    batch: Any  # [B, ...]
+    trainable: Any
+    optimizer_state: Any
+
+
+class _Outputs(NamedTuple):
+    """What the kernel writes, as `_Inputs` flat."""
+
+    trainable: Any
+    optimizer_state: Any
+    count: Any  # of applied steps, [1]
+    means: Any  # over them, of diagnostics and norms, [1] each
 
 
 def optimize(
@@ -38,7 +59,7 @@ def optimize(
     Raises ValueError, in one line, for what the kernel does not serve.
     """
     kernels.check(config)
-    size = config.transitions_per_minibatch
+    size, num_diagnostics = config.transitions_per_minibatch, len(loss.Diagnostics._fields)
     rows = memory.padded(size)
     trainable, join = params.trainable, split(params.trainable)[1]
     places = network.places(trainable)
@@ -49,28 +70,16 @@ def optimize(
     actor_critic = ActorCritic(params, policy, config.activation, *one)
     arrays, hyperparameters_of = memory.numbers((config, scale))
 
-    def epochs_kernel(
-        barrier: Any,
-        constants: Any,
-        arrays: Any,
-        orders: Any,
-        num_valid: Any,
-        batch: Any,
-        old: Any,
-        old_state: Any,
-        new: Any,
-        new_state: Any,
-        count: Any,
-        means: Any,
-    ) -> None:
+    def epochs_kernel(inputs: _Inputs, outputs: _Outputs, barrier: Any) -> None:
+        new, new_state = outputs.trainable, outputs.optimizer_state
         lane = jax.lax.broadcasted_iota(jnp.int32, (rows,), 0)
-        own_config, own_scale = hyperparameters_of(arrays)
+        own_config, own_scale = hyperparameters_of(inputs.arrays)
         transformation = optimizer.make(own_config, own_scale)
-        held = num_valid[0]
+        held = inputs.num_valid[0]
         num_minibatches = (held + size - 1) // size
 
         def loss_of(optimized: Halves, minibatch: loss.Minibatch) -> Any:
-            given = actor_critic(rows, constants, join(optimized), minibatch.observation)
+            given = actor_critic(rows, inputs.constants, join(optimized), minibatch.observation)
             own = policy._replace(unroll=lambda *_: (*given, ()))
             total, diagnostics = loss.loss(params, minibatch, own, own_config)
             # Times a one that is no constant: Triton's lowering has no rule for -1.0.
@@ -79,8 +88,8 @@ def optimize(
         def step(index: jax.Array, carry: Any) -> Any:
             sums, taken, stopped = carry
             epoch, first = index // num_minibatches, index % num_minibatches * size
-            chosen = orders[epoch, first + jnp.minimum(lane, size - 1)]
-            minibatch = _minibatch_at(chosen, batch)
+            chosen = inputs.orders[epoch, first + jnp.minimum(lane, size - 1)]
+            minibatch = _minibatch_at(chosen, inputs.batch)
             if rows > size or config.whole_episodes:
                 minibatch = minibatch._replace(valid=(lane < size) & (first + lane < held))
             given, _ = split(memory.read(places, new))
@@ -107,45 +116,48 @@ def optimize(
             barrier()
             return *totals, stopped
 
-        memory.write(places, new, memory.read(places, old))
-        memory.write(state_places, new_state, memory.read(state_places, old_state))
+        memory.write(places, new, memory.read(places, inputs.trainable))
+        state = memory.read(state_places, inputs.optimizer_state)
+        memory.write(state_places, new_state, state)
         barrier()
         zero = jnp.zeros((), like.dtype)
-        sums = loss.Diagnostics(*[zero] * 5), optimizer.GradNorms(zero, zero)
+        sums = loss.Diagnostics(*[zero] * num_diagnostics), optimizer.GradNorms(zero, zero)
         carry = sums, jnp.zeros((), jnp.int32), jnp.zeros((), bool)
         steps = config.num_epochs * num_minibatches
         sums, taken, _ = jax.lax.fori_loop(0, steps, step, carry)
-        count[0] = taken
-        for ref, total in zip(means, jax.tree.leaves(sums), strict=True):
+        outputs.count[0] = taken
+        for ref, total in zip(outputs.means, jax.tree.leaves(sums), strict=True):
             ref[0] = total / taken
 
     like = batch.log_prob
     number = jax.ShapeDtypeStruct((1,), like.dtype)
     flat = partial(jax.tree.map, jnp.ravel)
-    new, new_state, count, means = memory.call(
+    written = memory.call(
         epochs_kernel,
-        (
+        _Inputs(
+            actor_critic.constants,
+            arrays,
+            orders,
+            jnp.full(1, num_valid, jnp.int32),
+            batch,
+            flat(trainable),
+            flat(optimizer_state),
+        ),
+        _Outputs(
             jax.tree.map(_flat, trainable),
             jax.tree.map(_flat, optimizer_state),
             jax.ShapeDtypeStruct((1,), jnp.int32),
-            [number] * 7,
+            [number] * (num_diagnostics + len(optimizer.GradNorms._fields)),
         ),
         _WARPS,
-        actor_critic.constants,
-        arrays,
-        orders,
-        jnp.full(1, num_valid, jnp.int32),
-        batch,
-        flat(trainable),
-        flat(optimizer_state),
     )
-    means = [mean[0] for mean in means]
+    means = [mean[0] for mean in written.means]
     return (
-        jax.tree.map(_reshaped, new, trainable),
-        jax.tree.map(_reshaped, new_state, optimizer_state),
-        count[0],
-        loss.Diagnostics(*means[:5]),
-        optimizer.GradNorms(*means[5:]),
+        jax.tree.map(_reshaped, written.trainable, trainable),
+        jax.tree.map(_reshaped, written.optimizer_state, optimizer_state),
+        written.count[0],
+        loss.Diagnostics(*means[:num_diagnostics]),
+        optimizer.GradNorms(*means[num_diagnostics:]),
     )
 
 

@@ -29,7 +29,8 @@ def keep_finite(learned: Any, new: Any, old: Any) -> Any:
 
 
 def _choose(learned: list[jax.Array], pairs: list[tuple[jax.Array, jax.Array]]) -> list[jax.Array]:
-    def finite_kernel(_: Any, learned: Any, pairs: Any, chosen: Any) -> None:
+    def finite_kernel(inputs: Any, chosen: Any, _: Any) -> None:
+        learned, pairs = inputs
         bad = jnp.zeros((), jnp.int32)
         for ref in learned:
             bad += _sum_over(ref, lambda at, inside, ref=ref: _count_bad(ref, at, inside))
@@ -46,9 +47,7 @@ def _choose(learned: list[jax.Array], pairs: list[tuple[jax.Array, jax.Array]]) 
             _sum_over(ref, write)
 
     shapes = [jax.ShapeDtypeStruct((one.size,), one.dtype) for one, _ in pairs]
-    [flat] = memory.call(
-        finite_kernel, (shapes,), _WARPS, *jax.tree.map(jnp.ravel, (learned, pairs))
-    )
+    flat = memory.call(finite_kernel, jax.tree.map(jnp.ravel, (learned, pairs)), shapes, _WARPS)
     return [leaf.reshape(one.shape) for leaf, (one, _) in zip(flat, pairs, strict=True)]
 
 

@@ -84,22 +84,33 @@ def numbers(tree: Any) -> tuple[list[jax.Array], Callable[[Any], Any]]:
     return arrays, rebuild
 
 
-def call(kernel: Callable[..., None], outputs: Any, warps: int, *inputs: Any) -> Any:
+def call(kernel: Callable[..., None], inputs: Any, outputs: Any, warps: int) -> Any:
     """The outputs, of these shapes, that the kernel writes; on a CPU it is interpreted.
 
-    The kernel is a function of a barrier, and of refs of inputs and outputs. After a call of the
-    barrier all threads see what each of them has written.
+    The kernel is a function of the inputs and the outputs, as refs in trees like these, and of a
+    barrier, after which all threads see what each of them has written.
     """
+    sources, source_tree = jax.tree.flatten(inputs)
+    targets, target_tree = jax.tree.flatten(outputs)
 
-    def launch(interpret: bool, *inputs: Any) -> Any:
+    def launch(interpret: bool, *sources: Any) -> Any:
         barrier = (lambda: None) if interpret else triton.debug_barrier
+
+        def body(*refs: Any) -> None:
+            kernel(
+                jax.tree.unflatten(source_tree, refs[: len(sources)]),
+                jax.tree.unflatten(target_tree, refs[len(sources) :]),
+                barrier,
+            )
+
         return pallas.pallas_call(
-            partial(kernel, barrier),
-            out_shape=outputs,
+            body,
+            out_shape=targets,
             interpret=interpret,
             compiler_params=triton.CompilerParams(num_warps=warps, num_stages=1),
-        )(*inputs)
+        )(*sources)
 
-    return jax.lax.platform_dependent(
-        *inputs, cpu=partial(launch, True), cuda=partial(launch, False)
+    written = jax.lax.platform_dependent(
+        *sources, cpu=partial(launch, True), cuda=partial(launch, False)
     )
+    return jax.tree.unflatten(target_tree, written)

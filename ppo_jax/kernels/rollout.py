@@ -55,9 +55,9 @@ def scan(
     noise_is_read = act.used[1 + len(jax.tree.leaves(carry)) :]
     tables, columns = _tables(jax.tree.leaves(noise), noise_is_read)
 
-    def rollout_kernel(
-        _: Any, constants: Any, parameters: Any, start: Any, tables: Any, end: Any, rows: Any
-    ) -> None:
+    def rollout_kernel(inputs: Any, outputs: Any, _: Any) -> None:
+        constants, parameters, start, tables = inputs
+        end, rows = outputs
         lane = jax.lax.broadcasted_iota(jnp.int32, (lanes,), 0)
         source = jnp.minimum(lane, num_envs - 1)  # lanes too many repeat the last environment
         half = memory.read(weights, parameters)
@@ -98,15 +98,9 @@ def scan(
     rows = [
         _like(leaf, (length, num_envs, *leaf.shape[1:])) for leaf in jax.tree.leaves(act.outputs[1])
     ]
-    end, rows = memory.call(
-        rollout_kernel,
-        ([_like(leaf, leaf.shape) for leaf in start], rows),
-        _WARPS,
-        jax.tree.map(jnp.ravel, [see.constants, act.constants]),
-        jax.tree.map(jnp.ravel, actor),
-        start,
-        tables,
-    )
+    flat = jax.tree.map(jnp.ravel, ([see.constants, act.constants], actor))
+    shapes = [_like(leaf, leaf.shape) for leaf in start], rows
+    end, rows = memory.call(rollout_kernel, (*flat, start, tables), shapes, _WARPS)
     end = [leaf.reshape(like.shape) for leaf, like in zip(end, leaves, strict=True)]
     return (
         jax.tree.unflatten(structure, end),
