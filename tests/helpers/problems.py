@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from ppo_jax import Config, env, network, policy, ppo, recipe, rollout, spaces
 from tests.helpers import oracle
@@ -94,7 +95,10 @@ CASES = {
     "squashed, whole episodes": ("notebook", BOX, {"squash_action": True}),
     "MultiDiscrete": ("notebook", CHOICES, {"entropy_coefficient": 0.05}),
 }
-FLOAT32_CASES = ("notebook", "standard", "fast", "Gaussian", "squashed", "MultiDiscrete")
+FLOAT32_CASES = (
+    *("notebook", "standard", "squashed"),
+    *(pytest.param(case, marks=pytest.mark.slow) for case in ("fast", "Gaussian", "MultiDiscrete")),
+)
 
 
 @functools.cache
