@@ -132,13 +132,6 @@ def test_fields_that_cannot_be_hashed_are_refused_by_the_constructor():
         SMALL.replace(network=WithList(2))
 
 
-def test_a_name_that_is_no_network_is_refused_by_the_constructor():
-    with pytest.raises(
-        ValueError, match=r"^network is 'mlpp'; it must be mlp, cnn, gru, package.*$"
-    ):
-        SMALL.replace(network="mlpp")
-
-
 def test_cnn_takes_one_image_only():
     refused_network("cnn takes one image", "(3,), (4, 4, 1), (2,)", env=TREE.env, network="cnn")
     refused_network("cnn takes one image", "(10, 5)", env="Catch-bsuite", network="cnn")

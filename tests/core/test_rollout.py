@@ -359,24 +359,6 @@ def test_targets_bootstrap_at_a_truncation_and_not_at_a_termination(episodes, ta
     assert truncations > 3
 
 
-def test_a_termination_wins_over_a_truncation(episodes, targets):
-    transitions = episodes.transitions
-    both = transitions._replace(truncated=transitions.truncated | transitions.terminated)
-    np.testing.assert_array_equal(targets(both), targets(transitions))
-
-
-def test_rewards_of_an_episode_do_not_reach_the_one_before(episodes, targets):
-    transitions = episodes.transitions
-    ended_before = np.cumsum(transitions.done, axis=1) - transitions.done
-    later = (ended_before == 1) & transitions.valid
-    changed = transitions._replace(reward=np.where(later, np.float32(100), transitions.reward))
-    one, other = targets(transitions), targets(changed)
-    first = (ended_before == 0)[..., 0]
-    assert later.sum() > 50
-    np.testing.assert_array_equal(other[first], one[first])
-    assert (np.abs(other - one)[later[..., 0]] > 10).all()
-
-
 # Statistics
 
 
@@ -435,10 +417,9 @@ def test_gradient_steps_are_those_of_the_minibatches(fixed, episodes):
     np.testing.assert_array_equal(episodes.metrics.gradient_steps, 2 * minibatches)
 
 
-@pytest.mark.parametrize("num_envs", [4, 16])
-def test_a_rollout_can_be_differentiated_and_is_given_data(num_envs):
-    """Few environments act one by one, many together; Pendulum's actions are smooth in log σ."""
-    config = FIXED.replace(env="Pendulum-v1", num_envs=num_envs)
+def test_a_rollout_can_be_differentiated_and_is_given_data():
+    """Pendulum's actions are smooth in log σ."""
+    config = FIXED.replace(env="Pendulum-v1")
     environment, own_policy = env.make(config), policy.make(config)
     state = ppo.init(jax.random.key(0), config)
 
@@ -454,7 +435,7 @@ def test_a_rollout_can_be_differentiated_and_is_given_data(num_envs):
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
 
 
-@pytest.mark.parametrize(("num_envs", "few"), [(1, True), (8, True), (9, False), (64, False)])
+@pytest.mark.parametrize(("num_envs", "few"), [(8, True), (9, False)])
 def test_few_environments_act_one_by_one_and_many_together(num_envs, few):
     """The results are the same and the speed is not (docs/performance.md)."""
     own_policy = policy.make(FIXED)
@@ -462,8 +443,7 @@ def test_few_environments_act_one_by_one_and_many_together(num_envs, few):
     trace = jax.make_jaxpr(lambda seen: own_policy.apply(params, seen)[0].logits)
     program = str(trace(jnp.zeros((num_envs, 4))))
     assert ("custom_vmap_call" in program) == few
-    rows = "" if num_envs == 1 else f"{num_envs},"
-    assert f"f32[{rows}8] = dot_general" in program  # the product that others make
+    assert f"f32[{num_envs},8] = dot_general" in program  # the product that others make
 
 
 # Final observations of truncations alone
