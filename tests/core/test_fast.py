@@ -10,6 +10,7 @@ import pytest
 
 from ppo_jax import fast
 from tests.helpers.quick import quick_jit
+from tests.helpers.trees import weighted
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -254,16 +255,6 @@ def test_the_device_is_that_of_the_mesh_which_need_not_be_here():
     assert "argmax" not in written("gpu")
     assert "argmax" not in written("tpu")
     assert "argmax" in str(jax.make_jaxpr(lambda values: fast.argmax(values))(normal(2, 3)))
-
-
-def weighted(outputs):
-    """One number in which every float counts differently."""
-    terms = (
-        jnp.sum(jnp.sin(leaf) * (1 + jnp.arange(leaf.size)).reshape(leaf.shape))
-        for leaf in jax.tree.leaves(outputs)
-        if jnp.issubdtype(leaf.dtype, jnp.floating)
-    )
-    return sum(terms, jnp.zeros(()))
 
 
 @pytest.mark.parametrize(("on_cpu", "name", "plain", "call", "arrays"), PAIRS)

@@ -12,6 +12,7 @@ from jax.extend.core import jaxprs_in_params
 
 from ppo_jax import fast, recurrence
 from tests.helpers.quick import quick_jit
+from tests.helpers.trees import weighted
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -86,15 +87,6 @@ def given(length):
     """Inputs, and where an episode begins."""
     begins = np.random.default_rng(5).integers(0, 2, (length, ENVS)) == 1
     return jnp.asarray(normal(length, ENVS, INPUTS, seed=6)), jnp.asarray(begins)
-
-
-def weighted(tree):
-    """One number in which every float counts differently."""
-    return sum(
-        jnp.sum(jnp.sin(leaf) * (1 + jnp.arange(leaf.size)).reshape(leaf.shape))
-        for leaf in jax.tree.leaves(tree)
-        if jnp.issubdtype(leaf.dtype, jnp.floating)
-    )
 
 
 def found_by(function, step, params, memory, inputs):

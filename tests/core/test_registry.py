@@ -93,7 +93,7 @@ def assert_update_keeps_types(name):
     state = jax.eval_shape(ppo.init, jax.random.key(0), config)
     after, metrics = jax.eval_shape(ppo.update, state, config)
     assert types(after) == types(state)
-    assert no_weak_types(state)
+    assert no_weak_types((state, after))
     floats = state.params, metrics.value_loss, metrics.episode_return, metrics.episode_length
     assert {leaf.dtype for leaf in jax.tree.leaves(floats)} == {jnp.zeros(()).dtype}
 
