@@ -1,4 +1,4 @@
-"""Details of docs/details.md that no other test holds: images, and what is left to the user."""
+"""Details of docs/details.md that no other test holds: images, and actions that are invalid."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from ppo_jax import ppo, spaces
 from ppo_jax.env import Environment, Step
-from tests.helpers.own_parts import SMALL, collected, init, teller
+from tests.helpers.own_parts import SMALL, collected, init
 from tests.helpers.quick import quick_jit
 
 # Images -------------------------------------------------------------------------------------------
@@ -47,89 +47,6 @@ def test_bytes_of_images_are_divided_by_255(network):
     scaled = ppo.value(params, images.astype(np.float32) / 255, of_floats)
     np.testing.assert_allclose(found, scaled, rtol=1e-5, atol=1e-6)
     assert np.ptp(found) > 0.01
-
-
-# Wrappers, which are functions of an environment --------------------------------------------------
-
-
-def begin_idle(environment, most):
-    """0 to `most` steps of action 0 before an episode."""
-
-    def reset(key):
-        state, observation = environment.reset(key)
-
-        def step(index, carry):
-            state, found = environment.step(jax.random.fold_in(key, index), carry[0], jnp.int32(0))
-            return state, found.observation
-
-        steps = jax.random.randint(key, (), 0, most + 1)
-        return jax.lax.fori_loop(0, steps, step, (state, observation))
-
-    return environment._replace(reset=reset)
-
-
-def repeat_action(environment, times):
-    """Every action `times` times: the largest of the last two observations, the sum of rewards."""
-
-    def step(key, state, action):
-        found = []
-        for own_key in jax.random.split(key, times):
-            state, one = environment.step(own_key, state, action)
-            found.append(one)
-        observation = jnp.maximum(found[-2].observation, found[-1].observation)
-        reward = sum(one.reward for one in found)
-        return state, found[-1]._replace(observation=observation, reward=reward)
-
-    return environment._replace(step=step)
-
-
-def sign_rewards(environment):
-    def step(key, state, action):
-        state, found = environment.step(key, state, action)
-        return state, found._replace(reward=jnp.sign(found.reward))
-
-    return environment._replace(step=step)
-
-
-def stack(environment, frames):
-    """The last observations, [frames, ...], the newest last."""
-
-    def reset(key):
-        state, observation = environment.reset(key)
-        seen = jnp.stack([observation] * frames)
-        return (state, seen), seen
-
-    def step(key, state, action):
-        state, seen = state
-        state, found = environment.step(key, state, action)
-        seen = jnp.concatenate([seen[1:], found.observation[None]])
-        return (state, seen), found._replace(observation=seen)
-
-    shape = (frames, *environment.observation_space.shape)
-    space = spaces.Box(-jnp.inf, jnp.inf, shape)
-    return environment._replace(reset=reset, step=step, observation_space=space)
-
-
-def test_repeated_actions_stacks_and_signs_are_functions_of_an_environment():
-    """In an environment that tells its time, of which every step is two here, for 6 steps."""
-    world = sign_rewards(stack(repeat_action(teller(), 2), 3))
-    _, transitions = collected(SMALL.replace(env=world))
-    step = np.arange(8) % 6
-    times = 2 * np.maximum(step[:, None] + [-2, -1, 0], 0)
-    for observation, expected in (
-        (transitions.observation, times),
-        (transitions.final_observation, np.column_stack([times[:, 1:], 2 * (step + 1)])),
-    ):
-        for environment in range(2):
-            np.testing.assert_array_equal(observation[:, environment, :, 0], expected)
-    np.testing.assert_array_equal(transitions.reward, 1)
-    np.testing.assert_array_equal(transitions.done[:, 0], step == 5)
-
-
-def test_an_idle_beginning_is_a_function_of_an_environment():
-    reset = jax.vmap(begin_idle(teller(), 3).reset)
-    observation = reset(jax.random.split(jax.random.key(0), 64))[1]
-    assert set(np.asarray(observation[:, 0]).tolist()) == {0, 1, 2, 3}
 
 
 # Actions that are not valid everywhere ------------------------------------------------------------

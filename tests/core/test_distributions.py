@@ -11,16 +11,14 @@ from scipy import special, stats
 from ppo_jax.distributions import Categorical, MultiCategorical, Normal, TanhNormal
 from tests.helpers import oracle
 from tests.helpers.distribution_problems import KINDS, evaluated, problem_of
-from tests.helpers.quick import quick_jit
 
 PLAUSIBLE = 1e-4
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("leading", [(), (5,), (2, 4)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_log_probabilities_entropies_and_gradients_are_the_oracles(kind, leading):
-    make, actions = KINDS[kind]
+def test_log_probabilities_entropies_and_gradients_are_the_oracles(kind):
+    (make, actions), leading = KINDS[kind], (2, 4)
     for scale in (1.0, 20.0):
         problem = problem_of(kind, leading, scale)
         of_log_prob, of_entropy = evaluated(make, *map(jnp.asarray, problem))
@@ -58,11 +56,9 @@ def test_describes_itself_by_numbers_of_its_shape(kind):
 # Discrete actions ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(2,), (5, 3), (2, 4, 7)])
-@pytest.mark.parametrize("scale", [1.0, 30.0])
-def test_log_probabilities_and_entropy_are_scipys(shape, scale):
-    rng = np.random.default_rng(0)
-    logits = (scale * rng.normal(size=shape)).astype(np.float32)
+def test_log_probabilities_and_entropy_are_scipys():
+    rng, shape = np.random.default_rng(0), (2, 4, 7)
+    logits = (30 * rng.normal(size=shape)).astype(np.float32)
     action = rng.integers(shape[-1], size=shape[:-1])
     policy = Categorical(jnp.asarray(logits))
     log_probs = special.log_softmax(logits.astype(np.float64), axis=-1)
@@ -83,10 +79,6 @@ def test_huge_logits_give_finite_numbers_and_gradients():
     number, gradient = jax.value_and_grad(score)(jnp.array([1e4, -1e4, 0.0]))
     np.testing.assert_allclose(number, -2e4)
     np.testing.assert_allclose(gradient, [-1, 1, 0])
-
-
-def test_a_uniform_policys_entropy_is_the_logarithm_of_its_actions():
-    np.testing.assert_allclose(Categorical(jnp.full((2, 6), 3.5)).entropy(), np.log(6), rtol=1e-6)
 
 
 def test_samples_have_the_softmaxs_frequencies():
@@ -188,18 +180,3 @@ def test_gaussian_samples_have_the_mean_and_deviation():
         np.asarray(policy.sample(noise)).T, (1, -3), (0.5, 2), strict=True
     ):
         assert stats.kstest(column, stats.norm(center, deviation).cdf).pvalue > PLAUSIBLE
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_distribution_goes_through_transformations(kind):
-    make, _ = KINDS[kind]
-    output, log_std, action, noise = map(jnp.asarray, problem_of(kind, (5,)))
-
-    def numbers(output, action, noise):
-        one = make(output, log_std)
-        return one.log_prob(action), one.entropy(noise), one.sample(noise)
-
-    alone = numbers(output, action, noise)
-    mapped = quick_jit(jax.vmap(numbers))(output, action, noise)
-    for one, other in zip(alone, mapped, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

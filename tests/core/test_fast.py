@@ -10,6 +10,7 @@ import pytest
 
 from ppo_jax import fast
 from tests.helpers.quick import quick_jit
+from tests.helpers.trees import weighted
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -167,22 +168,22 @@ CASES = {
         (True, convolution((9, 8, 1), (5, 4), (2, 3))),
     ],
     "sum_entries": [
-        *((False, over_entries(entries)) for entries in (1, 2, fast.FEW_ACTIONS)),
+        (False, over_entries(fast.FEW_ACTIONS)),
         *((True, over_entries(entries)) for entries in (0, fast.FEW_ACTIONS + 1)),
     ],
     "log_softmax_at": [
-        *((False, of_actions(actions)) for actions in (1, 2, fast.FEW_ACTIONS)),
+        *((False, of_actions(actions)) for actions in (2, fast.FEW_ACTIONS)),
         (True, of_actions(fast.FEW_ACTIONS + 1)),
     ],
     "softmax_entropy": [
-        *((False, over_entries(actions)) for actions in (1, 2, fast.FEW_ACTIONS)),
+        *((False, over_entries(actions)) for actions in (2, fast.FEW_ACTIONS)),
         (True, over_entries(fast.FEW_ACTIONS + 1)),
     ],
     "draw": [
         (False, drawn(jax.random.normal, 3, 2, 5)),
         (False, drawn(jax.random.gumbel, 4, 2)),
     ],
-    "orthonormal": [(False, matrix(*shape)) for shape in ((7, 3), (3, 7), (4, 4), (1, 5), (5, 1))],
+    "orthonormal": [(False, matrix(*shape)) for shape in ((7, 3), (3, 7), (1, 5))],
     "rows": [
         *((False, of_rows(rows)) for rows in (1, fast.FEW_ROWS)),
         (True, of_rows(fast.FEW_ROWS + 1)),
@@ -193,7 +194,7 @@ CASES = {
         (True, transitions(fast.FEW_NUMBERS - 5)),
     ],
     "slice_row": [(True, of_rows_place())],
-    "in_batches": [(False, population(5, size)) for size in (1, 2, 3, 5, 8)],
+    "in_batches": [(False, population(5, size)) for size in (2, 5, 8)],
     "argmax": [(True, over_entries(2))],
     "discounted_sums": [(True, returns(3)), (True, returns(3, reverse=False))],
     "scan": [(True, walk(3, 2))],
@@ -206,11 +207,11 @@ OFF_THE_CPU = {
     ],
     "rows": [(True, of_rows(3)), (False, of_rows(4))],
     "argmax": [
-        *((False, over_entries(actions)) for actions in (1, 2, fast.FEW_ACTIONS)),
+        (False, over_entries(fast.FEW_ACTIONS)),
         (True, over_entries(fast.FEW_ACTIONS + 1)),
     ],
     "discounted_sums": [
-        *((False, returns(length)) for length in (1, 2, 7, 32)),
+        *((False, returns(length)) for length in (1, 32)),
         *((False, returns(length, reverse=False)) for length in (1, 7)),
     ],
     "sum_entries": [(False, over_entries(2))],
@@ -219,7 +220,7 @@ OFF_THE_CPU = {
     "together": [(False, doubled())],
     "slice_row": [(False, of_rows_place())],
     "scan": [
-        *((False, walk(length, 2)) for length in (1, 5, 2 * fast.STEPS_A_TRIP, 19)),
+        *((False, walk(length, 2)) for length in (5, 2 * fast.STEPS_A_TRIP, 19)),
         (True, walk(3, fast.FEW_CARRIED // 2)),
         (True, walk(3, 2, keyed=True)),
     ],
@@ -254,16 +255,6 @@ def test_the_device_is_that_of_the_mesh_which_need_not_be_here():
     assert "argmax" not in written("gpu")
     assert "argmax" not in written("tpu")
     assert "argmax" in str(jax.make_jaxpr(lambda values: fast.argmax(values))(normal(2, 3)))
-
-
-def weighted(outputs):
-    """One number in which every float counts differently."""
-    terms = (
-        jnp.sum(jnp.sin(leaf) * (1 + jnp.arange(leaf.size)).reshape(leaf.shape))
-        for leaf in jax.tree.leaves(outputs)
-        if jnp.issubdtype(leaf.dtype, jnp.floating)
-    )
-    return sum(terms, jnp.zeros(()))
 
 
 @pytest.mark.parametrize(("on_cpu", "name", "plain", "call", "arrays"), PAIRS)
@@ -308,9 +299,8 @@ def first(tree):
 
 
 @pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0), ((0, None, 0), (None, 0))])
-@pytest.mark.parametrize("differentiate", [False, True])
 @pytest.mark.parametrize("on_cpu", [True, False])
-def test_rows_of_many_agents_are_each_agents_own(axes, differentiate, on_cpu, monkeypatch):
+def test_rows_of_many_agents_are_each_agents_own(axes, on_cpu, monkeypatch):
     """Whatever is mapped over: parameters, rows, or parts of them."""
     monkeypatch.setattr(fast, "_platform", lambda: "cpu" if on_cpu else "tpu")
 
@@ -322,11 +312,11 @@ def test_rows_of_many_agents_are_each_agents_own(axes, differentiate, on_cpu, mo
     arguments = tuple(map(pick, (PARAMS, BATCHES), axes))
 
     def of(wrapper):
-        function = wrapper(network, 3)
-        if not differentiate:
-            return jax.jit(jax.vmap(function, axes))
-        loss = jax.grad(lambda params, batch: weighted(function(params, batch)), (0, 1))
-        return jax.jit(jax.vmap(loss, axes))
+        def loss(params, batch):
+            outputs = wrapper(network, 3)(params, batch)
+            return weighted(outputs), outputs
+
+        return quick_jit(jax.vmap(jax.value_and_grad(loss, (0, 1), has_aux=True), axes))
 
     ours, expected = of(fast.rows)(*arguments), of(fast.plain_rows)(*arguments)
     for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):

@@ -373,13 +373,18 @@ def test_a_truncation_goes_on_with_the_value_of_what_memory_has_seen():
 
 
 @pytest.mark.usefixtures("x64")
-def test_types_are_stable_in_float64():
-    state = init(configured("module"))
-    after, _ = jax.eval_shape(ppo.update, state, configured("module"))
+@pytest.mark.parametrize("case", ["squashed gru", "module"])
+def test_types_are_stable_in_float64(case):
+    """Of memory, correlated noise, previous actions and rewards, and statistics."""
+    state = init(configured(case))
+    after, _ = jax.eval_shape(ppo.update, state, configured(case))
     assert types(after) == types(state)
     assert not any(leaf.weak_type for leaf in jax.tree.leaves(state))
-    memory = state.rollout.memory
-    assert (memory["trace"].dtype, memory["age"].dtype) == (np.float64, np.int32)
+    if case == "module":
+        memory = state.rollout.memory
+        assert (memory["trace"].dtype, memory["age"].dtype) == (np.float64, np.int32)
+    else:
+        assert (state.rollout.noise.shape, state.rollout.noise.dtype) == ((4, 2), np.float64)
 
 
 @pytest.mark.parametrize("initialization", ["orthogonal", "uniform"])
@@ -418,13 +423,6 @@ AGENTS = 4
 UPDATES_OF_RUN = 32
 
 
-@functools.cache
-def ran(number):
-    """The program of so many updates by `ppo.run`."""
-    program = quick_jit(lambda state: ppo.run(state, SMALL, number)[0])
-    return lambda state: on_host(program(state))
-
-
 def saved_and_restored(state):
     """What a state is after it was nothing but bytes for a while."""
 
@@ -447,23 +445,24 @@ def on_host(states):
     return jax.tree.map(np.asarray, states._replace(key=()))._replace(key=states.key)
 
 
-def test_a_state_saved_and_continued_gives_the_same_bits():
-    state = lane(fresh_agents(), 0)
-    half = ran(3)(state)
-    assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(half.rollout.memory))
-    assert not half.rollout.start.all()
-    assert same_bits(ran(3)(saved_and_restored(half)), ran(6)(state))
-
-
 @functools.cache
 def population_program():
     program = quick_jit(lambda states, number: population.run(states, SMALL, number, 3)[0])
     return lambda states, number: on_host(program(states, number))
 
 
+def test_a_state_saved_and_continued_gives_the_same_bits():
+    states, program = fresh_agents(), population_program()
+    begun = program(states, 1)
+    assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(begun.rollout.memory))
+    assert not begun.rollout.start.all()
+    assert same_bits(program(saved_and_restored(begun), 2), program(states, 3))
+
+
 def test_agents_of_a_population_are_those_that_learn_alone():
     states = population_program()(fresh_agents(), 3)
-    alone = ran(3)(lane(fresh_agents(), 2))
+    learn = quick_jit(lambda state: ppo.run(state, SMALL, 3)[0])
+    alone = on_host(learn(lane(fresh_agents(), 2)))
     for one, own in zip(
         jax.tree.leaves(lane(states, 2).params), jax.tree.leaves(alone.params), strict=True
     ):

@@ -11,7 +11,6 @@ import pytest
 from scipy import stats
 
 from ppo_jax import env, ppo, recipe, rollout, spaces
-from tests.helpers.own_parts import init, types
 from tests.helpers.problems import BOX, CHOICES
 from tests.helpers.quick import quick_jit
 from tests.helpers.recurrent import drift, random_params, some_state
@@ -151,12 +150,3 @@ def test_a_correlation_beyond_its_range_is_refused():
     for wrong in (-0.1, 1.5, np.nan):
         with pytest.raises(ValueError, match=rf"^noise_correlation is {wrong}; [^\n]*0 and 1$"):
             recipe("fast", env=WORLD, noise_correlation=wrong)
-
-
-@pytest.mark.usefixtures("x64")
-def test_types_are_stable_in_float64():
-    config = CONFIG.replace(num_envs=2, squash_action=False)
-    state = init(config)
-    after, _ = jax.eval_shape(ppo.update, state, config)
-    assert types(after) == types(state)
-    assert state.rollout.noise.shape == (2, 2)

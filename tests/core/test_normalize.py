@@ -171,18 +171,3 @@ def test_a_child_takes_its_parents_moments_and_keeps_its_own_returns():
     np.testing.assert_array_equal(found[:3], [6, 7, 8])
     np.testing.assert_array_equal(found.returns, [4, 5])
     assert normalize.inherit((), ()) == ()
-
-
-def test_agents_side_by_side_have_statistics_of_their_own():
-    rng = np.random.default_rng(0)
-    data = jnp.asarray(rng.normal(size=(3, 6, 2)) * np.array([1, 10, 100])[:, None, None])
-    valid = jnp.ones((6, 2), bool)
-    statistics = normalize.init(ONE, jnp.zeros(()))
-    together = jax.vmap(normalize.merge, (None, 0, None))(statistics, data, valid)
-    scaled = jax.vmap(normalize.apply)(together, data.reshape(3, 12))
-    for agent, own in enumerate(data):
-        alone = normalize.merge(statistics, own, valid)
-        np.testing.assert_allclose(together.parts[0].m2[agent], alone.parts[0].m2, rtol=1e-5)
-        np.testing.assert_allclose(
-            scaled[agent], normalize.apply(alone, own.reshape(12)), rtol=1e-5, atol=1e-6
-        )

@@ -205,11 +205,6 @@ def test_what_is_no_environment_is_refused(overrides, fragments):
     refusal(*fragments, **overrides)
 
 
-def test_arguments_that_cannot_be_hashed_are_refused():
-    with pytest.raises(ValueError, match=r"^env_kwargs cannot be hashed: its map is a list; .*$"):
-        SMALL.replace(env="FrozenLake-misc", env_kwargs={"map": ["SF", "FG"]})
-
-
 # Time limits
 
 
@@ -400,7 +395,6 @@ def test_a_gymnax_environment_of_ones_own_is_checked_alike():
 
 SOUND = {
     "ends": teller(end=4),
-    "has a limit": teller(),
     "many choices": teller(spaces.MultiDiscrete((2, 5))),
     "infinite bounds": teller(spaces.Box(LOW, np.inf, (2, 3))),
     "parts": tree_world(),

@@ -1,6 +1,10 @@
 """Many agents in one program: each the agent it is alone, frozen by itself when it diverges, shared
 out over devices, and summed up."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,15 +18,19 @@ from tests.helpers.populations import (
     SETTINGS_OF,
     STORAGE,
     TOLERANCE,
+    VICTIM,
     assert_nothing,
     batch_of,
     compiled,
     host,
     joined,
     own_config,
+    per_agent,
+    poison,
     without,
 )
 from tests.helpers.quick import quick_jit
+from tests.helpers.share_out import AGENTS_ON
 from tests.helpers.statistics_by_definition import integrated_iqm
 from tests.helpers.tiny_recipes import SETTINGS, configured
 from tests.helpers.trees import lane, numbers, same_bits
@@ -127,7 +135,7 @@ def test_statistics_are_each_agents_own(pendulum):
 def in_parts():
     """`population.run`, five agents at a time: the last part is filled up."""
     assert AGENTS % 5
-    run = compiled(population.run, static_argnums=(3, 4))
+    run = quick_jit(population.run, static_argnums=(3, 4))
     return lambda states, configs: run(states, configs, 2, STORAGE, 5)
 
 
@@ -186,6 +194,151 @@ def test_greedy_returns_are_each_agents_own(standard):
         )
         np.testing.assert_array_equal(returns[agent], expected)
     assert len(np.unique(returns, axis=0)) > AGENTS / 2
+
+
+# Agents that diverge: each is frozen by itself, to the bit, and the others go on as without it
+
+
+INJECTIONS = (
+    *("rate of 1e38", "NaN hyperparameter"),
+    *("NaN params", "NaN moments", "NaN worlds", "infinite critic"),
+)
+
+
+@pytest.mark.parametrize("injection", INJECTIONS)
+def test_an_agent_that_cannot_go_on_keeps_its_state_and_the_others_theirs(standard, injection):
+    """All to the bit."""
+    assert_frozen_alone(standard, injection)
+
+
+OF_STATISTICS = ("NaN statistics", "NaN reward statistics", "infinite reward statistics")
+
+
+@pytest.mark.parametrize("injection", [*OF_STATISTICS, "NaN params", "NaN worlds"])
+def test_an_agent_with_statistics_that_cannot_go_on_keeps_them(pendulum, injection):
+    assert_frozen_alone(pendulum, injection)
+
+
+def assert_frozen_alone(batch, injection):
+    calm, calm_metrics = batch.run(batch.states, batch.configs, 2)
+    assert (calm.num_updates == 2).all()
+    assert np.isfinite(calm_metrics.policy_loss).all()
+    states, configs = poison(batch, injection)
+    frozen, metrics = batch.run(states, configs, 2)
+    kept = lane(host(states), VICTIM)
+    assert same_bits(lane(host(frozen), VICTIM), kept)
+    assert kept.num_updates == 0
+    assert_nothing(lane(host(metrics), np.s_[:2, VICTIM]))
+    assert not any(np.any(leaf[2:]) for leaf in host(metrics))
+    assert same_bits(without(frozen, VICTIM), without(calm, VICTIM))
+    assert same_bits(without(metrics, VICTIM, 1), without(calm_metrics, VICTIM, 1))
+    again, metrics = batch.run(frozen, configs, 2)
+    assert same_bits(lane(host(again), VICTIM), kept)
+    assert_nothing(lane(host(metrics), np.s_[:2, VICTIM]))
+
+
+LATE = np.arange(SETTINGS.index("discount"), AGENTS)
+
+
+@pytest.fixture(scope="module")
+def late():
+    """A run in which the agents LATE diverge one after another, for their critics climb the loss:
+    configuration, states, metrics."""
+    batch = batch_of("standard", SETTINGS)
+    configs = per_agent(lambda leaf: leaf.at[LATE].set(leaf[0]), batch.configs)
+    rates = configs.critic_learning_rate.at[LATE].set(-np.logspace(17, 17.6, len(LATE)))
+    configs = configs.replace(critic_learning_rate=rates, num_updates=STORAGE)
+    return configs, *batch.run(batch.states, configs, STORAGE)
+
+
+def test_an_agent_that_diverges_late_keeps_the_state_before(standard, late):
+    """That of a run which ends there; the batch's other agents go on as without it."""
+    configs, states, metrics = late[0], *host(late[1:])
+    updates = states.num_updates
+    assert len(set(updates[LATE])) >= 3
+    assert 0 < updates[LATE].min() <= updates[LATE].max() < STORAGE
+    others = np.delete(np.arange(AGENTS), LATE)
+    assert (updates[others] == STORAGE).all()
+    for agent in LATE:
+        until, rows = host(standard.run(standard.states, configs, updates[agent]))
+        assert same_bits(lane(states, agent), lane(until, agent))
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(lane(until.params, agent)))
+        before = lane(metrics, np.s_[: updates[agent], agent])
+        assert same_bits(before, lane(rows, np.s_[: updates[agent], agent]))
+        assert np.isfinite(before.value_loss).all()
+        assert (before.env_steps == 16).all()
+        assert_nothing(lane(metrics, np.s_[updates[agent] :, agent]))
+    own = standard.configs.replace(num_updates=STORAGE)
+    calm, calm_metrics = standard.run(standard.states, own, STORAGE)
+    assert same_bits(without(states, LATE), without(calm, LATE))
+    assert same_bits(without(metrics, LATE, 1), without(calm_metrics, LATE, 1))
+
+
+def test_the_update_that_was_not_taken_was_not_finite(standard, late):
+    """By the core's own update, which freezes nothing."""
+    configs, states, _ = late
+    pick = jax.jit(
+        lambda both, agent: (lane(both[0], agent), per_agent(lambda leaf: leaf[agent], both[1]))
+    )
+    for agent in (0, *LATE):
+        state, row = standard.run_alone(*pick((states, configs), agent))
+        learned = state.params, row.policy_loss, row.value_loss, row.critic_grad_norm
+        finite = all(np.isfinite(leaf).all() for leaf in numbers(learned))
+        assert finite == (agent not in LATE)
+
+
+def test_an_agent_that_diverges_in_a_later_chunk_is_frozen_there(standard, late):
+    configs, states, metrics = late
+    middle, first = standard.run(standard.states, configs, 5)
+    end, second = standard.run(middle, configs, 3)
+    assert same_bits(end, states)
+    assert same_bits(joined((first, 5), (second, 3)), metrics)
+
+
+# Agents shared out over several devices
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    """What `share_out` does, on this process's one device."""
+    batch = batch_of("standard", SETTINGS)
+    states, configs = poison(batch, "rate of 1e38")
+    after, metrics = batch.run(states, configs, 2)
+    evaluate = compiled(population.evaluate, static_argnums=3)
+    return states, after, metrics, evaluate(after.params, configs, batch.keys, EPISODES)
+
+
+@pytest.mark.parametrize(
+    "devices",
+    [pytest.param(count, marks=pytest.mark.slow if count > 2 else ()) for count in AGENTS_ON],
+)
+def test_agents_shared_out_over_devices_are_the_agents_on_one(devices, on_one_device, tmp_path):
+    """Each device has its share and waits for no other; counts are the same from the start."""
+    path = tmp_path / "shared.npz"
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"
+        " --xla_backend_optimization_level=0",  # which compiles in less time
+    }
+    command = [sys.executable, "-m", "tests.helpers.share_out", str(path)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    with np.load(path) as arrays:
+        leaves = iter([arrays[name] for name in arrays.files])
+    count = AGENTS_ON[devices]
+    states, after, metrics, returns = on_one_device
+    for expected in numbers(states):
+        np.testing.assert_allclose(next(leaves), expected[:count], rtol=1e-5, atol=1e-6)
+    for expected in numbers(after):
+        np.testing.assert_allclose(next(leaves), expected[:count], **TOLERANCE)
+    for name, expected in metrics._asdict().items():
+        leaf = next(leaves)
+        np.testing.assert_allclose(leaf, expected[:, :count], **TOLERANCE, err_msg=name)
+        if jnp.issubdtype(leaf.dtype, jnp.integer):
+            np.testing.assert_array_equal(leaf[0], expected[0, :count], err_msg=name)
+    np.testing.assert_array_equal(next(leaves), returns[:count])
+    assert after.num_updates.tolist() == [2 * (agent != VICTIM) for agent in range(AGENTS)]
 
 
 # Statistics over agents

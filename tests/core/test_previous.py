@@ -121,15 +121,6 @@ def test_built_in_networks_see_all_in_one_row(network, actions, width):
         assert layer["kernel"].shape[0] == width + 1
 
 
-@pytest.mark.usefixtures("x64")
-def test_types_are_stable_in_float64():
-    config = configured("choices", normalize_observation=True)
-    state = init(config)
-    after, _ = jax.eval_shape(ppo.update, state, config)
-    assert types(after) == types(state)
-    assert not any(leaf.weak_type for leaf in jax.tree.leaves(state))
-
-
 def test_parts_of_an_observation_stay_parts():
     """And whole numbers and images in it what they are."""
     state = init(SMALL.replace(env=tree_world(), normalize_observation=True, **BOTH))

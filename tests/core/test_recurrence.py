@@ -12,6 +12,7 @@ from jax.extend.core import jaxprs_in_params
 
 from ppo_jax import fast, recurrence
 from tests.helpers.quick import quick_jit
+from tests.helpers.trees import weighted
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -75,16 +76,10 @@ PARTS = {
     "fresh": np.array([True, False]),
 }
 CASES = [
-    pytest.param(step, memory, length, id=f"{step.__name__}-{length}")
-    for step, memory in (
-        (several_parts, PARTS),
-        (inner, MEMORY),
-        (last_input, MEMORY),
-        (kept, MEMORY),
-        (blind, MEMORY),
-        (cast, MEMORY),
-    )
-    for length in (1, 2, STEPS)
+    *((several_parts, PARTS, length, True) for length in (1, 2, STEPS)),
+    *((step, MEMORY, STEPS, True) for step in (inner, last_input, kept, blind, cast)),
+    (several_parts, PARTS, STEPS, False),
+    (inner, MEMORY, STEPS, False),
 ]
 
 
@@ -92,15 +87,6 @@ def given(length):
     """Inputs, and where an episode begins."""
     begins = np.random.default_rng(5).integers(0, 2, (length, ENVS)) == 1
     return jnp.asarray(normal(length, ENVS, INPUTS, seed=6)), jnp.asarray(begins)
-
-
-def weighted(tree):
-    """One number in which every float counts differently."""
-    return sum(
-        jnp.sum(jnp.sin(leaf) * (1 + jnp.arange(leaf.size)).reshape(leaf.shape))
-        for leaf in jax.tree.leaves(tree)
-        if jnp.issubdtype(leaf.dtype, jnp.floating)
-    )
 
 
 def found_by(function, step, params, memory, inputs):
@@ -115,8 +101,10 @@ def found_by(function, step, params, memory, inputs):
     return found, [leaf for leaf in jax.tree.leaves(gradients) if leaf.dtype != jax.dtypes.float0]
 
 
-@pytest.mark.parametrize("on_cpu", [True, False])
-@pytest.mark.parametrize(("step", "memory", "length"), CASES)
+@pytest.mark.parametrize(
+    ("step", "memory", "length", "on_cpu"),
+    [pytest.param(*case, id="-".join([case[0].__name__, *map(str, case[2:])])) for case in CASES],
+)
 def test_it_equals_a_scan_of_the_step(step, memory, length, on_cpu, monkeypatch):
     monkeypatch.setattr(fast, "_platform", lambda: "cpu" if on_cpu else "tpu")
     ours, scanned = (
@@ -133,10 +121,12 @@ def test_it_equals_a_scan_of_the_step(step, memory, length, on_cpu, monkeypatch)
 def test_many_agents_have_each_its_own():
     inputs, memory = given(STEPS), jnp.asarray(MEMORY)
     many = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), PARAMS)
-    both = jax.vmap(lambda own: found_by(recurrence.unroll, inner, own, memory, inputs))(many)
+    unrolled = functools.partial(found_by, recurrence.unroll, inner)
+    scanned = quick_jit(functools.partial(found_by, recurrence.plain_unroll, inner))
+    both = quick_jit(jax.vmap(unrolled, (0, None, None)))(many, memory, inputs)
     for agent, scale in enumerate((1, 2)):
         params = jax.tree.map(lambda leaf, scale=scale: scale * leaf, PARAMS)
-        own = found_by(recurrence.plain_unroll, inner, params, memory, inputs)
+        own = scanned(params, memory, inputs)
         for one, other in zip(jax.tree.leaves(both), jax.tree.leaves(own), strict=True):
             np.testing.assert_allclose(one[agent], other, rtol=1e-10, atol=1e-12)
 

@@ -127,10 +127,8 @@ def test_reset_states_that_take_too_much_are_refused_with_the_remedy():
     rollout.check_resets(config.replace(reset_pool=5), environment, agents + 1)
 
 
-def test_reset_states_beyond_two_gibibytes_are_refused():
+def test_an_update_refuses_reset_states_beyond_two_gibibytes():
     huge = recipe("standard", env="Pong-misc", num_envs=4096, num_minibatches=1, num_updates=1)
     state = jax.eval_shape(lambda: ppo.init(jax.random.key(0), huge))
     with pytest.raises(ValueError, match=r"takes 7\.. GiB, more than 2 GiB; give --reset-pool"):
         jax.eval_shape(ppo.update, state, huge)
-    pooled = huge.replace(reset_pool=16)
-    assert jax.eval_shape(ppo.update, state, pooled)[1].env_steps.shape == ()

@@ -16,6 +16,7 @@ from scipy import stats
 from ppo_jax import env, policy, ppo, recipe, rollout
 from tests.helpers.own_parts import lottery
 from tests.helpers.quick import quick_jit
+from tests.helpers.trees import lane
 
 FIXED = recipe(
     "fast",
@@ -102,10 +103,6 @@ def steps(fixed):
 @pytest.fixture(scope="module")
 def episodes():
     return record(EPISODES)
-
-
-def at(tree, index):
-    return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
 def hidden_layers(half):
@@ -207,7 +204,7 @@ def test_episode_return_and_length_restart_after_each_end_and_cross_rollouts(fix
         np.testing.assert_array_equal(steps.episode_length[t], count)
         total, count = np.where(steps.done[t], 0, total), np.where(steps.done[t], 0, count)
         if (t + 1) % FIXED.num_steps == 0:
-            carried = at(fixed.after.rollout, t // FIXED.num_steps)
+            carried = lane(fixed.after.rollout, t // FIXED.num_steps)
             np.testing.assert_array_equal(carried.episode_return, total)
             np.testing.assert_array_equal(carried.episode_length, count)
             np.testing.assert_array_equal(carried.env_state.time, count)
@@ -219,7 +216,7 @@ def test_the_policy_that_acts_is_the_current_one(name, config, request):
     run = request.getfixturevalue(name)
     nonlinearity = NONLINEARITIES[config.activation]
     for update in range(config.num_updates):
-        one = at(run, update)
+        one = lane(run, update)
         actor = one.before.params.trainable["network"]["actor"]
         scores = perceptron(actor, one.transitions.observation, nonlinearity) + one.noise
         certain = np.abs(np.diff(scores)[..., 0]) > 1e-4
@@ -228,7 +225,7 @@ def test_the_policy_that_acts_is_the_current_one(name, config, request):
             one.transitions.action[certain], scores.argmax(axis=-1)[certain]
         )
     assert set(np.unique(run.transitions.action)) == {0, 1}
-    first = at(run.before.params.trainable["network"]["actor"], 0)
+    first = lane(run.before.params.trainable["network"]["actor"], 0)
     later = perceptron(first, run.transitions.observation, nonlinearity) + run.noise
     assert (later.argmax(axis=-1) != run.transitions.action).sum() > 5  # they do change
 
@@ -240,14 +237,16 @@ def collect_with(probabilities, config):
     """A rollout by a policy with these probabilities of actions, which looks at nothing."""
     environment, own_policy = env.make(config), policy.make(config)
     start_key, key = jax.random.split(jax.random.key(0))
-    params = own_policy.init(start_key)
+    params = quick_jit(own_policy.init)(start_key)
     output = params.trainable["network"]["actor"]["output"]
     output["kernel"] = jnp.zeros_like(output["kernel"])
     output["bias"] = jnp.log(jnp.array(probabilities))
-    rollout_state = rollout.start(start_key, environment, own_policy, config.num_envs)
-    collect = quick_jit(
-        lambda key: rollout.collect(key, params, rollout_state, environment, own_policy, config)[1]
-    )
+
+    @quick_jit
+    def collect(key):
+        state = rollout.start(start_key, environment, own_policy, config.num_envs)
+        return rollout.collect(key, params, state, environment, own_policy, config)[1]
+
     return jax.tree.map(np.asarray, collect(key))
 
 
@@ -292,7 +291,7 @@ def test_collecting_stops_at_the_first_end_of_an_episode_with_enough_transitions
 def test_an_update_holds_whole_episodes_only_and_carries_short_ones_within_it(episodes):
     several = 0
     for update in range(EPISODES.num_updates):
-        one = at(episodes.transitions, (update, slice(None), 0))
+        one = lane(episodes.transitions, (update, slice(None), 0))
         lengths = one.episode_length[one.done & one.valid]
         assert one.valid.sum() == lengths.sum() >= 32
         assert one.episode_length[0] == 1
@@ -343,8 +342,8 @@ def test_targets_bootstrap_at_a_truncation_and_not_at_a_termination(episodes, ta
     target = targets(episodes.transitions)
     truncations = 0
     for update in range(EPISODES.num_updates):
-        one = at(episodes, update)
-        steps = at(one.transitions, (slice(None), 0))
+        one = lane(episodes, update)
+        steps = lane(one.transitions, (slice(None), 0))
         critic = one.before.params.trainable["network"]["critic"]
         final_value = perceptron(critic, steps.final_observation, NONLINEARITIES["relu"])[:, 0]
         for t in reversed(range(steps.valid.sum())):
@@ -357,24 +356,6 @@ def test_targets_bootstrap_at_a_truncation_and_not_at_a_termination(episodes, ta
                 expected = steps.reward[t] + 0.99 * expected
             np.testing.assert_allclose(target[update, t], expected, rtol=1e-5)
     assert truncations > 3
-
-
-def test_a_termination_wins_over_a_truncation(episodes, targets):
-    transitions = episodes.transitions
-    both = transitions._replace(truncated=transitions.truncated | transitions.terminated)
-    np.testing.assert_array_equal(targets(both), targets(transitions))
-
-
-def test_rewards_of_an_episode_do_not_reach_the_one_before(episodes, targets):
-    transitions = episodes.transitions
-    ended_before = np.cumsum(transitions.done, axis=1) - transitions.done
-    later = (ended_before == 1) & transitions.valid
-    changed = transitions._replace(reward=np.where(later, np.float32(100), transitions.reward))
-    one, other = targets(transitions), targets(changed)
-    first = (ended_before == 0)[..., 0]
-    assert later.sum() > 50
-    np.testing.assert_array_equal(other[first], one[first])
-    assert (np.abs(other - one)[later[..., 0]] > 10).all()
 
 
 # Statistics
@@ -435,12 +416,11 @@ def test_gradient_steps_are_those_of_the_minibatches(fixed, episodes):
     np.testing.assert_array_equal(episodes.metrics.gradient_steps, 2 * minibatches)
 
 
-@pytest.mark.parametrize("num_envs", [4, 16])
-def test_a_rollout_can_be_differentiated_and_is_given_data(num_envs):
-    """Few environments act one by one, many together; Pendulum's actions are smooth in log σ."""
-    config = FIXED.replace(env="Pendulum-v1", num_envs=num_envs)
+def test_a_rollout_can_be_differentiated_and_is_given_data():
+    """Pendulum's actions are smooth in log σ."""
+    config = FIXED.replace(env="Pendulum-v1")
     environment, own_policy = env.make(config), policy.make(config)
-    state = ppo.init(jax.random.key(0), config)
+    state = quick_jit(ppo.init)(jax.random.key(0), config)
 
     def total(params):
         transitions = rollout.collect(
@@ -454,16 +434,15 @@ def test_a_rollout_can_be_differentiated_and_is_given_data(num_envs):
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
 
 
-@pytest.mark.parametrize(("num_envs", "few"), [(1, True), (8, True), (9, False), (64, False)])
+@pytest.mark.parametrize(("num_envs", "few"), [(8, True), (9, False)])
 def test_few_environments_act_one_by_one_and_many_together(num_envs, few):
     """The results are the same and the speed is not (docs/performance.md)."""
     own_policy = policy.make(FIXED)
-    params = own_policy.init(jax.random.key(0))
-    trace = jax.make_jaxpr(lambda seen: own_policy.apply(params, seen)[0].logits)
-    program = str(trace(jnp.zeros((num_envs, 4))))
+    params = jax.eval_shape(own_policy.init, jax.random.key(0))
+    trace = jax.make_jaxpr(lambda params, seen: own_policy.apply(params, seen)[0].logits)
+    program = str(trace(params, jnp.zeros((num_envs, 4))))
     assert ("custom_vmap_call" in program) == few
-    rows = "" if num_envs == 1 else f"{num_envs},"
-    assert f"f32[{rows}8] = dot_general" in program  # the product that others make
+    assert f"f32[{num_envs},8] = dot_general" in program  # the product that others make
 
 
 # Final observations of truncations alone
@@ -502,7 +481,7 @@ def test_only_truncations_keep_their_final_observations(name, slots, request):
     assert few.final_observation.shape[1:] == (slots, config.num_envs, 4)
     truncations = 0
     for update in range(config.num_updates):
-        one, other = at(every, update), at(few, update)
+        one, other = lane(every, update), lane(few, update)
         np.testing.assert_array_equal(one.action[one.valid], other.action[one.valid])
         np.testing.assert_array_equal(one.valid, other.valid)
         np.testing.assert_allclose(
@@ -549,7 +528,7 @@ def test_values_after_truncations_are_those_of_their_final_observations(config, 
     steps, limit = rollout.length(config, environment), config.max_episode_steps
     slots = rollout.truncation_slots(config, environment)
     assert slots == -(-steps // limit) > 3
-    state = ppo.init(jax.random.key(0), config)
+    state = quick_jit(ppo.init)(jax.random.key(0), config)
     critic = state.params.trainable["network"]["critic"]
 
     @jax.jit

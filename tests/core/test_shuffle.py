@@ -59,11 +59,10 @@ def unevenness(counts, expected):
 # A bijection --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_every_length_up_to_2000_is_permuted(seed):
+def test_every_length_up_to_2000_is_permuted():
     identity = np.arange(LONGEST)
     for lengths in np.arange(1, LONGEST + 1).reshape(-1, 500):
-        results = np.asarray(whole_permutations(jax.random.key(seed), lengths))
+        results = np.asarray(whole_permutations(jax.random.key(0), lengths))
         np.testing.assert_array_equal(np.sort(results, axis=1), np.tile(identity, (500, 1)))
         # Not only onto each other: the range is kept.
         inside = identity < lengths[:, None]
@@ -87,19 +86,6 @@ def test_a_permutation_is_swap_or_not_by_its_definition(length):
         positions = np.unique(np.linspace(0, length - 1, 60).astype(np.int32))
         expected = [oracle.swap_or_not(pivots % length, keys, int(x), length) for x in positions]
         np.testing.assert_array_equal(permute(key, positions, length), expected)
-
-
-def test_a_permutation_is_the_same_without_jit():
-    key, positions = jax.random.key(4), jnp.arange(31)
-    eager = shuffle.permute(key, positions, 31)
-    assert eager.dtype == jnp.int32
-    np.testing.assert_array_equal(eager, permute(key, positions, 31))
-
-
-def test_a_batch_of_keys_gives_each_keys_own_permutation():
-    batch = many(31)
-    for index, key in enumerate(jax.random.split(jax.random.key(0), len(batch))[:5]):
-        np.testing.assert_array_equal(batch[index], permute(key, jnp.arange(31), 31))
 
 
 def test_positions_keep_their_shape_and_need_not_be_all():

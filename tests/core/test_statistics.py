@@ -196,47 +196,6 @@ def test_diverged_agents_counted_as_the_worst_keep_the_quantiles_numbers():
     assert low == -jnp.inf  # half way between
 
 
-# Invariances --------------------------------------------------------------------------------------
-
-
-@examples
-@given(samples(elements=numbers | st.just(np.nan)), st.data())
-def test_the_agents_order_does_not_matter(values, data):
-    permuted = np.array(data.draw(st.permutations(values.tolist())))
-    before = in_float64(summarize, values, solved_at=0.0)
-    after = in_float64(summarize, permuted, solved_at=0.0)
-    for leaf, other in zip(before, after, strict=True):
-        np.testing.assert_allclose(leaf, other, **FLOAT64)
-
-
-@examples
-@given(samples(), st.floats(-1e3, 1e3), st.floats(0.01, 100))
-def test_a_summary_shifts_and_scales_with_its_values(values, shift, scale):
-    before = in_float64(summarize, values)
-    after = in_float64(summarize, scale * values + shift)
-    for name in ("mean", "iqm", "quantiles"):
-        expected = scale * getattr(before, name) + shift
-        np.testing.assert_allclose(getattr(after, name), expected, rtol=1e-9, atol=1e-7)
-
-
-@examples
-@given(samples())
-def test_the_interquartile_mean_is_odd_and_between_the_quartiles(values):
-    middle = in_float64(interquartile_mean, values)
-    np.testing.assert_allclose(in_float64(interquartile_mean, -values), -middle, **FLOAT64)
-    low, high = np.quantile(values, [0.25, 0.75], method="inverted_cdf")
-    assert low - 1e-9 <= middle <= high + 1e-9
-
-
-def test_the_interquartile_mean_of_repeated_values_does_not_change():
-    # Continuity in n: the definition knows the distribution of the values, not their number.
-    values = np.random.default_rng(0).normal(size=7)
-    expected = in_float64(interquartile_mean, values)
-    for times in (2, 3, 4):
-        repeated = np.repeat(values, times)
-        np.testing.assert_allclose(in_float64(interquartile_mean, repeated), expected, **FLOAT64)
-
-
 # The bootstrap ------------------------------------------------------------------------------------
 
 
@@ -281,6 +240,7 @@ def test_every_stratum_is_resampled_on_its_own():
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_truth_as_often_as_it_says():
     # 200 repeats: the standard error of a coverage of 0.95 is 0.015.
     values = jax.random.normal(jax.random.key(0), (200, 1, 50))
@@ -300,6 +260,7 @@ def test_resamples_do_not_depend_on_the_batch(monkeypatch):
     np.testing.assert_allclose(*intervals, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_thousand_resamples_of_a_thousand_runs_stay_small():
     def interval(key, values):
         return statistics.stratified_bootstrap(
@@ -484,7 +445,7 @@ def test_quantiles_of_solving_by_hand():
         quantiles_of_solving(jnp.zeros(0))
 
 
-# Dtypes and transformations -----------------------------------------------------------------------
+# Dtypes -------------------------------------------------------------------------------------------
 
 
 def everything(values):
@@ -514,13 +475,3 @@ def test_every_result_is_float32_without_x64():
     for dtype in (jnp.float32, jnp.int32):
         results = jax.eval_shape(everything, jnp.zeros((6, 5), dtype))
         assert {leaf.dtype for leaf in jax.tree.leaves(results)} == {jnp.dtype(jnp.float32)}
-
-
-def test_everything_vmaps():
-    values = jnp.asarray(np.random.default_rng(0).normal(2, 1, (3, 6, 5)))
-    together = jax.jit(jax.vmap(everything))(values)
-    alone = jax.jit(everything)
-    for index in range(3):
-        apart = jax.tree.leaves(alone(values[index]))
-        for leaf, other in zip(jax.tree.leaves(together), apart, strict=True):
-            np.testing.assert_allclose(leaf[index], other, rtol=1e-5)

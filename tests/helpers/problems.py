@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from ppo_jax import Config, env, network, policy, ppo, recipe, rollout, spaces
 from tests.helpers import oracle
@@ -94,7 +95,10 @@ CASES = {
     "squashed, whole episodes": ("notebook", BOX, {"squash_action": True}),
     "MultiDiscrete": ("notebook", CHOICES, {"entropy_coefficient": 0.05}),
 }
-FLOAT32_CASES = ("notebook", "standard", "fast", "Gaussian", "squashed", "MultiDiscrete")
+FLOAT32_CASES = (
+    *("notebook", "standard", "squashed"),
+    *(pytest.param(case, marks=pytest.mark.slow) for case in ("fast", "Gaussian", "MultiDiscrete")),
+)
 
 
 @functools.cache
@@ -298,35 +302,23 @@ def learn(key, params, adam, transitions, log_prob, scale, config):
     return learned, batch, orders
 
 
+def learn_from(problem):
+    """What the library makes of a problem, its batch and its orders of what is valid."""
+    names = "key", "params", "adam", "transitions", "log_prob", "scale", "config"
+    learned, batch, orders = learn(*(getattr(problem, name) for name in names))
+    return learned, batch, np.array(orders)[:, : problem.judged[2]["reward"].size]
+
+
 def learn_and_orders(problem):
     """What the library makes of a problem, its valid batch and orders."""
-    learned, batch, orders = learn(
-        problem.key,
-        problem.params,
-        problem.adam,
-        problem.transitions,
-        problem.log_prob,
-        problem.scale,
-        problem.config,
-    )
-    size = problem.judged[2]["reward"].size
+    learned, batch, orders = learn_from(problem)
     batch = batch._replace(log_prob=problem.log_prob.reshape(-1))  # of the policy that acted
-    return learned, jax.tree.map(lambda leaf: leaf[:size], batch), np.array(orders)[:, :size]
+    return learned, jax.tree.map(lambda leaf: leaf[: orders.shape[1]], batch), orders
 
 
 def learn_both_ways(problem):
     """What the library and the oracle make of a problem."""
-    learned, batch, orders = learn(
-        problem.key,
-        problem.params,
-        problem.adam,
-        problem.transitions,
-        problem.log_prob,
-        problem.scale,
-        problem.config,
-    )
-    size = problem.judged[2]["reward"].size
-    orders = np.asarray(orders)[:, :size]
+    learned, batch, orders = learn_from(problem)
     expected = oracle.update(problem.settings, *problem.judged, orders, 1 - problem.scale)
     return learned, batch, expected
 

@@ -1,4 +1,4 @@
-"""Trees of arrays: an agent of many, many stacked, bits compared."""
+"""Trees of arrays: an agent of many, many stacked, bits compared, all in one number."""
 
 import jax
 import jax.numpy as jnp
@@ -33,3 +33,13 @@ def nan_like(tree):
 def same_bits(one, other):
     pairs = zip(numbers(one), numbers(other), strict=True)
     return all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in pairs)
+
+
+def weighted(tree):
+    """One number in which every float counts differently."""
+    terms = (
+        jnp.sum(jnp.sin(leaf) * (1 + jnp.arange(leaf.size)).reshape(leaf.shape))
+        for leaf in jax.tree.leaves(tree)
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+    )
+    return sum(terms, jnp.zeros(()))
