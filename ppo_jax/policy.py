@@ -65,7 +65,14 @@ class Policy(NamedTuple):
 def make(config: Config) -> Policy:
     """The policy of a configuration.
 
-    Raises ValueError, in one line, for a network or a space that cannot be served.
+    Args:
+        config: Its hyperparameters may be traced.
+
+    Returns:
+        Pure functions that close over the configuration's values; valid in the current trace only.
+
+    Raises:
+        ValueError: In one line, for a network or a space that cannot be served.
     """
     environment = env.make(config)
     action_space = environment.action_space
@@ -156,8 +163,15 @@ def make(config: Config) -> Policy:
 
 
 def halves(trainable: Any) -> tuple[Halves, Callable[[Halves], Any]]:
-    """The trainable parameters (or gradients of their shape) as one vector each of actor and
-    critic, and the function that makes the tree of such vectors again."""
+    """The trainable parameters as one vector each of actor and critic, and the way back.
+
+    Args:
+        trainable: `Params.trainable`, or gradients of its shape.
+
+    Returns:
+        Two vectors; that of a half without parameters is empty.
+        The function that makes a tree like `trainable` of such vectors.
+    """
     trees, join = split(trainable)
     (actor, to_actor), (critic, to_critic) = _ravel(trees.actor), _ravel(trees.critic)
 
@@ -168,7 +182,15 @@ def halves(trainable: Any) -> tuple[Halves, Callable[[Halves], Any]]:
 
 
 def split(trainable: Any) -> tuple[Halves, Callable[[Halves], Any]]:
-    """The trainable parameters as one tree each of actor and critic, and the way back."""
+    """The trainable parameters as one tree each of actor and critic, and the way back.
+
+    Args:
+        trainable: `Params.trainable`, or gradients of its shape.
+
+    Returns:
+        Two trees: the network's parameters under `critic`, and all others, log σ among them.
+        The function that makes a tree like `trainable` of such trees.
+    """
     layers = dict(trainable["network"])
     critic = {"critic": layers.pop("critic")} if "critic" in layers else {}
 
