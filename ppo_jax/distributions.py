@@ -186,7 +186,10 @@ class TanhNormal(NamedTuple):
         return self._normal().log_prob(action) - self._log_slope(action)
 
     def entropy(self, noise: jax.Array) -> jax.Array:
-        """An estimate from one sample u = mean + σ noise, [...]: ½ Σ log(2πe σ²) + Σ log |da/du|."""
+        """An estimate from one sample, [...].
+
+        ½ Σ log(2πe σ²) + Σ log |da/du| at u = mean + σ noise.
+        """
         return self._normal().entropy() + self._log_slope(self.sample(noise))
 
     def mode(self) -> jax.Array:

@@ -41,7 +41,7 @@ def _dense(size: int, gain: float, name: str) -> nn.Dense:
 
 
 def convolutions(size: tuple[int, ...]) -> list[tuple[int, int, int]]:
-    """Channels, side and stride of each layer for images of that height and width, in pixels: below 36
+    """Channels, side and stride of each layer for images of that height and width: below 36 pixels
     a side one layer, else those of Mnih et al. (2015).
     """
     return [(16, 3, 1)] if min(size) < 36 else [(32, 8, 4), (64, 4, 2), (64, 3, 1)]
@@ -205,8 +205,8 @@ def init_built_in(key: jax.Array, shapes: Any, initialization: str) -> Any:
     Args:
         shapes: Of the parameters that the module's own `init` would give.
         initialization: "orthogonal", kernels with orthonormal rows or columns times √2, those
-            of a recurrent unit 1, policy head 0.01, value head 1, biases zero; or "uniform", kernels and biases
-            uniform in ±1/√inputs.
+            of a recurrent unit 1, policy head 0.01, value head 1, biases zero; or "uniform",
+            kernels and biases uniform in ±1/√inputs.
 
     Returns:
         Parameters of these shapes, by the name of the half.
