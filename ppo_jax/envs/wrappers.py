@@ -71,7 +71,7 @@ def with_previous(environment: Environment, config: Config) -> Environment:
 
     Args:
         environment: Its observations become the part `observation`.
-        config: `previous_action` adds the part `action`, a discrete one one-hot; `previous_reward`
+        config: `previous_action` adds the part `action`, one-hot if discrete; `previous_reward`
             the part `reward`, []. Both are zeros where an episode begins.
     """
     space: Any = environment.action_space
