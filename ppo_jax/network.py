@@ -291,7 +291,7 @@ def make(config: Config, observation: Any, action_space: spaces.Space) -> nn.Mod
         action_space: It decides the shape of the action output.
 
     Returns:
-        A module without parameters; its `init` draws them.
+        The module, without parameters.
 
     Raises:
         ValueError: In one line, for what is no flax module, or gives other shapes than it must.

@@ -28,9 +28,8 @@ def evolve(
 
     Of N agents, n = max(1, ⌊fraction N⌋) are the best and n the worst. A child takes its parent's
     parameters with the observations' statistics, Adam's moments, reward scale and number of
-    updates, and of every hyperparameter c in `ranges`
-    clip(f c, low, high), f drawn from `factors`, or, with probability `resample`, a new draw from
-    the range. All others stay as they are, bit for bit.
+    updates, and of every hyperparameter c in `ranges` clip(f c, low, high), f drawn from
+    `factors`, or, with probability `resample`, a new draw from the range. All others stay as they are, bit for bit.
 
     A child keeps its own key, so that its updates draw what no other agent's do, and its own
     environments, so that its transitions are not its parent's; episodes under way are finished by
@@ -44,9 +43,9 @@ def evolve(
         fitness: [N], higher is better. A NaN, -∞ and a frozen agent are worst, and no parents;
             where all are, nobody has a child. Of equals the lower index is better.
         ranges: Of the hyperparameters that evolve, by name.
-        fraction: Of the agents that are replaced, above 0 and at most ½.
-        factors: Each as likely as another.
-        resample: A probability, for each hyperparameter of each child.
+        fraction: Share of the agents that are replaced, above 0 and at most ½.
+        factors: Numbers f, each as likely as another.
+        resample: Probability of a new draw, for each hyperparameter of each child.
 
     Returns:
         The states.

@@ -43,7 +43,8 @@ class Halves(NamedTuple):
 class Policy(NamedTuple):
     """Pure functions of one configuration, made inside a trace: action bounds may be traced."""
 
-    init: Callable[[jax.Array], Params]  # key -> initial parameters
+    init: Callable[[jax.Array], Params]
+    """key -> initial parameters."""
     apply: Callable[..., tuple[Distribution, jax.Array, Any]]
     """(params, observation [..., *shape], memory=(), start=None) -> distribution over the actions,
     value [...], memory. A network without memory gives () back; one with it begins anew where
@@ -51,15 +52,20 @@ class Policy(NamedTuple):
     unroll: Callable[..., tuple[Distribution, jax.Array, Any]]
     """(params, observation [T, N, *shape], memory [N, ...], start [T, N]) -> distribution, value
     [T, N], memory after every step [T, N, ...]. Without memory it is `apply`."""
-    initial_memory: Callable[[int], Any]  # num_envs -> memory of fresh episodes
+    initial_memory: Callable[[int], Any]
+    """num_envs -> memory of fresh episodes, [num_envs, ...]; () without memory."""
     has_memory: bool
+    """Whether the network has memory."""
     noise: Callable[[jax.Array, tuple[int, ...]], jax.Array]
     """(key, leading shape) -> the noise that `Distribution.sample` takes, [*leading, ...]."""
     env_action: Callable[[jax.Array], jax.Array]
     """A sampled action -> what the environment receives, in its space's shape and bounds."""
-    entropy_needs_noise: bool  # whether the noise of an action is kept for its entropy
-    encode: Callable[[Params, Any], Any]  # observations [B, *shape] -> what the network sees
-    distribution: Callable[[Params, Any], Distribution]  # of the network's outputs [..., A]
+    entropy_needs_noise: bool
+    """Whether the noise of an action is kept for its entropy."""
+    encode: Callable[[Params, Any], Any]
+    """(params, observations [B, *shape]) -> what the network sees."""
+    distribution: Callable[[Params, Any], Distribution]
+    """(params, the network's outputs [..., A]) -> distribution over the actions."""
 
 
 def make(config: Config) -> Policy:

@@ -101,7 +101,7 @@ def update(state: TrainState, config: Config) -> tuple[TrainState, Metrics]:
         The update's metrics, [] each.
 
     Raises:
-        ValueError: Where the rollout's reset states would take more than 2 GiB.
+        ValueError: As for `init`, and where the rollout's reset states would take more than 2 GiB.
 
     Schulman et al., arXiv:1707.06347, algorithm 1.
     """
@@ -265,7 +265,7 @@ def compute_advantages(
     really led to.
 
     Args:
-        params: The rollout's.
+        params: Those that the rollout was collected with.
         transitions: [T, N, ...], with the rewards of `scale_rewards`.
         rollout_state: After the rollout's last step.
 

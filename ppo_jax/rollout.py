@@ -226,7 +226,7 @@ def next_values(
     observations and those of truncations are evaluated here, with memory all.
 
     Args:
-        params: The rollout's.
+        params: Those that the rollout was collected with.
         transitions: [T, N, ...].
         values: [T, N], of the transitions' observations.
         memories: [T, N, ...], after these observations; () for a network without memory.
