@@ -72,7 +72,7 @@ def static(default: Any, rule: Rule, optional: bool = False) -> Any:
 
     Args:
         default: None makes the field optional.
-        rule: What a value must be.
+        rule: For a value.
         optional: Whether None is a value too.
     """
     metadata = {"static": True, "rule": rule, "optional": optional or default is None}
@@ -84,7 +84,7 @@ def traced(default: Any, rule: Rule, optional: bool = False) -> Any:
 
     Args:
         default: None makes the field optional.
-        rule: What a number, or every one of an array, must be.
+        rule: For a number, or every one of an array.
         optional: Whether None is a value too.
     """
     metadata = {"static": False, "rule": rule, "optional": optional or default is None}
@@ -271,7 +271,6 @@ def override(config: Config, **overrides: Any) -> Config:
     """The configuration with fields overridden by name, and checked.
 
     Args:
-        config: Keeps all others.
         overrides: By name; whole numbers given for a hyperparameter become floats.
 
     Raises:
@@ -303,7 +302,6 @@ def with_hyperparameters(config: Config, values: Mapping[str, Any]) -> Config:
     """The configuration with hyperparameters replaced by name, and checked.
 
     Args:
-        config: Keeps all others.
         values: Numbers or arrays; `env_params.x` is the environment's parameter x.
 
     Raises:
@@ -377,8 +375,7 @@ def check_field(field: Any, value: Any) -> None:
     """Check a value by the rule in the metadata of a dataclass's field.
 
     Args:
-        field: A `dataclasses.Field`, made by `static` or `traced`.
-        value: What is given for it.
+        field: A `dataclasses.Field`, such as `static` and `traced` make.
 
     Raises:
         ValueError: In one line that has the value and the rule.

@@ -35,8 +35,6 @@ def evaluate(
 
     Args:
         params: One agent's.
-        config: The configuration that the agent was trained with.
-        key: For the resets, the steps and the noise.
         num_episodes: Static.
         sampled: Draw actions, with noise of its own in every step (no `noise_correlation`), instead
             of greedy ones. Static.
@@ -112,8 +110,6 @@ def play(
 
     Args:
         params: One agent's.
-        config: The configuration that the agent was trained with.
-        key: For the resets, the steps and the noise.
         num_episodes: Static.
         sampled: Draw actions instead of taking the greedy ones.
         num_steps: T, the steps of each; None is the time limit.

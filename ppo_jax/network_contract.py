@@ -62,7 +62,6 @@ def check(
     """Check that a module gives what it must; a success is cached, because a check traces it.
 
     Args:
-        module: The network.
         types: Shape, without the batch axis, and type of every leaf of its observations.
         structure: Of the observations' tree.
         outputs: What `network.num_outputs` gives.

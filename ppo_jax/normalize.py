@@ -38,7 +38,6 @@ def init(space: spaces.Space, observation: Any) -> Statistics:
     """The statistics of no observation: Discrete parts pass, all others are normalized.
 
     Args:
-        space: Of the observations.
         observation: One, without leading axes, or its shapes.
     """
     kinds = spaces.leaves(space, observation)
@@ -55,7 +54,6 @@ def apply(statistics: Statistics, observation: Any) -> Any:
     """clip((o - mean) / √(M2 / count + 1e-8), -10, 10); unscaled while the count is 0.
 
     Args:
-        statistics: Of the observations so far.
         observation: Every leaf [B, ...].
 
     Returns:
@@ -147,12 +145,7 @@ def scale_rewards(
 
 
 def inherit(child: Any, parent: Any) -> Any:
-    """Reward statistics of a parent for its child, whose environments keep their own R.
-
-    Args:
-        child: The child's own; () where rewards are not normalized.
-        parent: The parent's, of the same structure.
-    """
+    """A parent's reward statistics with its child's own R; () stays ()."""
     if not isinstance(child, RewardStatistics):
         return child
     return parent._replace(returns=child.returns)

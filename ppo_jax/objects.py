@@ -42,7 +42,6 @@ def check_hashable(given: Any, field: str) -> None:
     """Check that an object can be hashed: compiled programs are kept by it.
 
     Args:
-        given: The object.
         field: Of `Config`, for messages.
 
     Raises:

@@ -29,7 +29,8 @@ def evolve(
     Of N agents, n = max(1, ⌊fraction N⌋) are the best and n the worst. A child takes its parent's
     parameters with the observations' statistics, Adam's moments, reward scale and number of
     updates, and of every hyperparameter c in `ranges` clip(f c, low, high), f drawn from
-    `factors`, or, with probability `resample`, a new draw from the range. All others stay as they are, bit for bit.
+    `factors`, or, with probability `resample`, a new draw from the range. All other agents stay
+    as they are, bit for bit.
 
     A child keeps its own key, so that its updates draw what no other agent's do, and its own
     environments, so that its transitions are not its parent's; episodes under way are finished by
@@ -37,7 +38,6 @@ def evolve(
     closed over.
 
     Args:
-        key: For the parents and the hyperparameters.
         states: Every leaf [N, ...].
         config: Each hyperparameter is a number for all, or [N].
         fitness: [N], higher is better. A NaN, -∞ and a frozen agent are worst, and no parents;
@@ -107,11 +107,9 @@ def evolve_first(
 
     Args:
         count: At least 2; static.
-        key: As for `evolve`.
         states: Every leaf [N, ...].
         config: Each hyperparameter in `ranges` is [N].
         fitness: [count].
-        ranges: As for `evolve`.
 
     Returns:
         The states, every leaf [N, ...].
@@ -149,7 +147,6 @@ def hyperparameters(config: Config, names: Iterable[str]) -> dict[str, Any]:
     """The configuration's hyperparameters by name.
 
     Args:
-        config: Has the values.
         names: Fields; `env_params.x` is the environment's parameter x.
 
     Raises:

@@ -172,7 +172,6 @@ def act(
     Args:
         params: One agent's.
         observation: One, or a batch, [..., *shape of one], as the environment gives it.
-        config: That the agent was trained with.
         key: For one sample; None gives the distribution's mode.
 
     Returns:
@@ -194,7 +193,6 @@ def value(params: Params, observation: Any, config: Config) -> jax.Array:
     Args:
         params: One agent's.
         observation: One, or a batch, [..., *shape of one], as the environment gives it.
-        config: That the agent was trained with.
 
     Returns:
         [...], in the reward's unit; where rewards are normalized, in their scaled unit.

@@ -76,11 +76,8 @@ class _Noise(NamedTuple):
 def start(key: jax.Array, environment: Environment, policy: Policy, num_envs: int) -> RolloutState:
     """N freshly reset environments.
 
-    Args:
-        num_envs: N.
-
     Returns:
-        Every leaf [N, ...]; no episode has a step yet.
+        Every leaf [N, ...], N = num_envs; no episode has a step yet.
     """
     space = environment.action_space
     env_state, observation = jax.vmap(environment.reset)(jax.random.split(key, num_envs))

@@ -89,7 +89,6 @@ def leaves(space: Space, observation: Any) -> list[Discrete | MultiDiscrete | Bo
     """The space of every leaf of an observation, in the order in which jax flattens it.
 
     Args:
-        space: Of the observations.
         observation: One, or its shapes.
 
     Raises:

@@ -44,7 +44,6 @@ def interquartile_mean(
 
     Args:
         values: [..., n, ...].
-        axis: That of the n values.
         where: [..., n, ...], true for the values that count; may be traced.
 
     Returns:
@@ -70,7 +69,6 @@ def summarize(
     Args:
         values: [..., agents, ...], NaN for an agent without a value (no episode ended, frozen).
         solved_at: [], the threshold in the values' unit; None, or NaN, where there is none.
-        axis: That of the agents.
 
     Returns:
         The shape without `axis`, in the values' unit.
@@ -109,7 +107,6 @@ def stratified_bootstrap(
     number a resample.
 
     Args:
-        key: For all resamples.
         values: [strata, runs]; an environment is a stratum, so one environment is `values[None]`.
         statistic: [strata, runs] -> [], such as
             `lambda values: interquartile_mean(values.ravel())`.
@@ -218,7 +215,6 @@ def compare_settings(key: jax.Array, scores: jax.Array) -> Comparison:
     Every setting is resampled with the same draws.
 
     Args:
-        key: For the resamples.
         scores: [settings, seeds], -inf where an agent has none.
 
     Returns:

@@ -34,11 +34,6 @@ def grid(axes: Mapping[str, Sequence[float]]) -> dict[str, jax.Array]:
 def search(key: jax.Array, ranges: Mapping[str, Bounds], num_samples: int) -> dict[str, jax.Array]:
     """Random settings, each value drawn independently from its range.
 
-    Args:
-        key: For all draws.
-        ranges: By name.
-        num_samples: The number of settings.
-
     Returns:
         By name, [num_samples].
 
@@ -77,7 +72,6 @@ def with_own(config: Config, settings: Settings) -> dict[str, np.ndarray]:
     """The configuration's own values as setting 0, then all settings that differ from it.
 
     Args:
-        config: Has the own values.
         settings: By name, [settings].
 
     Returns:
@@ -98,7 +92,6 @@ def own_value(config: Config, name: str) -> float:
     """The configuration's value of a hyperparameter.
 
     Args:
-        config: Has the value.
         name: A field's, or `env_params.x`, whose value may be the environment's own.
 
     Raises:
@@ -125,7 +118,6 @@ def agents(keys: jax.Array, config: Config, settings: Settings) -> tuple[jax.Arr
 
     Args:
         keys: [seeds].
-        config: Has all that does not vary.
         settings: By name, [settings].
 
     Returns:

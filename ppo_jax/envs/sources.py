@@ -217,7 +217,6 @@ def parameter(config: Config, name: str) -> float:
     """The value of an environment's parameter: the configuration's, or else the environment's own.
 
     Args:
-        config: Has the environment.
         name: Without `env_params.`, such as force_mag.
 
     Raises:
