@@ -72,7 +72,7 @@ def static(default: Any, rule: Rule, optional: bool = False) -> Any:
 
     Args:
         default: None makes the field optional.
-        rule: For a value.
+        rule: What a value must be.
         optional: Whether None is a value too.
     """
     metadata = {"static": True, "rule": rule, "optional": optional or default is None}
@@ -84,7 +84,7 @@ def traced(default: Any, rule: Rule, optional: bool = False) -> Any:
 
     Args:
         default: None makes the field optional.
-        rule: For a number, or every one of an array.
+        rule: What a number, or every one of an array, must be.
         optional: Whether None is a value too.
     """
     metadata = {"static": False, "rule": rule, "optional": optional or default is None}

@@ -19,17 +19,17 @@ class Distribution(Protocol):
     """What the policy says of the actions at observations [...]."""
 
     def sample(self, noise: jax.Array) -> jax.Array:
-        """An action for each observation, [..., *own].
+        """An action for each observation, [..., *shape of one].
 
         Args:
-            noise: From `Policy.noise`, [..., *its own].
+            noise: From `Policy.noise`, for as many observations.
         """
 
     def log_prob(self, action: jax.Array) -> jax.Array:
         """log π(action), [...], in nats.
 
         Args:
-            action: As `sample` gives it, [..., *own].
+            action: As `sample` gives it, [..., *shape of one].
         """
 
     def entropy(self, noise: jax.Array) -> jax.Array:
@@ -40,7 +40,7 @@ class Distribution(Protocol):
         """
 
     def mode(self) -> jax.Array:
-        """The greedy action, [..., *own]."""
+        """The greedy action, [..., *shape of one]."""
 
     def describe(self) -> dict[str, jax.Array]:
         """Its numbers by name, [..., n] each, for people to look at."""

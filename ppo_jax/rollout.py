@@ -21,8 +21,8 @@ class Transition(NamedTuple):
     """Steps of N environments, time-major [T, N, ...].
 
     `final_observation` is what a step really led to, also where a reset followed it: of every step
-    [T, N, ...], or, where only the time limit truncates, of each environment's truncations alone
-    [K, N, ...], one after another.
+    [T, N, ...], or, without memory and where `truncation_slots` gives K, of each environment's
+    truncations alone [K, N, ...], one after another.
     `valid` is false past the end of whole episodes. The episode's return and length are those of
     the episode that the step belongs to, counted up to and including it. A network with memory has
     its memory before the first step and where episodes begin kept as well.
@@ -220,7 +220,8 @@ def next_values(
     """V of the state that each step really led to.
 
     Where the episode went on, that is the next step's own value; so only the rollout's last
-    observations and those of truncations are evaluated here, with memory all.
+    observations and those of truncations are evaluated here, or all final observations where
+    those of every step are stored.
 
     Args:
         params: Those that the rollout was collected with.
