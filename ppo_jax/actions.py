@@ -27,9 +27,18 @@ class Actions(NamedTuple):
 
 
 def make(space: spaces.Space, squash: bool) -> Actions:
-    """What policies of that space do; squash: continuous actions onto their bounds.
+    """What the policies of an action space do.
 
-    Raises ValueError, in one line, for what cannot be squashed.
+    Args:
+        space: Of one action.
+        squash: Whether continuous actions are squashed onto their bounds by tanh, not clipped.
+
+    Returns:
+        The distribution, its noise, and the way from its samples to the environment's actions.
+
+    Raises:
+        ValueError: In one line, for a space that cannot be squashed: one that is not continuous, or
+            whose bounds are infinite or equal.
     """
     if squash and not isinstance(space, spaces.Box):
         raise ValueError(

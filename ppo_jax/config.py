@@ -68,13 +68,25 @@ OPTIMIZER = Rule(
 
 
 def static(default: Any, rule: Rule, optional: bool = False) -> Any:
-    """A field that belongs to the compiled program: it sizes an array or chooses a formula."""
+    """A field that belongs to the compiled program: it sizes an array or chooses a formula.
+
+    Args:
+        default: None makes the field optional.
+        rule: What a value must be.
+        optional: Whether None is a value too.
+    """
     metadata = {"static": True, "rule": rule, "optional": optional or default is None}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def traced(default: Any, rule: Rule, optional: bool = False) -> Any:
-    """A hyperparameter: a number that one program takes as an argument."""
+    """A hyperparameter: a number that one program takes as an argument.
+
+    Args:
+        default: None makes the field optional.
+        rule: What a number, or every one of an array, must be.
+        optional: Whether None is a value too.
+    """
     metadata = {"static": False, "rule": rule, "optional": optional or default is None}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -87,7 +99,8 @@ class Config:
     number is a traced leaf of this pytree: it can be an array, be swept with `jax.vmap`, and be
     changed without compiling again. The constructor checks the static fields; `check()` the others.
 
-    Raises ValueError with one line that has the value and the remedy.
+    Raises:
+        ValueError: In one line that has the value and the remedy.
     """
 
     env: Any = static("CartPole-v1", ENV)
@@ -203,7 +216,11 @@ class Config:
 
     @property
     def batch_size(self) -> int:
-        """Transitions in one update of fixed-length rollouts, B = N T."""
+        """Transitions in one update of fixed-length rollouts, B = N T.
+
+        Raises:
+            ValueError: With whole episodes, which have no fixed number.
+        """
         if self.num_steps is None:
             raise ValueError("batch_size: whole episodes have no fixed number of transitions")
         return self.num_envs * self.num_steps
@@ -216,8 +233,9 @@ class Config:
     def replace(self, **changes: Any) -> Self:
         """This configuration with some fields changed, checked again like a new one.
 
-        Of two fields that say the same thing (a run's length in steps or updates, minibatches by
-        count or size) the one in `changes` replaces the other.
+        Args:
+            changes: By name. Of two fields that say the same thing (a run's length in steps or
+                updates, minibatches by count or size) the one given replaces the other.
         """
         for chosen, other in (
             ("num_updates", "total_timesteps"),
@@ -236,6 +254,9 @@ class Config:
 
         A hyperparameter may be an array of settings; tracers are let through, for inside a
         transformation there is no value to check.
+
+        Raises:
+            ValueError: In one line that has the first bad value and the rule.
         """
         for field in dataclasses.fields(self):
             if not field.metadata["static"] and field.name != "env_params":
@@ -247,10 +268,13 @@ class Config:
 
 
 def override(config: Config, **overrides: Any) -> Config:
-    """The configuration with fields overridden by name, and checked; whole numbers given for a
-    hyperparameter become floats.
+    """The configuration with fields overridden by name, and checked.
 
-    Raises ValueError for an unknown field, two fields that say the same thing, or a bad value.
+    Args:
+        overrides: By name; whole numbers given for a hyperparameter become floats.
+
+    Raises:
+        ValueError: For an unknown field, two fields that say the same thing, or a bad value.
     """
     known = {field.name: field for field in dataclasses.fields(Config)}
     for key, value in overrides.items():
@@ -275,10 +299,14 @@ _BUILT_IN_OPTIMIZER = (
 
 
 def with_hyperparameters(config: Config, values: Mapping[str, Any]) -> Config:
-    """The configuration with hyperparameters, numbers or arrays, by name, checked; `env_params.x`
-    is the environment's parameter x.
+    """The configuration with hyperparameters replaced by name, and checked.
 
-    Raises ValueError for a name that is unknown or static, or a value out of range.
+    Args:
+        values: Numbers or arrays; `env_params.x` is the environment's parameter x.
+
+    Raises:
+        ValueError: For a name that is unknown or static, a value out of range, or a
+            hyperparameter of the built-in optimizer beside the user's own.
     """
     env_params = dict(config.env_params)
     changes: dict[str, Any] = {}
@@ -297,8 +325,11 @@ def with_hyperparameters(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def check_hyperparameter(name: str) -> None:
-    """Raise ValueError unless the field is a hyperparameter, or env_params.NAME: what agents of one
-    program can differ in."""
+    """Check that agents of one program can differ in this: a traced field, or `env_params.x`.
+
+    Raises:
+        ValueError: In one line, for a static field or an unknown name.
+    """
     if name.startswith(_PARAMETER):
         return
     fields = dataclasses.fields(Config)
@@ -341,7 +372,14 @@ def _check_static(config: Config) -> None:
 
 
 def check_field(field: Any, value: Any) -> None:
-    """Raise ValueError, in one line, where a dataclass's field breaks the rule in its metadata."""
+    """Check a value by the rule in the metadata of a dataclass's field.
+
+    Args:
+        field: A `dataclasses.Field`, such as `static` and `traced` make.
+
+    Raises:
+        ValueError: In one line that has the value and the rule.
+    """
     rule = field.metadata["rule"]
     if value is None and field.metadata["optional"]:
         return
@@ -431,7 +469,7 @@ def _check_fixed_length(config: Config) -> None:
 
 
 def nearest_divisor(number: int, wanted: int) -> int:
-    """The divisor of a number that is nearest to the wanted one."""
+    """The divisor of a number that is nearest to the wanted one; of two the smaller."""
     small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
     divisors = small + [number // d for d in reversed(small)]
     return min(divisors, key=lambda divisor: abs(divisor - wanted))

@@ -19,16 +19,28 @@ class Distribution(Protocol):
     """What the policy says of the actions at observations [...]."""
 
     def sample(self, noise: jax.Array) -> jax.Array:
-        """An action drawn with the noise of `Policy.noise`."""
+        """An action for each observation, [..., *shape of one].
+
+        Args:
+            noise: From `Policy.noise`, for as many observations.
+        """
 
     def log_prob(self, action: jax.Array) -> jax.Array:
-        """log π(action), [...]."""
+        """log π(action), [...], in nats.
+
+        Args:
+            action: As `sample` gives it, [..., *shape of one].
+        """
 
     def entropy(self, noise: jax.Array) -> jax.Array:
-        """The entropy, [...]; most distributions ignore the noise."""
+        """The entropy, [...], in nats.
+
+        Args:
+            noise: That the action was drawn with, for an estimate; most distributions ignore it.
+        """
 
     def mode(self) -> jax.Array:
-        """The greedy action."""
+        """The greedy action, [..., *shape of one]."""
 
     def describe(self) -> dict[str, jax.Array]:
         """Its numbers by name, [..., n] each, for people to look at."""
@@ -37,13 +49,17 @@ class Distribution(Protocol):
 class Categorical(NamedTuple):
     """Distribution over A discrete actions, π(a) = softmax(logits)[a]; actions are integers [...].
 
-    logits: [..., A]; noise: standard Gumbel [..., A].
+    Attributes:
+        logits: [..., A].
     """
 
     logits: jax.Array
 
     def sample(self, noise: jax.Array) -> jax.Array:
-        """argmax(logits + noise), [...]. Maddison et al., A* Sampling (2014), sec. 3."""
+        """argmax(logits + noise), [...], with standard Gumbel noise [..., A].
+
+        Maddison et al., A* Sampling (2014), sec. 3.
+        """
         return fast.argmax(self.logits + noise)
 
     def log_prob(self, action: jax.Array) -> jax.Array:
@@ -67,13 +83,14 @@ class Categorical(NamedTuple):
 class MultiCategorical(NamedTuple):
     """Independent Categoricals, one for each of K entries; actions are integers [..., K].
 
-    logits: K arrays [..., A_k]; noise: standard Gumbel [..., Σ A_k].
+    Attributes:
+        logits: K arrays, [..., A_k] each.
     """
 
     logits: tuple[jax.Array, ...]
 
     def sample(self, noise: jax.Array) -> jax.Array:
-        """Each entry's own sample, [..., K]."""
+        """Each entry's own sample, [..., K], with standard Gumbel noise [..., Σ A_k]."""
         ends = [sum(one.shape[-1] for one in self.logits[:k]) for k in range(1, len(self.logits))]
         parts = jnp.split(noise, ends, axis=-1)
         pairs = zip(self._entries(), parts, strict=True)
@@ -105,14 +122,16 @@ class MultiCategorical(NamedTuple):
 class Normal(NamedTuple):
     """A diagonal Gaussian N(mean, diag(σ²)); actions are [..., K].
 
-    mean: [..., K]; log_std: [K], log σ; noise: standard normal [..., K].
+    Attributes:
+        mean: [..., K].
+        log_std: log σ, [K].
     """
 
     mean: jax.Array
     log_std: jax.Array
 
     def sample(self, noise: jax.Array) -> jax.Array:
-        """mean + σ noise, [..., K]."""
+        """mean + σ noise, [..., K], with standard normal noise [..., K]."""
         return self.mean + self._like_mean(jnp.exp(self.log_std)) * noise
 
     def log_prob(self, action: jax.Array) -> jax.Array:
@@ -143,9 +162,14 @@ class TanhNormal(NamedTuple):
 
     Actions are u itself, [..., K], from which the density follows without an arctanh:
     log π = log N(u) - Σ_k [log(1 - tanh² u_k) + log((high_k - low_k) / 2)].
-    Haarnoja et al., arXiv:1801.01290, appendix C.
 
-    mean: [..., K]; log_std, low, high: [K]; noise: standard normal [..., K].
+    Attributes:
+        mean: Of u, [..., K].
+        log_std: log σ of u, [K].
+        low: The bound below, [K].
+        high: The bound above, [K].
+
+    Haarnoja et al., arXiv:1801.01290, appendix C.
     """
 
     mean: jax.Array
@@ -154,7 +178,7 @@ class TanhNormal(NamedTuple):
     high: jax.Array
 
     def sample(self, noise: jax.Array) -> jax.Array:
-        """u = mean + σ noise, [..., K]."""
+        """u = mean + σ noise, [..., K], with standard normal noise [..., K]."""
         return self._normal().sample(noise)
 
     def log_prob(self, action: jax.Array) -> jax.Array:
@@ -162,7 +186,10 @@ class TanhNormal(NamedTuple):
         return self._normal().log_prob(action) - self._log_slope(action)
 
     def entropy(self, noise: jax.Array) -> jax.Array:
-        """An estimate from one sample: ½ Σ log(2πe σ²) + Σ log |da/du| at u = mean + σ noise."""
+        """An estimate from one sample, [...].
+
+        ½ Σ log(2πe σ²) + Σ log |da/du| at u = mean + σ noise.
+        """
         return self._normal().entropy() + self._log_slope(self.sample(noise))
 
     def mode(self) -> jax.Array:

@@ -27,8 +27,16 @@ __all__ = [
 def make(config: Config) -> Environment:
     """The environment that `config` names, or holds, with its parameters and its time limit.
 
-    Raises ValueError, in one line, for an unknown name, a parameter or argument that the
-    environment does not have, or one without a time limit; ImportError for gymnax older than 1.0.
+    Args:
+        config: Values of `env_params` may be traced.
+
+    Returns:
+        Functions of one environment; a reset and a step give the same types.
+
+    Raises:
+        ValueError: In one line, for an unknown name, a parameter or argument that the environment
+            does not have, or one without a time limit.
+        ImportError: For gymnax older than 1.0.
     """
     raw, counts = sources.as_written(config)
     if not raw.max_episode_steps:

@@ -23,8 +23,9 @@ class Step(NamedTuple):
 class Environment(NamedTuple):
     """One environment's pure functions and spaces; a batch is the user's `jax.vmap`.
 
-    An episode is truncated after `max_episode_steps`, which the library counts; None must be given
-    by `Config.max_episode_steps`. `truncates_early` says whether `step` may truncate before.
+    An episode is truncated after `max_episode_steps`, which the library counts; where it is None,
+    `Config.max_episode_steps` must give it. `truncates_early` says whether `step` may truncate
+    before.
     """
 
     reset: Callable[[jax.Array], tuple[State, Any]]  # key -> (state, observation)

@@ -28,12 +28,19 @@ def evaluate(
     num_episodes: int,
     sampled: bool = False,
 ) -> jax.Array:
-    """Undiscounted return of each of `num_episodes` fresh episodes, greedy or `sampled`, then with
-    noise of its own in every step (no `noise_correlation`).
+    """Undiscounted return of each of `num_episodes` fresh episodes.
 
     The episodes run side by side, each to its termination or truncation; observations are scaled
     by the statistics in `params`, which stay as they are.
-    Returns [num_episodes], in the reward's own unit.
+
+    Args:
+        params: One agent's.
+        num_episodes: Static.
+        sampled: Draw actions, with noise of its own in every step (no `noise_correlation`), instead
+            of greedy ones. Static.
+
+    Returns:
+        [num_episodes], in the environment's own reward unit.
     """
     environment, own_policy = env.make(config), policy.make(config)
     reset_key, step_key = jax.random.split(key)
@@ -97,10 +104,18 @@ def play(
     sampled: bool,
     num_steps: int | None = None,
 ) -> Trace:
-    """Fresh episodes, greedy or sampled, each to its end or for T steps, its time limit if no
-    other number is given.
+    """Fresh episodes, as everything that the agent saw and did.
 
-    With the same key the greedy episodes are those of `evaluate`. Returns [T, num_episodes, ...].
+    With the same key the greedy episodes are those of `evaluate`.
+
+    Args:
+        params: One agent's.
+        num_episodes: Static.
+        sampled: Draw actions instead of taking the greedy ones.
+        num_steps: T, the steps of each; None is the time limit.
+
+    Returns:
+        [T, num_episodes, ...]; rewards in the environment's own unit.
     """
     environment, own_policy = env.make(config), policy.make(config)
     limit = num_steps or environment.max_episode_steps

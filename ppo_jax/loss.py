@@ -44,8 +44,18 @@ def loss(
 ) -> tuple[jax.Array, Diagnostics]:
     """PPO's loss on one minibatch: policy loss + value loss - c entropy, all means.
 
-    policy: -min(ρ A, clip(ρ, 1 - ε, 1 + ε) A), ρ = π(a|s) / π_old(a|s); value: `value_loss`.
+    Policy loss: -min(ρ A, clip(ρ, 1 - ε, 1 + ε) A), ρ = π(a|s) / π_old(a|s). Value loss: c_v times
+    ½ (V - G)², or with `clip_value` the larger of it and the same after V moved at most ε.
     approx_kl is the mean of (ρ - 1) - log ρ; clip_fraction that of |ρ - 1| > ε.
+
+    Args:
+        params: The current ones; no gradient flows through the advantages.
+        batch: [M, ...]; for a network with memory [T, n, ...].
+
+    Returns:
+        The loss, [].
+        Its parts and diagnostics, [] each.
+
     Schulman et al., arXiv:1707.06347, eq. 7 and 9.
     """
     mean = partial(jnp.mean, where=batch.valid)

@@ -41,8 +41,9 @@ def _dense(size: int, gain: float, name: str) -> nn.Dense:
 
 
 def convolutions(size: tuple[int, ...]) -> list[tuple[int, int, int]]:
-    """Channels, side and stride of the layers for images of that height and width: below 36 pixels
-    a side one, else those of Mnih et al. (2015)."""
+    """Channels, side and stride of each layer for images of that height and width: below 36 pixels
+    a side one layer, else those of Mnih et al. (2015).
+    """
     return [(16, 3, 1)] if min(size) < 36 else [(32, 8, 4), (64, 4, 2), (64, 3, 1)]
 
 
@@ -177,6 +178,12 @@ def _nonlinearity(name: str) -> Callable[[jax.Array], jax.Array]:
 def orthogonal(gain: float) -> Callable[..., jax.Array]:
     """A flax initializer: orthonormal rows or columns times the gain, without LAPACK.
 
+    Args:
+        gain: What every singular value of the kernel is.
+
+    Returns:
+        (key, shape, dtype=float) -> a kernel; axes before the last count as one.
+
     Saxe et al., arXiv:1312.6120.
     """
 
@@ -193,12 +200,19 @@ def _draw_orthonormal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax
 
 
 def init_built_in(key: jax.Array, shapes: Any, initialization: str) -> Any:
-    """Initial parameters of a built-in network, of these shapes, from one draw for each half.
+    """Initial parameters of a built-in network, from one draw for each half.
 
-    "orthogonal": kernels with orthonormal rows or columns times √2, recurrent ones 1, policy head
-    0.01, value head 1, biases zero (Saxe et al., arXiv:1312.6120; Engstrom et al.,
-    arXiv:2005.12729).
-    "uniform": kernels and biases uniform in ±1/√inputs (LeCun et al., Efficient BackProp, 1998).
+    Args:
+        shapes: Of the parameters that the module's own `init` would give.
+        initialization: "orthogonal", kernels with orthonormal rows or columns times √2, those
+            of a recurrent unit 1, policy head 0.01, value head 1, biases zero; or "uniform",
+            kernels and biases uniform in ±1/√inputs.
+
+    Returns:
+        Parameters of these shapes, by the name of the half.
+
+    Saxe et al., arXiv:1312.6120, and Engstrom et al., arXiv:2005.12729; LeCun et al., Efficient
+    BackProp (1998).
     """
     init_half = {"orthogonal": _init_orthogonal, "uniform": _init_uniform}[initialization]
     halves = zip(("actor", "critic"), jax.random.split(key), (0.01, 1.0), strict=True)
@@ -253,7 +267,8 @@ def _init_layers(
 def num_outputs(action_space: spaces.Space) -> NumOutputs:
     """A of Discrete(A), nvec of MultiDiscrete, K of a Box of K entries.
 
-    Raises ValueError for another space.
+    Raises:
+        ValueError: For another space.
     """
     match action_space:
         case spaces.Discrete(n):
@@ -269,9 +284,17 @@ def num_outputs(action_space: spaces.Space) -> NumOutputs:
 
 
 def make(config: Config, observation: Any, action_space: spaces.Space) -> nn.Module:
-    """The module that `config.network` names, or is, for observations of these types [...].
+    """The module that `config.network` names, or is.
 
-    Raises ValueError, in one line, for what is no flax module, or gives other shapes than it must.
+    Args:
+        observation: Shape and type of every part of one observation, as the network sees it.
+        action_space: It decides the shape of the action output.
+
+    Returns:
+        The module, without parameters.
+
+    Raises:
+        ValueError: In one line, for what is no flax module, or gives other shapes than it must.
     """
     outputs = num_outputs(action_space)
     module = _resolve(config, outputs)

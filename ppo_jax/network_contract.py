@@ -30,7 +30,18 @@ def has_memory(module: nn.Module) -> bool:
 
 
 def initial_memory(module: Any, num_envs: int) -> Any:
-    """The memory of fresh episodes [num_envs, ...], its floats as wide as all others."""
+    """The memory of fresh episodes, its floats as wide as all others.
+
+    Args:
+        module: A recurrent one.
+        num_envs: N.
+
+    Returns:
+        Every leaf [N, ...].
+
+    Raises:
+        ValueError: For a flax cell that is made there without `parent=None`.
+    """
     try:
         memory = module.initial_memory(num_envs)
     except AssertionError as error:  # flax's own, without a word, for a cell that is made there
@@ -48,7 +59,19 @@ def as_float(leaf: jax.Array) -> jax.Array:
 def check(
     module: nn.Module, types: Any, structure: Any, outputs: NumOutputs, said: str, _: Any
 ) -> None:
-    """Raise ValueError unless the module gives what it must; kept, for it traces the module."""
+    """Check that a module gives what it must; a success is cached, because a check traces it.
+
+    Args:
+        types: Shape, without the batch axis, and type of every leaf of its observations.
+        structure: Of the observations' tree.
+        outputs: What `network.num_outputs` gives.
+        said: The network's name, for messages.
+        _: The type of floats; only part of the cache's key.
+
+    Raises:
+        ValueError: In one line, for other shapes, other collections than `params`, or a module that
+            cannot be traced.
+    """
     batch = jax.tree.unflatten(
         structure, [jax.ShapeDtypeStruct((_ROWS, *shape), dtype) for shape, dtype in types]
     )

@@ -37,7 +37,8 @@ class RewardStatistics(NamedTuple):
 def init(space: spaces.Space, observation: Any) -> Statistics:
     """The statistics of no observation: Discrete parts pass, all others are normalized.
 
-    observation: an example, without leading axes.
+    Args:
+        observation: One, without leading axes, or its shapes.
     """
     kinds = spaces.leaves(space, observation)
     parts = tuple(
@@ -52,8 +53,11 @@ def init(space: spaces.Space, observation: Any) -> Statistics:
 def apply(statistics: Statistics, observation: Any) -> Any:
     """clip((o - mean) / √(M2 / count + 1e-8), -10, 10); unscaled while the count is 0.
 
-    observation: every leaf [B, ...]. Returns floats of the same shapes; parts of a Discrete space
-    stay as they are.
+    Args:
+        observation: Every leaf [B, ...].
+
+    Returns:
+        Floats of the same shapes, in deviations; discrete parts stay as they are.
     """
 
     def scale(leaf: jax.Array, part: Moments | tuple[()]) -> jax.Array:
@@ -69,10 +73,18 @@ def apply(statistics: Statistics, observation: Any) -> Any:
 
 
 def merge(statistics: Any, observations: Any, valid: jax.Array) -> Any:
-    """The statistics of all observations so far and of these; () stays ().
+    """The statistics of all observations so far and of these.
 
     n = n₁ + n₂, δ = mean₂ - mean₁, mean = mean₁ + δ n₂/n, M2 = M2₁ + M2₂ + δ² n₁ n₂ / n.
-    observations: every leaf [T, N, ...]; valid: [T, N], which of them count.
+
+    Args:
+        statistics: Of those so far; () where observations are not normalized.
+        observations: Every leaf [T, N, ...].
+        valid: [T, N], which of them count; at least one does.
+
+    Returns:
+        The statistics of all; () stays ().
+
     Chan, Golub & LeVeque, The American Statistician 37 (1983), eq. 1.5.
     """
     if not isinstance(statistics, Statistics):
@@ -101,11 +113,21 @@ def scale_rewards(
     valid: jax.Array,
     discount: jax.Array | float,
 ) -> tuple[RewardStatistics, jax.Array]:
-    """The rollout's R merged into the statistics, and its rewards scaled by their deviation:
-    clip(r / √(M2 / count + 1e-8), -10, 10).
+    """Rewards scaled by the deviation of R: clip(r / √(M2 / count + 1e-8), -10, 10).
 
-    R[t] = γ R[t-1] + r[t], which an episode's last step sets to 0 after it has been counted.
-    rewards, done, valid: [T, N].
+    R[t] = γ R[t-1] + r[t], which an episode's last step sets to 0 after it has been counted. The
+    rollout's R are merged into the statistics first.
+
+    Args:
+        statistics: Of R so far.
+        rewards: [T, N].
+        done: [T, N], where an episode ended.
+        valid: [T, N], which steps count.
+        discount: γ.
+
+    Returns:
+        The statistics with the rollout's R.
+        The scaled rewards, [T, N].
     """
 
     ended = done & valid
@@ -123,7 +145,7 @@ def scale_rewards(
 
 
 def inherit(child: Any, parent: Any) -> Any:
-    """Reward statistics of a parent for its child, whose environments keep their own R."""
+    """A parent's reward statistics with its child's own R; () stays ()."""
     if not isinstance(child, RewardStatistics):
         return child
     return parent._replace(returns=child.returns)

@@ -13,8 +13,15 @@ class NotImportedError(ValueError):
 
 
 def load(path: str, field: str) -> Any:
-    """The object at "package.module:name". Raises NotImportedError, in one line, where there is
-    none."""
+    """The object at "package.module:name".
+
+    Args:
+        path: Its module is in the current folder, or installed.
+        field: Of `Config`, for messages.
+
+    Raises:
+        NotImportedError: In one line, where there is none.
+    """
     import jax  # here: names are needed where jax is not
 
     module, _, attribute = path.partition(":")
@@ -32,7 +39,14 @@ def load(path: str, field: str) -> Any:
 
 
 def check_hashable(given: Any, field: str) -> None:
-    """Raise ValueError, in one line, unless the object can be hashed: programs are kept by it."""
+    """Check that an object can be hashed: compiled programs are kept by it.
+
+    Args:
+        field: Of `Config`, for messages.
+
+    Raises:
+        ValueError: In one line, with the part that cannot be hashed.
+    """
     if _is_hashable(given):
         return
     parts = dict(given) if isinstance(given, tuple) else getattr(given, "__dict__", {})

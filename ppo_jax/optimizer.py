@@ -25,11 +25,18 @@ def init(trainable: Any, config: Config) -> Any:
 
 
 def to_optimized(trainable: Any, config: Config) -> tuple[Any, Callable[[Any], Any]]:
-    """What the optimizer sees, and the function that makes trainable parameters of such again.
+    """What the optimizer sees, and the way back.
 
     The built-in one sees a small network's halves as one vector each: a step is then a few long
     kernels, where leaf by leaf it would be many short ones; and a large one's as trees, which no
     step has to copy. A user's own sees the tree itself.
+
+    Args:
+        trainable: `Params.trainable`, or gradients of its shape.
+
+    Returns:
+        What the optimizer sees: `policy.Halves`, or the tree.
+        The function that makes a tree like `trainable` of such again.
     """
     if config.optimizer is not None:
         return trainable, lambda tree: tree
@@ -41,8 +48,16 @@ def make(config: Config, scale: jax.Array | float) -> optax.GradientTransformati
     """θ ← θ - scale · rate · m̂ / (√v̂ + ε), on the clipped gradient, each half at its own rate.
 
     A gradient g becomes g · min(1, max_grad_norm / |g|), where |g| is the norm of both halves'
-    gradient together, or of each half's own. `scale` lowers the rates (annealing). The user's own
-    optimizer replaces all of it.
+    gradient together, or of each half's own. The user's own optimizer replaces all of it.
+
+    Args:
+        scale: [], the factor on the rates (annealing).
+
+    Returns:
+        A transformation of what `to_optimized` gives.
+
+    Raises:
+        ValueError: For an optimizer that does not import, or is not a gradient transformation.
 
     Pascanu et al., arXiv:1211.5063, alg. 1; Kingma & Ba, arXiv:1412.6980, alg. 1.
     """
@@ -64,7 +79,7 @@ def make(config: Config, scale: jax.Array | float) -> optax.GradientTransformati
 
 
 def norms(gradients: Any, config: Config) -> GradNorms:
-    """The norms of both halves of gradients as the optimizer sees them."""
+    """The norms of both halves of gradients as the optimizer sees them, [] each."""
     halves = gradients if config.optimizer is None else policy.halves(gradients)[0]
     return GradNorms(_norm(halves.actor), _norm(halves.critic))
 

@@ -28,23 +28,35 @@ def evolve(
 
     Of N agents, n = max(1, ⌊fraction N⌋) are the best and n the worst. A child takes its parent's
     parameters with the observations' statistics, Adam's moments, reward scale and number of
-    updates, and of every hyperparameter c in `ranges`
-    clip(f c, low, high), f drawn from `factors`, or, with probability `resample`, a new draw from
-    the range. All others stay as they are, bit for bit.
+    updates, and of every hyperparameter c in `ranges` clip(f c, low, high), f drawn from
+    `factors`, or, with probability `resample`, a new draw from the range. All other agents stay
+    as they are, bit for bit.
 
     A child keeps its own key, so that its updates draw what no other agent's do, and its own
     environments, so that its transitions are not its parent's; episodes under way are finished by
-    the new policy, whose memory, if it has one, begins there.
+    the new policy, whose memory, if it has one, begins there. Jittable with all after `fitness`
+    closed over.
 
-    states: every leaf [N, ...]; config: as in `ppo_jax.population`; fitness: [N], higher is
-    better. A NaN, -∞ and a frozen agent are worst, and no parents; where all are, nobody has a
-    child. Of equals the lower index is better. Returns the states, the configuration, whose
-    hyperparameters in `ranges` are now [N], and each agent's parent, [N], itself where it stays.
-    Jittable with all after `fitness` closed over.
+    Args:
+        states: Every leaf [N, ...].
+        config: Each hyperparameter is a number for all, or [N].
+        fitness: [N], higher is better. A NaN, -∞ and a frozen agent are worst, and no parents;
+            where all are, nobody has a child. Of equals the lower index is better.
+        ranges: Of the hyperparameters that evolve, by name.
+        fraction: Share of the agents that are replaced, above 0 and at most ½.
+        factors: Numbers f, each as likely as another.
+        resample: Probability of a new draw, for each hyperparameter of each child.
 
-    Raises ValueError for fewer than 2 agents, a fraction not in (0, ½], a bad range, or a
-    hyperparameter that is unknown, static or none. Jaderberg et al., arXiv:1711.09846, algorithm 1,
-    with the truncation selection of section 4.1.
+    Returns:
+        The states.
+        The configuration, whose hyperparameters in `ranges` are now [N].
+        Each agent's parent, [N]; itself where it stays.
+
+    Raises:
+        ValueError: For fewer than 2 agents, a fraction not in (0, ½], a bad range, or a
+            hyperparameter that is unknown, static or None.
+
+    Jaderberg et al., arXiv:1711.09846, algorithm 1, with the truncation selection of section 4.1.
     """
     agents = len(states.num_updates)
     if agents < 2 or not 0 < fraction <= 0.5:
@@ -93,7 +105,16 @@ def evolve_first(
 ) -> tuple[ppo.TrainState, dict[str, jax.Array], jax.Array]:
     """`evolve` for the first `count` agents of a batch; the others, which fill it, stay.
 
-    Returns the states, the hyperparameters in `ranges`, [N] each, and the parents, [count].
+    Args:
+        count: At least 2; static.
+        states: Every leaf [N, ...].
+        config: Each hyperparameter in `ranges` is [N].
+        fitness: [count].
+
+    Returns:
+        The states, every leaf [N, ...].
+        The hyperparameters in `ranges`, by name, [N] each.
+        The parents, [count].
     """
     own = jax.tree.map(lambda leaf: leaf[:count], states)
     first = jax.tree.map(lambda leaf: leaf[:count] if jnp.ndim(leaf) else leaf, config)
@@ -110,7 +131,12 @@ def fitness(returns: np.ndarray, before: np.ndarray) -> np.ndarray:
     """Each agent's mean episode return over a generation, or, where it ended no episode, the one
     it had before: those that live long are not the worst.
 
-    returns: [updates, N], NaN where no episode ended; before: [N]. Returns [N], on the host.
+    Args:
+        returns: [updates, N], NaN where no episode ended.
+        before: [N], of the generation before.
+
+    Returns:
+        [N], in the returns' unit; a NumPy array.
     """
     known = ~np.isnan(returns)
     means = returns.sum(axis=0, where=known, dtype=np.float64) / np.maximum(known.sum(axis=0), 1)
@@ -118,9 +144,13 @@ def fitness(returns: np.ndarray, before: np.ndarray) -> np.ndarray:
 
 
 def hyperparameters(config: Config, names: Iterable[str]) -> dict[str, Any]:
-    """The configuration's hyperparameters by name; `env_params.x` is the environment's parameter x.
+    """The configuration's hyperparameters by name.
 
-    Raises ValueError for a name that is unknown or static, has no value, or only begins a training.
+    Args:
+        names: Fields; `env_params.x` is the environment's parameter x.
+
+    Raises:
+        ValueError: For a name that is unknown or static, has no value, or only begins a training.
     """
     values = {}
     for name in names:

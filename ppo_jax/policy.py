@@ -43,7 +43,8 @@ class Halves(NamedTuple):
 class Policy(NamedTuple):
     """Pure functions of one configuration, made inside a trace: action bounds may be traced."""
 
-    init: Callable[[jax.Array], Params]  # key -> initial parameters
+    init: Callable[[jax.Array], Params]
+    """key -> initial parameters."""
     apply: Callable[..., tuple[Distribution, jax.Array, Any]]
     """(params, observation [..., *shape], memory=(), start=None) -> distribution over the actions,
     value [...], memory. A network without memory gives () back; one with it begins anew where
@@ -51,21 +52,33 @@ class Policy(NamedTuple):
     unroll: Callable[..., tuple[Distribution, jax.Array, Any]]
     """(params, observation [T, N, *shape], memory [N, ...], start [T, N]) -> distribution, value
     [T, N], memory after every step [T, N, ...]. Without memory it is `apply`."""
-    initial_memory: Callable[[int], Any]  # num_envs -> memory of fresh episodes
+    initial_memory: Callable[[int], Any]
+    """num_envs -> memory of fresh episodes, [num_envs, ...]; () without memory."""
     has_memory: bool
+    """Whether the network has memory."""
     noise: Callable[[jax.Array, tuple[int, ...]], jax.Array]
     """(key, leading shape) -> the noise that `Distribution.sample` takes, [*leading, ...]."""
     env_action: Callable[[jax.Array], jax.Array]
     """A sampled action -> what the environment receives, in its space's shape and bounds."""
-    entropy_needs_noise: bool  # whether the noise of an action is kept for its entropy
-    encode: Callable[[Params, Any], Any]  # observations [B, *shape] -> what the network sees
-    distribution: Callable[[Params, Any], Distribution]  # of the network's outputs [..., A]
+    entropy_needs_noise: bool
+    """Whether the noise of an action is kept for its entropy."""
+    encode: Callable[[Params, Any], Any]
+    """(params, observations [B, *shape]) -> what the network sees."""
+    distribution: Callable[[Params, Any], Distribution]
+    """(params, the network's outputs [..., A]) -> distribution over the actions."""
 
 
 def make(config: Config) -> Policy:
     """The policy of a configuration.
 
-    Raises ValueError, in one line, for a network or a space that cannot be served.
+    Args:
+        config: Its hyperparameters may be traced.
+
+    Returns:
+        Pure functions that close over the configuration's values; valid in the current trace only.
+
+    Raises:
+        ValueError: In one line, for a network or a space that cannot be served.
     """
     environment = env.make(config)
     action_space = environment.action_space
@@ -156,8 +169,15 @@ def make(config: Config) -> Policy:
 
 
 def halves(trainable: Any) -> tuple[Halves, Callable[[Halves], Any]]:
-    """The trainable parameters (or gradients of their shape) as one vector each of actor and
-    critic, and the function that makes the tree of such vectors again."""
+    """The trainable parameters as one vector each of actor and critic, and the way back.
+
+    Args:
+        trainable: `Params.trainable`, or gradients of its shape.
+
+    Returns:
+        Two vectors; that of a half without parameters is empty.
+        The function that makes a tree like `trainable` of such vectors.
+    """
     trees, join = split(trainable)
     (actor, to_actor), (critic, to_critic) = _ravel(trees.actor), _ravel(trees.critic)
 
@@ -168,7 +188,15 @@ def halves(trainable: Any) -> tuple[Halves, Callable[[Halves], Any]]:
 
 
 def split(trainable: Any) -> tuple[Halves, Callable[[Halves], Any]]:
-    """The trainable parameters as one tree each of actor and critic, and the way back."""
+    """The trainable parameters as one tree each of actor and critic, and the way back.
+
+    Args:
+        trainable: `Params.trainable`, or gradients of its shape.
+
+    Returns:
+        Two trees: the network's parameters under `critic`, and all others, log σ among them.
+        The function that makes a tree like `trainable` of such trees.
+    """
     layers = dict(trainable["network"])
     critic = {"critic": layers.pop("critic")} if "critic" in layers else {}
 

@@ -26,7 +26,8 @@ CPU_AGENTS_AT_ONCE = 16
 
 def cpu_agents_at_once(config: Config) -> int:
     """How many agents one kernel should compute on a CPU: of a large network, whose products fill
-    a core by themselves, one."""
+    a core by themselves, one.
+    """
     one = jax.tree.map(lambda leaf: jnp.ravel(leaf)[0], config)  # of a sweep
     trainable = jax.eval_shape(ppo.policy(one).init, jax.random.key(0)).trainable
     numbers = sum(leaf.size for leaf in jax.tree.leaves(trainable))
@@ -34,15 +35,30 @@ def cpu_agents_at_once(config: Config) -> int:
 
 
 def agent_keys(seed: jax.Array | int, num_seeds: int) -> jax.Array:
-    """The agents' keys, [num_seeds]: agent i has `jax.random.key(seed + i)`, whatever their
-    number."""
+    """The agents' keys: agent i has `jax.random.key(seed + i)`, whatever their number.
+
+    Args:
+        seed: From 0 to 2³² - 1; a larger sum wraps around.
+        num_seeds: The number of agents; static.
+
+    Returns:
+        [num_seeds].
+    """
     return jax.vmap(jax.random.key)(jnp.uint32(seed) + jnp.arange(num_seeds, dtype=jnp.uint32))
 
 
 def init(keys: jax.Array, config: Config) -> ppo.TrainState:
-    """Fresh agents, every leaf [agents, ...].
+    """Fresh agents.
 
-    Raises ValueError, in one line, unless `keys` are [agents], and what varies in `config` too.
+    Args:
+        keys: [agents].
+        config: Each hyperparameter is a number for all, or [agents].
+
+    Returns:
+        The states before the first update, every leaf [agents, ...].
+
+    Raises:
+        ValueError: In one line, for keys or hyperparameters of other shapes.
     """
     typed = jnp.issubdtype(jnp.result_type(keys), jax.dtypes.prng_key)
     if jnp.ndim(keys) != (1 if typed else 2):  # a legacy key is a vector of numbers
@@ -60,19 +76,26 @@ def run(
     capacity: int,
     agents_at_once: int | None = None,
 ) -> tuple[ppo.TrainState, ppo.Metrics]:
-    """`num_updates` more updates of every agent, and their metrics [capacity, agents].
-
-    `num_updates` may be traced and is at most `capacity`, which is static: one compiled program
-    serves chunks of any length. The metrics' rows from `num_updates` on are zeros.
-
-    `agents_at_once` is how many agents one kernel computes (none: all of them); in every update the
-    others follow. On a CPU `cpu_agents_at_once(config)` keeps what kernels hand on to one another
-    in the caches.
+    """`num_updates` more updates of every agent.
 
     An agent whose losses, gradient norms, parameters (with the observations' statistics) or reward
     statistics would become non-finite is frozen: it keeps its last finite state, and `num_updates`
     of that state tells when. Every later update of it would draw the same and fail the same, so it
     stays frozen without a flag. Its metrics are then NaN, its counts 0.
+
+    Args:
+        states: From `init` or an earlier call, every leaf [agents, ...].
+        config: Each hyperparameter is a number for all, or [agents].
+        num_updates: [], at most `capacity`; may be traced, so that one compiled program serves
+            chunks of any length.
+        capacity: Rows of the metrics; static.
+        agents_at_once: How many agents one kernel computes, the others following in every update;
+            None is all of them. On a CPU `cpu_agents_at_once(config)` keeps what kernels hand on to
+            one another in the caches.
+
+    Returns:
+        The states after the last update.
+        The metrics, [capacity, agents] each; rows from `num_updates` on are zeros.
     """
     update = _over_agents(ppo.update, config, len(states.num_updates), agents_at_once)
     update = jax.jit(update, inline=True)  # traced once, for its shapes and for the loop
@@ -101,8 +124,17 @@ def run(
 def train(
     keys: jax.Array, config: Config, agents_at_once: int | None = None
 ) -> tuple[ppo.TrainState, ppo.Metrics]:
-    """Every agent's whole training from its key, `agents_at_once` as in `run`; metrics
-    [num_updates, agents]."""
+    """Every agent's whole training from its key.
+
+    Args:
+        keys: [agents].
+        config: Each hyperparameter is a number for all, or [agents].
+        agents_at_once: As in `run`.
+
+    Returns:
+        The states after the last update, every leaf [agents, ...].
+        The updates' metrics, [num_updates, agents] each.
+    """
     assert config.num_updates is not None
     return run(init(keys, config), config, config.num_updates, config.num_updates, agents_at_once)
 
@@ -114,10 +146,18 @@ def evaluate(
     num_episodes: int,
     sampled: bool = False,
 ) -> jax.Array:
-    """Greedy (or sampled) returns of fresh episodes of every agent, [agents, num_episodes].
+    """Undiscounted returns of fresh episodes of every agent.
 
-    `keys` are the agents' keys; the episodes' come from them and differ from training's, which
-    uses their first two children.
+    Args:
+        params: Every leaf [agents, ...].
+        config: Each hyperparameter is a number for all, or [agents].
+        keys: [agents], the same as for `init`. The episodes' keys come from them and differ from
+            training's, which uses their first two children.
+        num_episodes: Of each agent; static.
+        sampled: Draw actions instead of taking the greedy ones.
+
+    Returns:
+        [agents, num_episodes], in the environment's own reward unit.
     """
 
     def one(params: policy.Params, config: Config, key: jax.Array) -> jax.Array:
@@ -141,9 +181,16 @@ class Statistics(NamedTuple):
 def summarize(
     metrics: ppo.Metrics, counted: jax.Array, solved_at: jax.Array | float | None
 ) -> Statistics:
-    """Statistics over the agents that count, [agents] booleans, of metrics [updates, agents].
+    """Statistics over agents of what they did in each update.
 
-    `solved_at` is the return from which an update's episodes count as solved.
+    Args:
+        metrics: [updates, agents] each.
+        counted: [agents], booleans: which agents count.
+        solved_at: [], the mean return from which an agent counts as solved; None for an environment
+            without one.
+
+    Returns:
+        [updates] each.
     """
     values = metrics._asdict()
     totals = {
@@ -160,13 +207,17 @@ def summarize(
 def shard_over_agents(
     function: Callable[..., Any], mesh: Mesh, out_specs: Any
 ) -> Callable[..., Any]:
-    """The function of arguments whose arrays are [agents, ...], with the agents shared out over the
-    mesh's devices, their number a multiple of the devices'; numbers go to every device.
+    """The function with its agents shared out over the mesh's devices.
 
     Each device runs the function on its own agents alone, with nothing to wait for. An agent's
     results on other numbers of devices agree up to rounding, for the compiled programs differ.
-    `out_specs` says where the outputs have their agents: `AGENTS`, or `TIME_AGENTS` for
-    [capacity, agents].
+
+    Args:
+        function: Its arguments' arrays are [agents, ...], the agents a multiple of the devices;
+            numbers, [], go to every device.
+        mesh: With one axis, `agents`.
+        out_specs: Where the outputs have their agents: `AGENTS`, or `TIME_AGENTS` for
+            [capacity, agents].
     """
 
     @wraps(function)  # profiles and compilers name programs after it

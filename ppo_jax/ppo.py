@@ -36,7 +36,8 @@ class Metrics(NamedTuple):
     """What one update did, reduced over its transitions and gradient steps, all [].
 
     Losses, entropy, KL, clip fraction and gradient norms are means over the applied gradient steps;
-    the episode's return and length are means over the episodes that ended, NaN where none did.
+    the episode's return (undiscounted, in the environment's own unit) and length (in steps) are
+    means over the episodes that ended, NaN where none did.
     """
 
     env_steps: jax.Array  # transitions collected by this update
@@ -49,9 +50,7 @@ class Metrics(NamedTuple):
     entropy: jax.Array
     approx_kl: jax.Array
     clip_fraction: jax.Array
-    explained_variance: (
-        jax.Array
-    )  # 1 - Var(G - V) / Var(G), of the rollout's critic; NaN if G is one
+    explained_variance: jax.Array  # 1 - Var(G - V) / Var(G); -∞ or NaN where G is constant
     actor_grad_norm: jax.Array
     critic_grad_norm: jax.Array
 
@@ -60,6 +59,16 @@ def init(key: jax.Array, config: Config) -> TrainState:
     """A fresh agent from its key.
 
     The key is first split into a root for all that is initial and a root for the updates.
+
+    Args:
+        key: The agent's own; the command line's agents have those of `population.agent_keys`.
+        config: One number for each hyperparameter; arrays of them are for `ppo_jax.population`.
+
+    Returns:
+        The state before the first update.
+
+    Raises:
+        ValueError: For a network, optimizer, environment or space that cannot be served.
     """
     init_key, updates_key = jax.random.split(key)
     network_key, env_key = jax.random.split(init_key)
@@ -81,7 +90,20 @@ def update(state: TrainState, config: Config) -> tuple[TrainState, Metrics]:
     """One update: collect transitions, estimate advantages, optimize on epochs of minibatches.
 
     The observations' statistics that the rollout began with serve all of it; the rollout is merged
-    into them at the end. Schulman et al., arXiv:1707.06347, algorithm 1.
+    into them at the end.
+
+    Args:
+        state: One agent's, from `init` or an earlier update.
+        config: As for `init`; hyperparameters may have changed since.
+
+    Returns:
+        The state after the update.
+        The update's metrics, [] each.
+
+    Raises:
+        ValueError: As for `init`, and where the rollout's reset states would take more than 2 GiB.
+
+    Schulman et al., arXiv:1707.06347, algorithm 1.
     """
     environment, own_policy = env.make(config), policy(config)
     params = state.params
@@ -110,7 +132,16 @@ def update(state: TrainState, config: Config) -> tuple[TrainState, Metrics]:
 
 
 def run(state: TrainState, config: Config, num_updates: int) -> tuple[TrainState, Metrics]:
-    """`num_updates` more updates of an agent; metrics [num_updates, ...]."""
+    """`num_updates` more updates of an agent.
+
+    Args:
+        state: One agent's, from `init` or an earlier update.
+        num_updates: Static, because it sizes the metrics.
+
+    Returns:
+        The state after the last update.
+        The updates' metrics, [num_updates] each.
+    """
 
     def step(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
         return update(state, config)
@@ -119,7 +150,16 @@ def run(state: TrainState, config: Config, num_updates: int) -> tuple[TrainState
 
 
 def train(key: jax.Array, config: Config) -> tuple[TrainState, Metrics]:
-    """One agent's whole training, a pure function of its key; metrics [num_updates, ...]."""
+    """One agent's whole training, a pure function of its key.
+
+    Args:
+        key: The agent's, as for `init`.
+        config: As for `init`; training takes `config.num_updates` updates.
+
+    Returns:
+        The state after the last update.
+        The updates' metrics, [num_updates] each.
+    """
     assert config.num_updates is not None
     return run(init(key, config), config, config.num_updates)
 
@@ -127,10 +167,18 @@ def train(key: jax.Array, config: Config) -> tuple[TrainState, Metrics]:
 def act(
     params: Params, observation: Any, config: Config, key: jax.Array | None = None
 ) -> jax.Array:
-    """The action that the environment receives for each observation [..., *shape of one]: greedy,
-    or sampled with a key; in its space's shape, and within its bounds.
+    """The action that the environment receives for each observation: greedy, or sampled with a key.
 
-    Raises ValueError for a network with memory.
+    Args:
+        params: One agent's.
+        observation: One, or a batch, [..., *shape of one], as the environment gives it.
+        key: For one sample; None gives the distribution's mode.
+
+    Returns:
+        [..., *shape of an action], in the action space's shape and within its bounds.
+
+    Raises:
+        ValueError: For a network with memory, or an observation of another shape.
     """
     own_policy = _without_memory(config)
     distribution, values, _ = own_policy.apply(params, observation)
@@ -140,10 +188,17 @@ def act(
 
 
 def value(params: Params, observation: Any, config: Config) -> jax.Array:
-    """The critic's value V(s), [...], for each observation [..., *shape of one]; where rewards are
-    normalized, in their scaled unit.
+    """The critic's value V(s) of each observation.
 
-    Raises ValueError for a network with memory.
+    Args:
+        params: One agent's.
+        observation: One, or a batch, [..., *shape of one], as the environment gives it.
+
+    Returns:
+        [...], in the reward's unit; where rewards are normalized, in their scaled unit.
+
+    Raises:
+        ValueError: For a network with memory, or an observation of another shape.
     """
     own_policy = _without_memory(config)
     return own_policy.apply(params, observation)[1]
@@ -160,8 +215,14 @@ def _without_memory(config: Config) -> Policy:
 
 
 def learning_rate_scale(num_updates: jax.Array, config: Config) -> jax.Array | float:
-    """The factor on the learning rates of update i (from 0): 1 - i / num_updates, if annealed, and
-    0 after the last."""
+    """The factor on an update's learning rates, 1 - i / `config.num_updates`; 1 unless annealed.
+
+    Args:
+        num_updates: [], the updates before this one, i.
+
+    Returns:
+        [], from 0 to 1; 0 after the last update.
+    """
     if not config.anneal_learning_rate:
         return 1.0
     assert config.num_updates is not None
@@ -171,7 +232,16 @@ def learning_rate_scale(num_updates: jax.Array, config: Config) -> jax.Array | f
 def scale_rewards(
     statistics: Any, transitions: rollout.Transition, config: Config
 ) -> tuple[Any, jax.Array]:
-    """The reward statistics with the rollout merged, and its rewards in their scale [T, N]."""
+    """The rewards to learn from: scaled by `normalize.scale_rewards` if so configured.
+
+    Args:
+        statistics: Of the rewards so far; () where they are not normalized.
+        transitions: [T, N, ...].
+
+    Returns:
+        The statistics with these rewards merged; () stays ().
+        The rewards, [T, N].
+    """
     if not config.normalize_reward:
         return statistics, transitions.reward
     return normalize.scale_rewards(
@@ -186,11 +256,19 @@ def compute_advantages(
     policy: Policy,
     config: Config,
 ) -> loss.Minibatch:
-    """The update's batch [B, ...]: log-probabilities, advantages A by GAE, returns G = A + V(s).
+    """The update's batch: log-probabilities, advantages A by GAE, returns G = A + V(s).
 
     The policy that the rollout was made with is evaluated once, over all of it. A termination has
     no value after it; a truncation, and the rollout's end, go on with that of the state they
-    really led to. For a network with memory the batch stays as it was collected, [T, N, ...].
+    really led to.
+
+    Args:
+        params: Those that the rollout was collected with.
+        transitions: [T, N, ...], with the rewards of `scale_rewards`.
+        rollout_state: After the rollout's last step.
+
+    Returns:
+        [B, ...], B = T N; for a network with memory [T, N, ...], as it was collected.
     """
     if config.kernel == "pallas":
         from ppo_jax.kernels import advantages as kernel  # Pallas takes a while to import
@@ -254,14 +332,24 @@ def optimize(
     policy: Policy,
     config: Config,
 ) -> tuple[Any, Any, UpdateStats]:
-    """Gradient steps over `num_epochs` epochs of minibatches of the batch [B, ...].
+    """Gradient steps over `num_epochs` epochs of minibatches.
 
     Every epoch visits every valid transition exactly once, in a fresh random order; the valid
     ones come first in the batch. The last minibatch of an epoch may be smaller. For a network with
-    memory the batch is [T, N, ...], and minibatches are of whole environments. With `target_kl` a
-    minibatch whose approximate KL divergence exceeds 1.5 times it is not applied, nor any after it.
+    memory minibatches are of whole environments. With `target_kl` a minibatch whose approximate KL
+    divergence exceeds 1.5 times it is not applied, nor any after it.
 
-    Returns the trainable parameters, the optimizer's state, and what the steps did.
+    Args:
+        key: For the order of each epoch.
+        params: Before the first step; the observations' statistics stay as they are.
+        optimizer_state: From `optimizer.init`, or an earlier update.
+        batch: From `compute_advantages`, [B, ...]; for a network with memory [T, N, ...].
+        scale: [], the factor on the learning rates.
+
+    Returns:
+        The trainable parameters after the last step.
+        The optimizer's state after it.
+        Means over the applied steps, [] each.
     """
     capacity, size, minibatch_at = _minibatches(batch, policy, config)
     num_valid = capacity if batch.valid is None else jnp.sum(batch.valid, dtype=jnp.int32)
@@ -342,8 +430,16 @@ def _minibatches(
 def epoch_orders(
     key: jax.Array, capacity: int, num_valid: jax.Array | int, num_epochs: int
 ) -> jax.Array:
-    """Random orders [num_epochs, capacity]: each row's first `num_valid` entries are a permutation
-    of 0..num_valid-1, the others 0."""
+    """Random orders: each row's first `num_valid` entries are a permutation of 0..num_valid-1, the
+    others 0.
+
+    Args:
+        capacity: Entries in each row.
+        num_valid: [], at most `capacity`; may be traced.
+
+    Returns:
+        Integers, [num_epochs, capacity].
+    """
     positions = jnp.arange(capacity)
     orders = jax.vmap(lambda key: shuffle.permute(key, positions, num_valid))(
         jax.random.split(key, num_epochs)

@@ -321,8 +321,12 @@ RECIPES = ("notebook", "standard", "fast")
 
 
 def row(name: str, env: Any = "CartPole-v1") -> dict[str, Any]:
-    """What the recipe changes of `Config`'s defaults, for an environment's name; an environment
-    that is an object, or unknown, has the general row of `fast`."""
+    """What a recipe changes of `Config`'s defaults.
+
+    Args:
+        name: One of `RECIPES`.
+        env: For `fast`, the environment's name; an object, or an unknown name, has the general row.
+    """
     if name == "fast":
         named = env if isinstance(env, str) else ""
         general = _OF_A_SUITE if "::" in named else _GENERAL
@@ -333,10 +337,13 @@ def row(name: str, env: Any = "CartPole-v1") -> dict[str, Any]:
 def recipe(name: str = "fast", **overrides: Any) -> Config:
     """The named recipe as a `Config`, with any field overridden by name, and checked.
 
-    `notebook` is the original teaching algorithm, `standard` the field's common CartPole
-    configuration, `fast` (the default) is tuned for each environment.
+    Args:
+        name: `notebook` is the original teaching algorithm, `standard` the field's common CartPole
+            configuration, `fast` is tuned for each environment.
+        overrides: Fields of `Config`, `env` among them.
 
-    Raises ValueError for an unknown recipe or field, or a value out of range.
+    Raises:
+        ValueError: For an unknown recipe or field, or a value out of range.
     """
     if name not in RECIPES:
         raise ValueError(f"recipe {name!r} is unknown; choose {', '.join(RECIPES)}")

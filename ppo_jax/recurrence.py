@@ -21,8 +21,18 @@ Step = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
 def plain_unroll(step: Step, params: Any, memory: Any, inputs: Any) -> tuple[Any, Any]:
-    """(outputs, memory after it) of every step, [T, ...], of outputs, memory ← step(params, memory,
-    inputs[t])."""
+    """Every step of outputs[t], memory[t+1] = step(params, memory[t], inputs[t]).
+
+    Args:
+        step: One step, (params, memory, inputs) -> (outputs, memory).
+        params: Any pytree, the same for every step.
+        memory: Before the first step, [N, ...].
+        inputs: Of every step, [T, ...].
+
+    Returns:
+        The outputs, [T, ...].
+        The memory after every step, [T, N, ...].
+    """
 
     def carried(memory: Any, inputs: Any) -> Any:
         given, after = step(params, memory, inputs)
@@ -38,8 +48,11 @@ def unroll(step: Step, params: Any, memory: Any, inputs: Any) -> tuple[Any, Any]
     (∂m[t+1]/∂m[t])ᵀ λ[t+1], of which the first term is what m[t] does otherwise than through
     m[t+1]: that recurrence alone goes step by step. The parameters' gradient is that of the sum
     over t of outputs[t] · ∂loss/∂outputs[t] + m[t] · λ[t], each step from the memory it began with.
-    Werbos, Backpropagation through time (1990). For these reverse-mode derivatives alone: forward
-    mode (`jax.jvp`) raises TypeError.
+
+    Raises:
+        TypeError: In forward-mode differentiation (`jax.jvp`); only reverse mode is defined.
+
+    Werbos, Backpropagation through time (1990).
     """
 
     @jax.custom_vjp

@@ -12,9 +12,15 @@ def discounted_returns(
 ) -> jax.Array:
     """Discounted reward-to-go, G[t] = r[t] + γ[t] G[t+1], G[T] = bootstrap.
 
-    rewards, discounts: [T, ...]; bootstrap: [...], the value of what follows the last step.
-    Returns [T, ...], in the rewards' unit. A zero discount ends an episode: nothing before it
-    depends on anything after it. Sutton & Barto, Reinforcement Learning (2018), eq. 3.9.
+    Args:
+        rewards: [T, ...].
+        discounts: [T, ...]. A zero ends an episode: nothing before it depends on what comes after.
+        bootstrap: [...], the value after the last step, in the rewards' unit.
+
+    Returns:
+        [T, ...], in the rewards' unit.
+
+    Sutton & Barto, Reinforcement Learning (2018), eq. 3.9.
     """
     chex.assert_equal_shape([rewards, discounts])
     chex.assert_shape(bootstrap, rewards.shape[1:])
@@ -37,9 +43,20 @@ def gae(
     δ[t] = r[t] + γ (1 - terminated[t]) V(s'[t]) - V(s[t]), where s'[t] is the state that step t
     really led to, also where the environment was reset after it.
 
-    rewards, values, next_values, terminated, done: [T, ...]; done = terminated or truncated.
-    Returns the advantages alone, [T, ...]; adding `values` gives the λ-returns, which for λ = 1
-    are the discounted returns. Schulman et al., arXiv:1506.02438, eq. 16.
+    Args:
+        rewards: [T, ...].
+        values: [T, ...], V(s[t]), in the rewards' unit.
+        next_values: [T, ...], V(s'[t]); after a termination any finite number.
+        terminated: [T, ...], booleans.
+        done: [T, ...], booleans: terminated or truncated.
+        discount: γ.
+        gae_lambda: λ.
+
+    Returns:
+        The advantages alone, [T, ...], in the rewards' unit. Adding `values` gives the λ-returns,
+            which for λ = 1 are the discounted returns.
+
+    Schulman et al., arXiv:1506.02438, eq. 16.
     """
     chex.assert_equal_shape([rewards, values, next_values, terminated, done])
     continues = discount * (1 - terminated.astype(values.dtype))

@@ -21,8 +21,8 @@ class Transition(NamedTuple):
     """Steps of N environments, time-major [T, N, ...].
 
     `final_observation` is what a step really led to, also where a reset followed it: of every step
-    [T, N, ...], or, where only the time limit truncates, of each environment's truncations alone
-    [K, N, ...], one after another.
+    [T, N, ...], or, without memory and where `truncation_slots` gives K, of each environment's
+    truncations alone [K, N, ...], one after another.
     `valid` is false past the end of whole episodes. The episode's return and length are those of
     the episode that the step belongs to, counted up to and including it. A network with memory has
     its memory before the first step and where episodes begin kept as well.
@@ -74,7 +74,11 @@ class _Noise(NamedTuple):
 
 
 def start(key: jax.Array, environment: Environment, policy: Policy, num_envs: int) -> RolloutState:
-    """N freshly reset environments."""
+    """N freshly reset environments.
+
+    Returns:
+        Every leaf [N, ...], N = num_envs; no episode has a step yet.
+    """
     space = environment.action_space
     env_state, observation = jax.vmap(environment.reset)(jax.random.split(key, num_envs))
     return RolloutState(
@@ -109,12 +113,23 @@ def collect(
     policy: Policy,
     config: Config,
 ) -> tuple[RolloutState, Transition]:
-    """One update's transitions [T, N, ...] with the current policy.
+    """One update's transitions with the current policy.
 
     Fixed-length rollouts reset an environment that is done and go on. Whole episodes stop, with
     every later step invalid, when an episode has ended and `min_transitions` are held.
 
-    Raises ValueError, in one line, where the reset states would take more than 2 GiB.
+    Args:
+        key: For everything random in the rollout.
+        params: Of the policy that acts; no gradient flows into them.
+        state: From `start` or the rollout before.
+        environment: From `env.make`.
+
+    Returns:
+        The state after the last step.
+        The transitions, [T, N, ...], T from `length`; rewards in the environment's own unit.
+
+    Raises:
+        ValueError: Where the reset states would take more than 2 GiB.
     """
     check_resets(config, environment)
     shape = length(config, environment), config.num_envs
@@ -202,14 +217,21 @@ def next_values(
     state: RolloutState,
     policy: Policy,
 ) -> jax.Array:
-    """V of the state that each step really led to, [T, N].
+    """V of the state that each step really led to.
 
     Where the episode went on, that is the next step's own value; so only the rollout's last
-    observations and those of truncations are evaluated here, with memory all. After a termination
-    the number, which is finite, has no meaning.
+    observations and those of truncations are evaluated here, or all final observations where
+    those of every step are stored.
 
-    values: [T, N], of the transitions' observations; memories: [T, N, ...], that have seen these;
-    state: where the rollout ended.
+    Args:
+        params: Those that the rollout was collected with.
+        transitions: [T, N, ...].
+        values: [T, N], of the transitions' observations.
+        memories: [T, N, ...], after these observations; () for a network without memory.
+        state: After the rollout's last step.
+
+    Returns:
+        [T, N], in the values' unit. After a termination it is finite and has no meaning.
     """
     if transitions.has_every_final:
         found = policy.apply(params, transitions.final_observation, memories)[1]
@@ -231,7 +253,8 @@ def next_values(
 
 def truncation_slots(config: Config, environment: Environment) -> int | None:
     """K, the truncations of one environment that a rollout can hold, where only the time limit
-    truncates; none where every step's final observation is stored."""
+    truncates; None where every step's final observation is stored.
+    """
     limit, steps = environment.max_episode_steps, length(config, environment)
     if environment.truncates_early or limit is None:
         return None
@@ -247,7 +270,14 @@ def reset_bytes(config: Config, environment: Environment) -> int:
 
 
 def check_resets(config: Config, environment: Environment, agents: int = 1) -> None:
-    """Raise ValueError where a batch of agents would hold more than 2 GiB of reset states."""
+    """Refuse a batch of agents that would hold more than 2 GiB of reset states.
+
+    Args:
+        agents: How many train at once.
+
+    Raises:
+        ValueError: In one line, with the remedy.
+    """
     needed = agents * reset_bytes(config, environment)
     if needed > LARGEST_RESETS:
         together = f" for {agents} agents at once" if agents > 1 else ""
@@ -349,7 +379,13 @@ def _draw(
 
 
 def where(condition: jax.Array, yes: Any, no: Any) -> Any:
-    """`jnp.where` over pytrees; the condition's axes are the leaves' leading ones."""
+    """`jnp.where` over pytrees.
+
+    Args:
+        condition: Its axes are the leading ones of every leaf.
+        yes: Where the condition is true.
+        no: Elsewhere; like `yes`.
+    """
 
     def select(one: jax.Array, other: jax.Array) -> jax.Array:
         extra = (1,) * (one.ndim - condition.ndim)

@@ -13,8 +13,13 @@ def permute(key: jax.Array, positions: jax.Array, length: jax.Array | int) -> ja
     Each round draws a pivot K and swaps x with its partner (K - x) mod length if a keyed coin,
     the same for both, says so; so every round, and their composition, is a bijection.
 
-    positions: integers in [0, length), any shape; length: may be traced, below 2³⁰. Returns int32
-    of the positions' shape. Positions outside the range give numbers without meaning.
+    Args:
+        positions: Integers in [0, length), any shape. Others give numbers without meaning.
+        length: [], below 2³⁰; may be traced.
+
+    Returns:
+        int32, of the positions' shape.
+
     Hoang, Morris & Rogaway, An Enciphering Scheme Based on a Card Shuffle (CRYPTO 2012), fig. 1.
     """
     length = jnp.asarray(length, jnp.int32)

@@ -65,10 +65,10 @@ Space = Discrete | MultiDiscrete | Box | Dict
 
 
 def convert(space: Any) -> Space:
-    """One of this module's spaces, or of gymnax's (and of whatever has its names), as one of this
-    module's.
+    """A space of this module, or of gymnax (or whatever has its names), as one of this module.
 
-    Raises ValueError, in one line, for a space of another kind.
+    Raises:
+        ValueError: In one line, for a space of another kind.
     """
     if isinstance(space, Discrete | MultiDiscrete | Box):
         return space
@@ -88,13 +88,17 @@ def convert(space: Any) -> Space:
 def leaves(space: Space, observation: Any) -> list[Discrete | MultiDiscrete | Box]:
     """The space of every leaf of an observation, in the order in which jax flattens it.
 
-    Raises ValueError, in one line, for an observation of another structure than its space.
+    Args:
+        observation: One, or its shapes.
+
+    Raises:
+        ValueError: In one line, for an observation of another structure than its space.
     """
     return [_at(space, path) for path, _ in jax.tree_util.tree_flatten_with_path(observation)[0]]
 
 
 def like(observation: Any) -> Space:
-    """Unbounded boxes of the shapes and types of an observation's parts, by their names."""
+    """Unbounded boxes of the shapes and types of one observation's parts, by their names."""
     return _nest(jax.tree_util.tree_flatten_with_path(observation)[0])
 
 
@@ -131,8 +135,15 @@ def _at(space: Space, path: tuple[Any, ...]) -> Discrete | MultiDiscrete | Box:
 
 
 def as_floats(space: Space, element: jax.Array) -> jax.Array:
-    """An element [..., *shape] as floats: one-hot [..., n] for each discrete entry, those of a
-    MultiDiscrete one after another; a Box's numbers as they are."""
+    """An element as floats: one-hot for each discrete entry, a Box's numbers as they are.
+
+    Args:
+        space: Of the element; no Dict.
+        element: [..., *shape].
+
+    Returns:
+        [..., n] for Discrete(n), [..., Σ n_k] for MultiDiscrete, [..., *shape] for a Box.
+    """
     match space:
         case Discrete(n):
             return jax.nn.one_hot(element, n, dtype=float)

@@ -19,15 +19,27 @@ logarithm is uniform."""
 
 
 def grid(axes: Mapping[str, Sequence[float]]) -> dict[str, jax.Array]:
-    """Every combination of the values, [settings]; the last name varies fastest."""
+    """Every combination of the values.
+
+    Args:
+        axes: The values of each hyperparameter, by name.
+
+    Returns:
+        By name, [settings]; the last name varies fastest.
+    """
     values = jnp.meshgrid(*(jnp.asarray(axis, float) for axis in axes.values()), indexing="ij")
     return {name: axis.reshape(-1) for name, axis in zip(axes, values, strict=True)}
 
 
 def search(key: jax.Array, ranges: Mapping[str, Bounds], num_samples: int) -> dict[str, jax.Array]:
-    """Random settings, [num_samples], each value drawn independently from its range.
+    """Random settings, each value drawn independently from its range.
 
-    Raises ValueError for a range that is empty, or logarithmic and not positive.
+    Returns:
+        By name, [num_samples].
+
+    Raises:
+        ValueError: For a range that is empty, or logarithmic and not positive.
+
     Bergstra & Bengio, Random Search for Hyper-Parameter Optimization (JMLR 2012).
     """
     keys = jax.random.split(key, max(len(ranges), 1))
@@ -38,7 +50,15 @@ def search(key: jax.Array, ranges: Mapping[str, Bounds], num_samples: int) -> di
 
 
 def cross(one: Settings, other: Settings) -> dict[str, jax.Array]:
-    """Every setting of `one` with every setting of `other`, which varies fastest."""
+    """Every setting of `one` with every setting of `other`, which varies fastest.
+
+    Args:
+        one: By name, [m].
+        other: By name, [n]; no name is in both.
+
+    Returns:
+        By name, [m n].
+    """
     if not one or not other:
         return {**one, **other}
     outer, inner = count(one), count(other)
@@ -49,9 +69,16 @@ def cross(one: Settings, other: Settings) -> dict[str, jax.Array]:
 
 
 def with_own(config: Config, settings: Settings) -> dict[str, np.ndarray]:
-    """The settings after the configuration's own one, which is left out among them, on the host.
+    """The configuration's own values as setting 0, then all settings that differ from it.
 
-    Raises ValueError for a hyperparameter that cannot vary, or has no value of its own.
+    Args:
+        settings: By name, [settings].
+
+    Returns:
+        By name, NumPy arrays [1 + those that differ]; empty without settings.
+
+    Raises:
+        ValueError: For a hyperparameter that cannot vary, or has no value of its own.
     """
     values = {name: np.asarray(array) for name, array in settings.items()}
     if not values:
@@ -62,9 +89,13 @@ def with_own(config: Config, settings: Settings) -> dict[str, np.ndarray]:
 
 
 def own_value(config: Config, name: str) -> float:
-    """The configuration's value of a hyperparameter; `env_params.x` may be the environment's own.
+    """The configuration's value of a hyperparameter.
 
-    Raises ValueError where it cannot vary, or has none.
+    Args:
+        name: A field's, or `env_params.x`, whose value may be the environment's own.
+
+    Raises:
+        ValueError: Where it cannot vary, or has none.
     """
     check_hyperparameter(name)
     if name.startswith("env_params."):
@@ -83,10 +114,18 @@ def count(settings: Mapping[str, Sized]) -> int:
 
 
 def agents(keys: jax.Array, config: Config, settings: Settings) -> tuple[jax.Array, Config]:
-    """The agents of every setting with every seed's key: keys [settings × seeds] and the
-    configuration they run with, setting by setting, the same keys for each (paired).
+    """The agents of every setting with every seed's key, setting by setting, the same keys in each.
 
-    Raises ValueError for a name that is unknown or static, or a value out of range.
+    Args:
+        keys: [seeds].
+        settings: By name, [settings].
+
+    Returns:
+        The agents' keys, [settings × seeds].
+        The configuration that they run with: what varies is [settings × seeds].
+
+    Raises:
+        ValueError: For a name that is unknown or static, or a value out of range.
     """
     num_settings, num_seeds = count(settings), len(keys)
     each = {name: jnp.repeat(jnp.asarray(value), num_seeds) for name, value in settings.items()}

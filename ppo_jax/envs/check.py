@@ -16,10 +16,16 @@ from ppo_jax.objects import explain
 
 
 def check_environment(environment: Any, num_steps: int = 1000) -> list[str]:
-    """What would go wrong with an environment of one's own, a line each; empty where all is well.
+    """What would go wrong with an environment of one's own.
 
-    Its functions are traced, and its first episodes played with random actions, `num_steps` steps.
-    environment: whatever `Config.env` takes, or a configuration.
+    Its functions are traced, and its first episodes played with random actions.
+
+    Args:
+        environment: Whatever `Config.env` takes, or a configuration.
+        num_steps: Steps of random play.
+
+    Returns:
+        The findings, a line each; empty where all is well.
     """
     try:
         config = environment if isinstance(environment, Config) else Config(env=environment)

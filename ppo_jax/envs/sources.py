@@ -19,8 +19,12 @@ from ppo_jax.objects import explain, first_line
 
 
 def as_written(config: Config) -> tuple[Environment, bool]:
-    """The environment with its parameters and time limit as its author's functions are, and whether
-    these count the time limit themselves."""
+    """The environment as its author's functions are, with its parameters and its time limit.
+
+    Returns:
+        The environment.
+        Whether its functions count the time limit themselves.
+    """
     found = load(config)
     if not isinstance(found, Environment):
         gymnax_env, parameters = found
@@ -30,7 +34,13 @@ def as_written(config: Config) -> tuple[Environment, bool]:
 
 
 def load(config: Config) -> Any:
-    """The user's `Environment`, or gymnax's pair of environment and parameters."""
+    """The user's `Environment`, or gymnax's pair of environment and parameters.
+
+    Raises:
+        ValueError: In one line, for an unknown name, an environment that cannot be made, or
+            `env_kwargs` or `env_params` that it cannot take.
+        ImportError: For gymnax older than 1.0.
+    """
     name = objects.name(config.env)
     if isinstance(config.env, str):
         found = _load_named(config.env, config.env_kwargs, jnp.result_type(float))
@@ -189,7 +199,7 @@ def _check_known(parameters: Any, environment: str, name: str) -> None:
 
 
 def names() -> list[str]:
-    """The names of all environments that train by name."""
+    """The names of all gymnax environments, and of this library's own."""
     return sorted(_registry().registered_envs)
 
 
@@ -206,8 +216,12 @@ def is_known(config: Config) -> bool:
 def parameter(config: Config, name: str) -> float:
     """The value of an environment's parameter: the configuration's, or else the environment's own.
 
-    Raises ValueError, in one line, for a parameter that the environment does not have, or that is
-    an array, for agents differ in numbers alone.
+    Args:
+        name: Without `env_params.`, such as force_mag.
+
+    Raises:
+        ValueError: In one line, for a parameter that the environment does not have, that is static
+            (the time limit), or that is an array, for agents differ in numbers alone.
     """
     found = load(config)
     if isinstance(found, Environment):
@@ -220,7 +234,7 @@ def parameter(config: Config, name: str) -> float:
 
 
 def in_gymnax(config: Config) -> tuple[Any, Any] | None:
-    """gymnax's environment and parameters whose states those of `make` are; none for others."""
+    """gymnax's environment and parameters whose states those of `make` are; None for others."""
     found = load(config)
     if isinstance(found, Environment) or not _counts(found[1]):
         return None

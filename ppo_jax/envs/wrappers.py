@@ -13,10 +13,13 @@ from ppo_jax.environment import Environment, State, Step
 
 
 def with_stable_types(environment: Environment) -> Environment:
-    """The environment whose steps keep the types that a reset gives, which a loop's carry needs,
-    x64 or not; rewards are floats and flags booleans, all [].
+    """The environment whose steps keep the types that a reset gives, which a loop's carry needs.
 
-    A step raises ValueError, in one line, where that would cut numbers: fractions, or large ones.
+    Rewards become floats and flags booleans, all [], x64 or not.
+
+    Raises:
+        ValueError: In one line, while a step is traced, where that would cut numbers: fractions, or
+            large ones.
     """
 
     def reset(key: jax.Array) -> tuple[State, Any]:
@@ -64,8 +67,13 @@ def terminating(environment: Environment) -> Environment:
 
 
 def with_previous(environment: Environment, config: Config) -> Environment:
-    """The environment whose observations have the action and the reward before them as parts of
-    their own, zeros where an episode begins; a discrete action is one-hot."""
+    """The environment whose observations have the action and the reward before them as parts.
+
+    Args:
+        environment: Its observations become the part `observation`.
+        config: `previous_action` adds the part `action`, one-hot if discrete; `previous_reward`
+            the part `reward`, []. Both are zeros where an episode begins.
+    """
     space: Any = environment.action_space
     parts: dict[str, spaces.Space] = {"observation": environment.observation_space}
     kind = float if isinstance(space, spaces.Box) else int

@@ -25,15 +25,21 @@ def train(
     """Train, save and load a run, as `ppo-jax train` does; quiet, unless told otherwise.
 
     Args:
-        config: what to train.
-        num_seeds, seed: the agents; agent i has the key of seed + i.
-        out: folder for the results; none: a fresh one under runs/.
-        hooks: called between chunks of updates; each has a method at_boundary(batch).
-        flags: any other option of `ppo-jax train --help`, with underscores.
+        config: Of every agent; `sweep` and `evolve` among the flags make them differ.
+        num_seeds: The number of agents, for each setting of a sweep.
+        seed: Agent i has the key of seed + i.
+        out: The folder for the results; None is a fresh one under runs/.
+        hooks: Called between chunks of updates; each has a method at_boundary(batch).
+        flags: Any other option of `ppo-jax train --help`, with underscores.
 
-    Returns: what `load(out)` returns. Raises ValueError for bad input, OSError for what the file
-    system refuses, RuntimeError where a device fails or every agent diverged, KeyboardInterrupt
-    after a signal.
+    Returns:
+        What `load(out)` returns.
+
+    Raises:
+        ValueError: For bad input, or a hook that raised.
+        OSError: For what the file system refuses.
+        RuntimeError: Where a device fails or every agent diverged.
+        KeyboardInterrupt: After a signal.
     """
     if not isinstance(config, Config):
         raise InputError(

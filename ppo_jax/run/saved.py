@@ -19,37 +19,55 @@ from ppo_jax.run.storage import arrays, folder, tables
 
 
 class Agent(NamedTuple):
-    """One trained agent, with its own configuration."""
+    """One trained agent, with its own configuration.
+
+    Attributes:
+        config: With the hyperparameters that it was trained with.
+        params: As `ppo.act` takes them.
+        metrics: Columns of metrics.csv, [updates] each.
+    """
 
     config: Config
     params: Params
-    metrics: dict[str, np.ndarray]  # [updates]
+    metrics: dict[str, np.ndarray]
 
     def act(self, observation: Any, key: jax.Array | None = None) -> jax.Array:
-        """The action for each observation [..., *shape of one]: greedy, or sampled with a key."""
+        """`ppo.act` of this agent: the action for each observation, sampled if there is a key."""
         return ppo.act(self.params, observation, self.config, key)
 
     def value(self, observation: Any) -> jax.Array:
-        """The critic's value, [...], for each observation [..., *shape of one]."""
+        """`ppo.value` of this agent: the critic's value of each observation."""
         return ppo.value(self.params, observation, self.config)
 
 
 class Run(NamedTuple):
-    """A finished or interrupted run; agents go setting by setting, with the same seeds in each."""
+    """A finished or interrupted run; agents go setting by setting, with the same seeds in each.
+
+    Attributes:
+        config: The run's own; an agent's is `agent(i).config`.
+        params: Every leaf [agents, ...].
+        metrics: Columns of metrics.csv, [updates, agents] each; NaN after an agent's last row.
+        evaluations: Columns of evaluations.csv, [evaluations, agents] each; empty if none.
+        summary: What summary.json has.
+        numbers: [agents], the saved ones; all of them if the run finished.
+        hyperparameters: Those that differ between agents, [agents] each.
+        table: Setting and seed of every agent.
+    """
 
     config: Config
-    params: Params  # every leaf [agents, ...]
-    metrics: dict[str, np.ndarray]  # [updates, agents], one entry a column of metrics.csv
-    evaluations: dict[str, np.ndarray]  # [evaluations, agents], of evaluations.csv
+    params: Params
+    metrics: dict[str, np.ndarray]
+    evaluations: dict[str, np.ndarray]
     summary: dict[str, Any]
-    numbers: np.ndarray  # [agents], of those that were saved: all of them, if the run finished
-    hyperparameters: dict[str, np.ndarray]  # [agents], of those that differ between agents
+    numbers: np.ndarray
+    hyperparameters: dict[str, np.ndarray]
     table: AgentTable
 
     def agent(self, number: int) -> Agent:
         """The agent of that number, with the hyperparameters that it was trained with.
 
-        Raises IndexError for an agent that the run does not have.
+        Raises:
+            IndexError: For an agent that the run does not have.
         """
         row, own = self._row(number), self.hyperparameters_of(number)
         return Agent(
@@ -59,7 +77,11 @@ class Run(NamedTuple):
         )
 
     def hyperparameters_of(self, number: int) -> dict[str, float]:
-        """The agent's hyperparameters, of those that differ between agents."""
+        """The agent's hyperparameters, of those that differ between agents.
+
+        Raises:
+            IndexError: For an agent that the run does not have.
+        """
         row = self._row(number)
         return {name: float(str(values[row])) for name, values in self.hyperparameters.items()}
 
@@ -78,11 +100,14 @@ def load(path: str | Path, *, env: Any = None, network: Any = None, optimizer: A
     """Read the run that `ppo-jax train --out path` wrote, or an agent that comes with the package.
 
     Args:
-        path: the run's folder, or `pretrained:ENV`.
-        env, network, optimizer: stand for those that the run was given as objects, which its files
-            cannot hold.
+        path: The run's folder, or `pretrained:ENV`.
+        env: Stands for an environment that was given as an object, which the files cannot hold.
+        network: The same for a network.
+        optimizer: The same for an optimizer.
 
-    Raises FileNotFoundError for a missing file, ValueError for one that is corrupt.
+    Raises:
+        FileNotFoundError: For a missing file.
+        ValueError: For a file that is corrupt, or an object that is missing.
     """
     path, own = folder.locate(path), {"env": env, "network": network, "optimizer": optimizer}
     try:

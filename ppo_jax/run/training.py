@@ -66,8 +66,17 @@ class Results(NamedTuple):
 class Batch:
     """Agents that train at once on this process, as hooks see them at a boundary.
 
-    `states` (a `ppo.TrainState` of leaves [lanes, ...]) and `config` (hyperparameters are numbers
-    or [lanes]) may be assigned; the next chunk overwrites the states, so copy what is to be kept.
+    Attributes:
+        states: A `ppo.TrainState`, every leaf [lanes, ...]. May be assigned; the next chunk
+            overwrites it, so copy what is to be kept.
+        config: Each hyperparameter is a number or [lanes]. May be assigned.
+        agent_ids (np.ndarray): [lanes], the agent in each lane.
+        is_real (np.ndarray): [lanes], false where a lane only fills the batch.
+        num_updates (int): Done so far.
+        total_updates (int): Those of the whole budget.
+        resumed (bool): Whether the batch continues from a checkpoint.
+        chunk: What the updates since the last boundary did, by agents of all processes.
+        evaluation: [agents], mean greedy returns, where `--evaluate-every` has just evaluated.
     """
 
     def __init__(
@@ -139,7 +148,11 @@ class Batch:
         return jax.tree.map(lambda leaf: np.asarray(leaf)[: self._size], self._rows)
 
     def stop(self, reason: str) -> None:
-        """End this batch's training at the boundary; its agents are evaluated and saved."""
+        """End this batch's training at the boundary; its agents are evaluated and saved.
+
+        Args:
+            reason: Not empty; checkpoints keep it.
+        """
         self.stop_reason = reason
 
     def start_chunk(self, size: int) -> None:
@@ -176,7 +189,7 @@ class Batch:
         self.num_updates += self._size
 
     def evaluate(self) -> np.ndarray:
-        """Mean greedy return of every process's agents, [agents]."""
+        """Mean greedy return, undiscounted, of every process's agents, [agents]."""
         evaluated = self.programs.evaluate(self.states.params, self.seeds, self.config)
         return np.asarray(distributed.gather(evaluated), np.float64).mean(axis=1)[self._real]
 
