@@ -132,7 +132,7 @@ def stratified_bootstrap(
 
     def resampled(key: jax.Array) -> jax.Array:
         # Half of what `randint` draws, and the same with and without x64; the first runs are
-        # favoured by 1 in 2³² / runs.
+        # favored by 1 in 2³² / runs.
         runs = jax.random.bits(key, values.shape, jnp.uint32) % jnp.uint32(values.shape[1])
         chosen = jnp.take_along_axis(values, runs.astype(jnp.int32), axis=1)
         result = _floating(statistic(chosen))
