@@ -101,11 +101,18 @@ LEARNED = [case for case in problems.CASES if case not in ("MultiDiscrete", "fas
     ],
 )
 def test_the_epochs_are_the_oracles_in_float64(case):
-    """Also those that the divergence of a minibatch ends."""
     for seed in (0, 1):
-        problem = problems.make_problem(case, seed)
-        every = [scalars["approx_kl"] for scalars in learned_as_the_oracle_does(problem).scalars]
+        learned_as_the_oracle_does(problems.make_problem(case, seed))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("case", ["notebook, turned", "standard"])
+def test_the_first_minibatch_that_went_too_far_ends_the_epochs(case):
+    problem = problems.make_problem(case, 1)
+    every = [scalars["approx_kl"] for scalars in learned_as_the_oracle_does(problem).scalars]
     number = np.argmax(every)  # above all before it
+    assert 0 < number < len(every) - 1
     target = 0.99 * every[number] / 1.5
     settings = dataclasses.replace(problem.settings, target_kl=target)
     config = problem.config.replace(target_kl=target)
