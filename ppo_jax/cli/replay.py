@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,8 +49,19 @@ def main(arguments: list[str]) -> int:
 
     if options.device == "auto" and summary.get("device", "").startswith("cpu"):
         options = dataclasses.replace(options, device="cpu")
-    with xla.compilation_cache(), folder.replaced(out, replaying.FILES) as made:
-        found = replaying.replay(options, made, console)
+    is_new = not out.exists()
+    try:
+        with xla.compilation_cache(), folder.file_system(out):
+            out.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=out) as made:
+                found = replaying.replay(options, Path(made), console)
+                for name in replaying.FILES:  # only now: what fails leaves the old ones
+                    (out / name).unlink(missing_ok=True)
+                for file in Path(made).iterdir():
+                    os.replace(file, out / file.name)
+    finally:
+        if is_new:
+            folder.remove_if_empty(out)
     _report(found, out, console)
     return 0
 

@@ -7,9 +7,8 @@ import json
 import os
 import shutil
 import socket
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,27 +96,6 @@ def choose_results(out: str | os.PathLike[str], overwrite: bool) -> Path:
             f"{path} exists; give another folder with --out, or --overwrite to replace it"
         )
     return path
-
-
-@contextlib.contextmanager
-def replaced(path: Path, names: Iterable[str]) -> Iterator[Path]:
-    """A folder for files that take the place of those of these names in `path`, once all is done;
-    whatever is raised before leaves `path` as it was."""
-    is_new = not path.exists()
-    with file_system(path):
-        path.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=path))
-    try:
-        yield made
-        with file_system(path):
-            for name in names:
-                (path / name).unlink(missing_ok=True)
-            for file in made.iterdir():
-                os.replace(file, path / file.name)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-        if is_new:
-            remove_if_empty(path)
 
 
 def remove_if_empty(path: Path) -> None:
