@@ -155,30 +155,18 @@ def _play(*arguments: Any) -> Trace:
 
 
 def _write_trace(path: Path, trace: Trace) -> None:
-    columns: dict[str, Any] = {
-        **_columns("observation", trace.observation, always_numbered=True),
-        **_columns("action", trace.action),
-        "reward": trace.reward,
-        "value": trace.value,
-    }
-    for name, numbers in trace.policy.items():
-        columns |= _columns(name, numbers, always_numbered=True)
-    for name in ("terminated", "truncated"):
-        columns[name] = getattr(trace, name).astype(int)
+    """Write a row a step, and a column for every number, named after its place in the trace."""
+    one = {"action": trace.action, "reward": trace.reward, "value": trace.value}
+    ends = {name: getattr(trace, name).astype(int) for name in ("terminated", "truncated")}
+    columns: dict[str, np.ndarray] = {}  # [T, episodes] each
+    for part, tree in {"observation": trace.observation, **one, **trace.policy, **ends}.items():
+        for place, leaf in jax.tree.leaves_with_path(tree):
+            name = "_".join([part, *(jax.tree_util.keystr((key,), simple=True) for key in place)])
+            found = np.moveaxis(np.reshape(leaf, (*leaf.shape[:2], -1)), -1, 0)
+            is_one = len(found) == 1 and part in {**one, **ends}
+            columns |= {name if is_one else f"{name}_{i}": own for i, own in enumerate(found)}
     with folder.file_system(path), open(path, "w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["episode", "step", *columns])
         for episode, step in np.argwhere(trace.valid.T):
             rows.writerow([episode, step, *(values[step, episode] for values in columns.values())])
-
-
-def _columns(name: str, tree: Any, always_numbered: bool = False) -> dict[str, np.ndarray]:
-    """A column [T, episodes] for every number of the arrays [T, episodes, ...], named after the
-    array's place in the tree."""
-    columns: dict[str, np.ndarray] = {}
-    for path, leaf in jax.tree.leaves_with_path(tree):
-        own = "_".join([name, *(jax.tree_util.keystr((key,), simple=True) for key in path)])
-        numbers = np.moveaxis(np.reshape(leaf, (*leaf.shape[:2], -1)), -1, 0)
-        numbered = always_numbered or len(numbers) > 1
-        columns |= {f"{own}_{index}" if numbered else own: one for index, one in enumerate(numbers)}
-    return columns
