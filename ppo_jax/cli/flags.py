@@ -215,8 +215,6 @@ def _expand(arguments: list[str]) -> list[str]:
         expanded.append(f"{_ALIASES[flag]}{equals}{value}" if flag in _ALIASES else argument)
         if argument == "--resume" and following.startswith("-"):
             expanded.append("newest")
-        if flag == "--drop-solved":
-            raise InputError("--drop-solved is gone: solved agents cost too little; leave it out")
     return expanded
 
 

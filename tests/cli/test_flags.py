@@ -129,8 +129,6 @@ EVOLVE = "--num-seeds 4 --evolve clip_range=log:0.1:0.2"
         ("--env-params force 5.0", "has no parameter 'force'; there are: gravity"),
         ("--config missing.json", "No such file"),
         ("--config x --recipe fast", "leave out --recipe"),
-        ("--drop-solved", "--drop-solved is gone"),
-        ("--drop-solved --num-seeds 8", "--drop-solved is gone"),
         # agents
         ("--seed -1", "--seed is -1; it must be a whole number of at least 0"),
         ("--seed 4294967296", "seeds go from 0 to 4294967295"),

@@ -317,11 +317,6 @@ def test_an_agent_that_evolved_can_only_be_loaded(copied):
     assert abs(two - one) == pytest.approx(12.5 * 0.02, rel=0.05)  # force × time / mass, about
 
 
-def test_an_older_run_that_dropped_agents_can_only_be_loaded(copied):
-    edit(copied / "config.json", drop_solved=True)
-    refused(2, "dropped solved agents, in batches of several", "replay", copied, "--agent", 1)
-
-
 def test_an_action_by_the_library_is_the_agents(run):
     loaded = load(run)
     agent = loaded.agent(1)

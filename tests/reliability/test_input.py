@@ -135,7 +135,6 @@ REFUSED = [
     row("processes of one process", "--num-processes 2", "--num-processes 2 needs --distributed"),
     row("number of one process", "--process-id 0", "--process-id 0 needs --distributed"),
     row("sweep of what sizes arrays", "--sweep num_envs=1,2", "num_envs is static", "can vary"),
-    row("drop solved", "--drop-solved", "--drop-solved is gone", "leave it out"),
     row("agent without a run", "--agent 1", "--init-from RUN and --agent NUMBER go together"),
     row("run without an agent", "--init-from x", "--init-from RUN and --agent NUMBER go together"),
     row("squashed choices", "--squash-action", "squash_action is for continuous", "Discrete(2)"),
