@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
     """Parse the command line, replay the agent, and return the process's exit code."""
     options = flags.read_options(Options, arguments, "replay", agent=0, episodes=1)
     path = folder.find(options.run)
-    summary = _check_run(path, options)
+    summary = _read_summary(path)
     default = path / f"replay-{options.agent}"
     out = folder.choose_results(default if options.out is None else options.out, options.overwrite)
     console = Console(options.quiet)
@@ -66,19 +66,12 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _check_run(path: Path, options: Options) -> dict[str, Any]:
-    """The run's summary. Raises CommandError where the run cannot be replayed that way."""
+def _read_summary(path: Path) -> dict[str, Any]:
+    """The run's summary. Raises CommandError where there is nothing to replay."""
     folder.check_has_training(path)
     if not (path / folder.SUMMARY).exists():
         raise InputError(f"{path} has no {folder.SUMMARY}: the run saved no agents yet")
-    description, summary = _read(path / folder.CONFIG), _read(path / folder.SUMMARY)
-    own = description.get("agents", description)  # format 2 had no boxes
-    if own.get("evolve") and options.how != "load":
-        raise InputError(
-            f"{path} evolved its agents, so none of them can be trained again by itself;"
-            " --how load takes what it saved"
-        )
-    return summary
+    return _read(path / folder.SUMMARY)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ppo_jax.evaluate import Trace
 from ppo_jax.run import compiled, devices, pipeline, saved
 from ppo_jax.run.agents import Lanes
 from ppo_jax.run.console import Console
-from ppo_jax.run.errors import DeviceError
+from ppo_jax.run.errors import DeviceError, InputError
 from ppo_jax.run.progress import Progress
 from ppo_jax.run.saved import Agent, Run
 from ppo_jax.run.signals import Signals
@@ -125,10 +125,16 @@ def train_again(
     run: Run, own: Lanes, updates: int, chosen: list[jax.Device], hook: Hook, console: Console
 ) -> ppo.TrainState:
     """Train these agents of the run from their keys for so many updates, on the chosen devices;
-    the hook sees it. Returns their states, [lanes, ...]."""
+    the hook sees it. Returns their states, [lanes, ...]. Raises InputError for agents that evolved.
+    """
     lanes, experiment = len(own.agent_ids), run.table.experiment
     where = f"a batch of {lanes:,} on {len(chosen)} device{'s' * (len(chosen) > 1)}"
     with contextlib.closing(hook):
+        if experiment.evolving:
+            raise InputError(
+                "the run evolved its agents, so none of them can be trained again by itself;"
+                " ppo-jax replay --how load and film --agent take what it saved"
+            )
         initial = pipeline.initial_parameters(experiment)
         with console.waiting(f"compiling {experiment.agents.recipe} for {where}"):
             programs = compiled.build(run.table.configure(own.agent_ids), lanes, chosen)

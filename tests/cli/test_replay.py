@@ -308,7 +308,8 @@ def test_an_agent_that_evolved_can_only_be_loaded(copied):
     lines = ("update,agent,parent,fitness,env_params.force_mag", "0,1,,,7.0", "5,1,0,9.5,12.5")
     others = (f"5,{agent},,9.5,10.0" for agent in (0, 2, 3))
     (copied / "evolution.csv").write_text("\n".join([*lines, *others]))
-    refused(2, "evolved its agents", "replay", copied, "--agent", 1)
+    refused(2, "evolved its agents", "replay", copied, "--agent", 1, "--quiet")
+    assert not (copied / "replay-1").exists()
     replay(copied, "--agent", 1, "--how", "load", "--quiet")
     found = summary(copied / "replay-1")
     assert found["coefficients"] == {"env_params.force_mag": 12.5}
