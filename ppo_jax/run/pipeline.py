@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ppo_jax import __version__, env, objects, population, ppo, rollout
-from ppo_jax.config import OBJECTS, Config
+from ppo_jax.config import OBJECTS
 from ppo_jax.policy import Params
 from ppo_jax.run import agents, compiled, devices, distributed, ranking, report, resume, sinks
 from ppo_jax.run.agents import AgentTable
@@ -102,37 +102,28 @@ def make_plan(experiment: Experiment) -> Plan:
             findings = env.check_environment(config)
             if findings:
                 raise ValueError(f"env {name}: {'; '.join(findings)}")
-        if jnp.result_type(float) == jnp.float64:
-            _check_double_precision(config)
-        jax.eval_shape(partial(ppo.init, config=config), jax.random.key(0))
+        state = jax.eval_shape(partial(ppo.init, config=config), jax.random.key(0))
         table, at_once = agents.table(experiment), experiment.agents_at_once
         if chosen[0].platform == "cpu":
             at_once = min(at_once, population.cpu_agents_at_once(config))
         rollout.check_resets(config, env.make(config), at_once)
         if config.kernel == "pallas" and chosen[0].platform == "tpu":
             raise ValueError("kernel 'pallas' has no program for a TPU; give --kernel xla")
-        if config.kernel == "pallas" or config.optimizer is not None:
-            _trace_update(config)  # finds what has no kernel, or fails
+        # Finds what has no kernel, an optimizer that fails, and environments that mix types in
+        # double precision, as some of gymnax's do.
+        is_double = jnp.result_type(float) == jnp.float64
+        if is_double or config.kernel == "pallas" or config.optimizer is not None:
+            jax.eval_shape(partial(ppo.update, config=config), state)
         initial = initial_parameters(experiment)
     except (ValueError, ImportError) as error:
         raise InputError(str(error)) from error
+    except TypeError as error:
+        raise InputError(
+            f"env {name}: an update cannot be traced ({objects.first_line(error)}); mend the types"
+            " of your own parts, or leave out JAX_ENABLE_X64=1"
+        ) from error
     lanes = table.lanes(jax.process_count(), len(chosen))
     return Plan(experiment, table, chosen, lanes, initial)
-
-
-def _trace_update(config: Config) -> None:
-    jax.eval_shape(lambda key: ppo.update(ppo.init(key, config), config), jax.random.key(0))
-
-
-def _check_double_precision(config: Config) -> None:
-    """Raise ValueError for an environment that mixes types in it, as some of gymnax's do."""
-    try:
-        _trace_update(config)
-    except TypeError as error:
-        raise ValueError(
-            f"env {objects.name(config.env)} cannot be traced with JAX_ENABLE_X64=1"
-            f" ({objects.first_line(error)}); train it without"
-        ) from error
 
 
 def _lanes_of(checkpoint: Checkpoint | None, plan: Plan) -> int:
