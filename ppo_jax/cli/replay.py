@@ -9,7 +9,7 @@ from typing import Any, Literal
 from ppo_jax.cli import flags
 from ppo_jax.run import xla
 from ppo_jax.run.console import Console, number
-from ppo_jax.run.errors import FileSystemError, InputError
+from ppo_jax.run.errors import FileSystemError, InputError, file_system_errors
 from ppo_jax.run.storage import folder
 
 
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
         options = dataclasses.replace(options, device="cpu")
     is_new = not out.exists()
     try:
-        with xla.compilation_cache(), folder.file_system(out):
+        with xla.compilation_cache(), file_system_errors(out):
             out.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=out) as made:
                 found = replaying.replay(options, Path(made), console)

@@ -59,10 +59,9 @@ def export(
     assert found is not None
     key = jax.random.fold_in(jax.random.key(np.uint32(seed)), agent)
     results, contents, notes = make(found, key)
-    with folder.file_system(path):
-        path.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
-            (path / name).unlink(missing_ok=True)
+    path.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        (path / name).unlink(missing_ok=True)
     for name, content in contents.items():
         folder.write(path / name, content)
     frames.film_agent(found, f"agent {agent}", path / FILM, Console(quiet=True), seed=seed)

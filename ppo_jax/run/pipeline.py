@@ -23,7 +23,7 @@ from ppo_jax.run.agents import AgentTable
 from ppo_jax.run.checkpointer import Checkpointer
 from ppo_jax.run.compiled import EVAL_EPISODES, Programs
 from ppo_jax.run.console import Console
-from ppo_jax.run.errors import DivergedError, InputError, Interrupted
+from ppo_jax.run.errors import DivergedError, InputError, Interrupted, file_system_errors
 from ppo_jax.run.evolution import Evolution
 from ppo_jax.run.experiment import Experiment
 from ppo_jax.run.hooks import Evaluation, UserHook
@@ -68,7 +68,8 @@ def run(
         return None
     if storage.resume:
         folder.check_request(path, storage.resume, storage.overwrite)
-    with folder.lock(path) if main else contextlib.nullcontext(), catch_signals(at_once=True):
+    own_folder = folder.lock(path) if main else contextlib.nullcontext()
+    with file_system_errors(path), own_folder, catch_signals(at_once=True):
         if main:  # another one may have ended since the flags were read
             folder.check_request(path, storage.resume, storage.overwrite)
         checkpoint = None
@@ -209,8 +210,7 @@ def _prepare_folder(experiment: Experiment, path: Path, checkpoint: Checkpoint |
     """Remove from the folder what is not this run's."""
     if checkpoint:
         tables.truncate(path, checkpoint.metadata["files"])
-        with folder.file_system(path):
-            (path / folder.SUMMARY).unlink(missing_ok=True)  # it is not finished any more
+        (path / folder.SUMMARY).unlink(missing_ok=True)  # it is not finished any more
     else:
         folder.empty(path)
     folder.write_json(path / folder.CONFIG, experiment.describe())

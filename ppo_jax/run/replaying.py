@@ -85,8 +85,7 @@ def _place(request: Any, run: Run) -> tuple[int, int]:
     """The agent's lane in its batch, and the updates that the batch made."""
     summary, table = run.summary, run.table
     batch, lane = divmod(request.agent % table.per_process(summary["processes"]), summary["lanes"])
-    with folder.file_system(Path(request.run)):
-        rows = csv.DictReader(Path(request.run, folder.STATISTICS).read_text().splitlines())
+    rows = csv.DictReader(Path(request.run, folder.STATISTICS).read_text().splitlines())
     updates = [int(row["update"]) for row in rows if int(row["group"]) == batch + 1]
     return lane, max(updates, default=0)
 
@@ -171,7 +170,7 @@ def _write_trace(path: Path, trace: Trace) -> None:
             found = np.moveaxis(np.reshape(leaf, (*leaf.shape[:2], -1)), -1, 0)
             is_one = len(found) == 1 and part in {**one, **ends}
             columns |= {name if is_one else f"{name}_{i}": own for i, own in enumerate(found)}
-    with folder.file_system(path), open(path, "w", newline="") as file:
+    with open(path, "w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["episode", "step", *columns])
         for episode, step in np.argwhere(trace.valid.T):

@@ -112,7 +112,7 @@ def test_a_full_disk_costs_no_checkpoint(finished, tmp_path):
     with Limit(20_000):  # half of the events
         code, error = train("--num-updates", UPDATES, "--out", out)
     assert code == 3
-    one_line(error, "File too large", "give a folder that can be written")
+    one_line(error, f"{out}: File too large", "give a folder that can be written")
     assert not (out / "summary.json").exists()
     numbers = checkpoints.committed(out / "checkpoints")
     assert newest(out) == EVERY * numbers[-1]

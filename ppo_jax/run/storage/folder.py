@@ -1,7 +1,6 @@
 """A run's folder: its files, its lock, and atomic writing."""
 
 import contextlib
-import errno
 import io
 import json
 import os
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ppo_jax.run.errors import FileSystemError, InputError
+from ppo_jax.run.errors import FileSystemError, InputError, file_system_errors
 
 CONFIG, SUMMARY, PARAMETERS = "config.json", "summary.json", "parameters.npz"
 METRICS, STATISTICS, EVALUATIONS = "metrics.csv", "statistics.csv", "evaluations.csv"
@@ -87,8 +86,7 @@ def choose_results(out: str | os.PathLike[str], overwrite: bool) -> Path:
     Raises CommandError where it holds a run, or anything else that is not to be overwritten.
     """
     path = choose(out, "")
-    with file_system(path):
-        names = {file.name for file in path.iterdir()} if path.exists() else set()
+    names = {file.name for file in path.iterdir()} if path.exists() else set()
     if names & {CONFIG, PARAMETERS}:
         raise InputError(f"--out {path} holds a run, which is never overwritten; give another")
     if names and not overwrite:
@@ -126,7 +124,7 @@ def check_request(path: Path, resume: str | None, overwrite: bool) -> None:
 def check_not_locked(path: Path) -> None:
     """Raise FileSystemError where another process is writing a run to the folder."""
     if (path / _LOCK).exists():
-        with file_system(path), open(path / _LOCK) as file:
+        with open(path / _LOCK) as file:
             _lock(file, path)
 
 
@@ -138,15 +136,12 @@ def lock(path: Path) -> Iterator[None]:
     Raises FileSystemError where another process has it.
     """
     is_new = not path.exists()
-    with file_system(path):
-        path.mkdir(parents=True, exist_ok=True)
-        file = open(path / _LOCK, "a+")  # noqa: SIM115
-    with file:
+    path.mkdir(parents=True, exist_ok=True)
+    with open(path / _LOCK, "a+") as file:
         _lock(file, path)
-        with file_system(path):
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
         try:
             yield
         finally:
@@ -170,27 +165,11 @@ def _lock(file: Any, path: Path) -> None:
 
 def empty(path: Path) -> None:
     """Make the folder, and remove an earlier run's files from it."""
-    with file_system(path):
-        path.mkdir(parents=True, exist_ok=True)
-        for old in (file for name in (*FILES, EVENTS) for file in path.glob(name)):
-            old.unlink()
-        if (path / CHECKPOINTS).exists():
-            shutil.rmtree(path / CHECKPOINTS)
-
-
-@contextlib.contextmanager
-def file_system(path: Path) -> Iterator[None]:
-    """Turns what the file system refuses into a FileSystemError that names the path."""
-    try:
-        yield
-    except FileSystemError:
-        raise
-    except OSError as error:
-        refused = f"{error.filename or path}: {error.strerror or error}"
-        remedy = "give a folder that can be written"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "make room, then run it again (train: --resume auto)"
-        raise FileSystemError(f"{refused}; {remedy}") from error
+    path.mkdir(parents=True, exist_ok=True)
+    for old in (file for name in (*FILES, EVENTS) for file in path.glob(name)):
+        old.unlink()
+    if (path / CHECKPOINTS).exists():
+        shutil.rmtree(path / CHECKPOINTS)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -220,7 +199,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def write(path: Path, content: Any) -> None:
     """Write bytes, atomically."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with file_system(path):
+    with file_system_errors(path):
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
