@@ -9,7 +9,7 @@ from typing import Any, Literal
 from ppo_jax.cli import flags
 from ppo_jax.run import xla
 from ppo_jax.run.console import Console, number
-from ppo_jax.run.errors import FileSystemError, InputError, file_system_errors
+from ppo_jax.run.errors import file_system_errors
 from ppo_jax.run.storage import folder
 
 
@@ -38,8 +38,10 @@ class Options(flags.Common):
 def main(arguments: list[str]) -> int:
     """Parse the command line, replay the agent, and return the process's exit code."""
     options = flags.read_options(Options, arguments, "replay", agent=0, episodes=1)
-    path = folder.find(options.run)
-    summary = _read_summary(path)
+    path = folder.find_agents(options.run)
+    folder.check_has_training(path)
+    with folder.reading(path):
+        summary = folder.read_json(path / folder.SUMMARY)
     default = path / f"replay-{options.agent}"
     out = folder.choose_results(default if options.out is None else options.out, options.overwrite)
     console = Console(options.quiet)
@@ -64,23 +66,6 @@ def main(arguments: list[str]) -> int:
             folder.remove_if_empty(out)
     _report(found, out, console)
     return 0
-
-
-def _read_summary(path: Path) -> dict[str, Any]:
-    """The run's summary. Raises CommandError where there is nothing to replay."""
-    folder.check_has_training(path)
-    if not (path / folder.SUMMARY).exists():
-        raise InputError(f"{path} has no {folder.SUMMARY}: the run saved no agents yet")
-    return _read(path / folder.SUMMARY)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return folder.read_json(path)
-    except OSError as error:
-        raise FileSystemError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not a run's ({error})") from error
 
 
 def _report(summary: dict[str, Any], out: Path, console: Console) -> None:

@@ -34,8 +34,8 @@ def replay(request: Any, out: Path, console: Console) -> dict[str, Any]:
 
     Returns: the summary. Raises CommandError for what the user can mend.
     """
-    run, agent = saved.read_agent(Path(request.run), request.agent)
-    assert agent is not None
+    run = saved.load(request.run)
+    agent = run.agent(request.agent)
     lane, num_updates = _place(request, run)
     chosen = _devices(request, run.summary["devices"])
     _print_header(request, run, chosen, console)
@@ -85,8 +85,10 @@ def _place(request: Any, run: Run) -> tuple[int, int]:
     """The agent's lane in its batch, and the updates that the batch made."""
     summary, table = run.summary, run.table
     batch, lane = divmod(request.agent % table.per_process(summary["processes"]), summary["lanes"])
-    rows = csv.DictReader(Path(request.run, folder.STATISTICS).read_text().splitlines())
-    updates = [int(row["update"]) for row in rows if int(row["group"]) == batch + 1]
+    path = Path(request.run, folder.STATISTICS)
+    with folder.reading(path):
+        rows = csv.DictReader(path.read_text().splitlines())
+        updates = [int(row["update"]) for row in rows if int(row["group"]) == batch + 1]
     return lane, max(updates, default=0)
 
 

@@ -274,7 +274,7 @@ def test_a_run_that_is_not_whole_is_refused_in_one_line(copied):
     parameters = copied / "parameters.npz"
     for content in (parameters.read_bytes()[:50], b""):
         parameters.write_bytes(content)
-        refused(2, "holds no intact run", *flags, 1)
+        refused(2, "is corrupt", *flags, 1)
     parameters.unlink()
     refused(2, "has no parameters.npz", *flags, 1)
     (copied / "summary.json").unlink()

@@ -248,7 +248,7 @@ def test_a_lost_configuration_is_given_again(finished, killed, empty, monkeypatc
     before = contents(killed)
     code, error = resume(killed)
     assert code == 2
-    one_line(error, "is not a run's config.json", "remove it")
+    one_line(error, "config.json is corrupt", "remove it")
     assert contents(killed) == before
     (killed / "config.json").unlink()
     code, error = resume(killed)
@@ -300,7 +300,7 @@ def test_pickled_parameters_are_refused_and_never_executed(whole, tmp_path):
     with pytest.raises(ValueError, match="declares object"):
         load(whole)
     (whole / "parameters.npz").write_bytes(pickle.dumps(Bomb(witness)))
-    with pytest.raises(ValueError, match="holds no intact run"):
+    with pytest.raises(ValueError, match="is corrupt"):
         load(whole)
     assert not witness.exists()
 

@@ -302,7 +302,7 @@ def test_a_configuration_nested_without_end_is_refused(capsys, empty):
     (empty / "config.json").write_text("[" * 100_000)
     code, _, error = run_command("train", "--config", "config.json")
     assert code == 2
-    one_line(error, "config.json is not a run's config.json")
+    one_line(error, "config.json is corrupt")
 
 
 def test_an_environment_without_its_data(monkeypatch, empty):

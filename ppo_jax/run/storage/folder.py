@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ppo_jax.objects import NotImportedError, first_line
 from ppo_jax.run.errors import FileSystemError, InputError, file_system_errors
 
 CONFIG, SUMMARY, PARAMETERS = "config.json", "summary.json", "parameters.npz"
@@ -49,6 +50,15 @@ def find(run: str | os.PathLike[str]) -> Path:
     path = locate(run)
     if not (path / CONFIG).exists():
         raise InputError(f"{path} is not a run's folder: it has no {CONFIG}")
+    return path
+
+
+def find_agents(run: str | os.PathLike[str]) -> Path:
+    """`find`. Raises InputError also where the run saved no agents."""
+    path = find(run)
+    for name in (SUMMARY, PARAMETERS):
+        if not (path / name).exists():
+            raise InputError(f"{path} has no {name}: the run saved no agents yet")
     return path
 
 
@@ -170,6 +180,21 @@ def empty(path: Path) -> None:
         old.unlink()
     if (path / CHECKPOINTS).exists():
         shutil.rmtree(path / CHECKPOINTS)
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike[str], remedy: str = "") -> Iterator[None]:
+    """Turns what damaged files make libraries raise, which may be anything, into an InputError that
+    names the path; what the file system refuses stays an OSError."""
+    try:
+        yield
+    except OSError:
+        raise
+    except NotImportedError as error:
+        raise InputError(f"{os.fspath(path)}: {error}") from error
+    except Exception as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else first_line(error)
+        raise InputError(f"{os.fspath(path)} is corrupt ({reason}){remedy}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
