@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     options = flags.read_options(Options, arguments, "replay", agent=0, episodes=1)
     path = folder.find_agents(options.run)
     folder.check_has_training(path)
-    with folder.reading(path):
+    with folder.reading(path / folder.SUMMARY):
         summary = folder.read_json(path / folder.SUMMARY)
     default = path / f"replay-{options.agent}"
     out = folder.choose_results(default if options.out is None else options.out, options.overwrite)

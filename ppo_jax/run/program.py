@@ -19,7 +19,7 @@ class Loop(NamedTuple):
     body: str  # name of the computation
     entered: int  # times, by the loops around it
     trips: int | None  # none: not known when compiling
-    kernels: int  # of one trip
+    kernels: int  # of one trip, with those of the loops inside of it
 
 
 def launches(program: str) -> tuple[int, list[Loop]]:

@@ -255,7 +255,8 @@ READ = """import json, sys
 from dataclasses import asdict
 from benchmarks.peers.reading import Loop, parts_of
 loops = Loop("outer", 1, 128, 10), Loop("inner", 128, 3, 2)
-print(json.dumps([list(asdict(part).values()) for part in parts_of(sys.argv[1], loops)]))
+found = [parts_of(thunks, loops) for thunks in sys.argv[1:]]
+print(json.dumps([[list(asdict(part).values()) for part in parts] for parts in found]))
 """
 DUMPED = """import pathlib, sys
 from benchmarks.peers.reading import dumped
@@ -263,16 +264,12 @@ print(dumped(pathlib.Path(sys.argv[1]), "jit_chunk"), end="")
 """
 
 
-def test_what_is_launched_in_graphs_and_between_them():
+def test_what_is_launched_in_graphs_and_between_them_and_which_loops_are_captured_whole():
     outer = [128, False, 1, 2, {"DynamicSliceFusion": 1, "Copy": 1}]
     inner = [384, False, 0, 0, {"Copy": 1, "CustomKernel": 1}]
-    around = [1, False, 0, 0, {"Copy": 1}]
-    assert json.loads(run("-c", READ, THUNKS).stdout) == [around, outer, inner]
-
-
-def test_a_loop_inside_of_a_graph_is_captured_whole():
-    outer, inner = [128, True, 0, 1, {}], [384, True, 0, 2, {}]
-    assert json.loads(run("-c", READ, WHOLE).stdout) == [[1, False, 1, 2, {}], outer, inner]
+    cut = [[1, False, 0, 0, {"Copy": 1}], outer, inner]
+    whole = [[1, False, 1, 2, {}], [128, True, 0, 1, {}], [384, True, 0, 2, {}]]
+    assert json.loads(run("-c", READ, THUNKS, WHOLE).stdout) == [cut, whole]
 
 
 def test_the_thunks_of_a_program_are_those_after_the_last_passes(tmp_path):
