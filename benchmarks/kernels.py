@@ -22,6 +22,7 @@ import tyro
 from jax.sharding import Mesh
 
 from benchmarks.compiled import GPU
+from benchmarks.peers import reading
 from ppo_jax import population, recipe
 from ppo_jax.run import absent, program
 
@@ -78,12 +79,13 @@ def main(options: Options) -> None:
     for name, agents in itertools.product(options.recipes, options.agents):
         with tempfile.TemporaryDirectory() as folder:
             dump = Path(folder)
-            flags = absent.compiler_options(GPU, folder) | (_DUMP_PTX if options.registers else {})
+            flags = reading.compiler_options(GPU, folder)
+            flags |= _DUMP_PTX if options.registers else {}
             compiled = compile_update(name, agents, flags)
             launches, _ = program.launches(compiled.as_text())
             megabytes = compiled.memory_analysis().temp_size_in_bytes / 1e6
             print(f"{name}, agents: {agents}, launches: {launches}, temporary: {megabytes:.1f} MB")
-            for kernel in re.findall(_KERNEL, program.dumped(dump, "jit_update")):
+            for kernel in re.findall(_KERNEL, reading.dumped(dump, "jit_update")):
                 print("  " + " ".join(kernel))
             if options.registers:
                 print(*(f"  {line}" for line in registers(dump)), sep="\n")

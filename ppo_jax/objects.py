@@ -9,7 +9,7 @@ _NOT_THE_USERS = {"ppo_jax", "jax", "jaxlib", "flax", "gymnax", "optax", "numpy"
 
 
 class NotImportedError(ValueError):
-    """A user's own part is not where its path says."""
+    """A user's own part is not where its path says, or no file can hold it."""
 
 
 def load(path: str, field: str) -> Any:

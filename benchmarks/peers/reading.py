@@ -7,7 +7,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import jax
 sys.path.append(str(Path(__file__).parents[2]))  # of ppo_jax only what needs nothing but jax
 
 from ppo_jax.run import absent, program
+from ppo_jax.run.program import Loop
 
 # Of the training that is compiled, whose loop over updates is read (Ajax makes one more).
 UPDATES = 3
@@ -26,6 +27,32 @@ GRAPHS: dict[str, Any] = {
     "WHILE,CONDITIONAL",
     "xla_gpu_graph_min_graph_size": 1,
 }
+_GRAPH = "CommandBuffer"
+_HOLDING = (_GRAPH, "Sequential", "Conditional")  # the others' inner thunks are parts of them
+
+
+@dataclasses.dataclass
+class Part:
+    """How a GPU's runtime launches a program outside of its loops, or one trip of a loop.
+
+    What XLA launches are its thunks, kernels and copies mostly; a command buffer is a CUDA graph of
+    several.
+    """
+
+    times: int  # that it is launched in a call
+    whole: bool  # whether the loop is inside of one graph, with all of its trips
+    graphs: int = 0
+    in_graphs: int = 0  # thunks inside of graphs
+    outside: dict[str, int] = dataclasses.field(default_factory=dict)  # others, which cut graphs
+
+    def add(self, kind: str, in_graph: bool) -> None:
+        """Count a thunk."""
+        if kind == _GRAPH:
+            self.graphs += 1
+        elif in_graph:
+            self.in_graphs += 1
+        elif kind not in _HOLDING:
+            self.outside[kind] = self.outside.get(kind, 0) + 1
 
 
 def read(
@@ -43,14 +70,14 @@ def read(
     options = GRAPHS if graphs and absent.is_gpu(device) else {}
     with tempfile.TemporaryDirectory() as dump:
         lowered = jax.jit(_named(training)).lower(*shapes)
-        compiled: Any = lowered.compile({**options, **absent.compiler_options(device, dump)})
+        compiled: Any = lowered.compile(options | compiler_options(device, dump))
         seconds, text = time.perf_counter() - started, compiled.as_text()
         _, found = program.launches(text)
         loops = [loop._replace(trips=loop.trips or trips) for loop in found]
         first, outer = _loop_over_updates(loops)
         parts = []
         if absent.is_gpu(device):
-            parts = program.parts(program.dumped(Path(dump), "jit_training"), loops)
+            parts = parts_of(dumped(Path(dump), "jit_training"), loops)
     inside, updates = loops[first + 1 :], outer.trips or 1
     # A loop whose trips were not known counted once.
     guessed = [
@@ -78,6 +105,55 @@ def read(
     }
 
 
+def compiler_options(device: str, dump: str) -> dict[str, Any]:
+    """What to compile with for an absent device; a GPU's thunks go to the folder."""
+    own = absent.compiler_options(device)
+    return {**own, "xla_dump_to": dump} if absent.is_gpu(device) else own
+
+
+def parts_of(thunks: str, loops: Iterable[Loop]) -> list[Part]:
+    """How a program is launched outside of its loops, and in a trip of each loop, in their order.
+
+    Args:
+        thunks: the thunks of one program, as XLA dumps them (`dumped`).
+        loops: the same program's, of `launches`.
+    """
+    times = iter([loop.entered * (loop.trips or 1) for loop in loops])
+    found = [Part(1, False)]
+    around: list[tuple[str, Part | None]] = []  # kind, and where what is inside of it counts
+    for line in thunks.splitlines():
+        label = re.match(r"( *)(condition|body):", line)
+        if label:
+            place = len(around) - 1 if label[2] == "condition" else len(label[1]) // 4
+            kind, _ = around[place]
+            # A loop of a known number of trips evaluates no condition, and the others' is little.
+            around[place:] = [(kind, None if label[2] == "condition" else found[-1])]
+            continue
+        thunk = re.match(r"( *)\d+: k([A-Z]\w+)", line)
+        if thunk is None:
+            continue
+        del around[len(thunk[1]) // 4 :]
+        kind, here = thunk[2], around[-1][1] if around else found[0]
+        in_graph = any(outer == _GRAPH for outer, _ in around)
+        if kind == "While":
+            found.append(Part(next(times), in_graph))
+            around.append((kind, found[-1]))
+            continue
+        if here is not None:
+            here.add(kind, in_graph)
+        around.append((kind, here if kind in _HOLDING else None))
+    return found
+
+
+def dumped(folder: Path, module: str) -> str:
+    """The thunks of a program in the folder that the option `xla_dump_to` named: after XLA's last
+    passes, which make graphs, if these changed anything."""
+    for name in ("thunk_sequence_after_thunk_passes", "thunk_sequence"):
+        for path in folder.glob(f"*.{module}.{name}.txt"):
+            return path.read_text()
+    raise FileNotFoundError(f"{folder}: XLA dumped no thunks of {module}")
+
+
 def _named(training: Callable[..., Any]) -> Callable[..., Any]:
     def named(*arguments: Any) -> Any:
         return training(*arguments)
@@ -86,7 +162,7 @@ def _named(training: Callable[..., Any]) -> Callable[..., Any]:
     return named
 
 
-def _loop_over_updates(loops: list[program.Loop]) -> tuple[int, program.Loop]:
+def _loop_over_updates(loops: list[Loop]) -> tuple[int, Loop]:
     """Where the training's own loop is among all: of those that are entered once the largest."""
     first = max(
         (index for index, loop in enumerate(loops) if loop.entered == 1),
@@ -103,7 +179,7 @@ def _custom_calls(text: str, body: str) -> int:
     return found[0].count(" custom-call(") if found else 0
 
 
-def _costs(text: str, outer: program.Loop, inside: list[program.Loop]) -> dict[str, Any]:
+def _costs(text: str, outer: Loop, inside: list[Loop]) -> dict[str, Any]:
     """XLA's own analysis of an update's operations and bytes. It takes a loop's body once, so that
     of each body is added for the trips that are missing."""
     try:

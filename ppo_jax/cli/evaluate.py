@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     options = flags.read_options(Options, arguments, "evaluate", episodes=2)
     if options.all and options.agent is not None:
         raise InputError(f"--agent {options.agent} and --all: leave out one")
-    paths = [folder.find(run) for run in (options.run, *options.more)]
+    paths = [folder.find_agents(run) for run in (options.run, *options.more)]
     xla.set_flags(1)
     for path in paths:
         _evaluate_run(path, options)
@@ -52,7 +52,9 @@ def _evaluate_run(path: Path, options: Options) -> None:
 
     console = Console(options.quiet)
     chosen = devices.select(options.device)
-    run, _ = saved.read_agent(path, options.agent)
+    run = saved.load(path)
+    if options.agent is not None:
+        run.agent(options.agent)  # refuses one that the run does not have
     numbers = run.numbers.tolist() if options.agent is None else [options.agent]
     how = "sampled" if options.sampled else "greedy"
     what = f"{len(numbers):,} agent{'s' * (len(numbers) > 1)} on {devices.describe(chosen)}"

@@ -33,7 +33,7 @@ class Options(flags.Common):
 def main(arguments: list[str]) -> int:
     """Parse the command line, export the policy, and return the process's exit code."""
     options = flags.read_options(Options, arguments, "export")
-    path = folder.find(options.run)
+    path = folder.find_agents(options.run)
     default = (
         f"{path.name}-export" if folder.is_pretrained(path) else path / f"export-{options.agent}"
     )

@@ -38,7 +38,7 @@ class Options(flags.Common):
 def main(arguments: list[str]) -> int:
     """Parse the command line, film, and return the process's exit code."""
     options = flags.read_options(Options, arguments, "film", agent=0, episodes=1, grid=1)
-    path, console = folder.find(options.run), Console(options.quiet)
+    path, console = folder.find_agents(options.run), Console(options.quiet)
     _check(options, path)
     which = "-grid" if options.grid else "" if options.agent is None else f"-{options.agent}"
     default = f"{path.name}{which}.gif" if folder.is_pretrained(path) else path / f"film{which}.gif"
@@ -50,17 +50,16 @@ def main(arguments: list[str]) -> int:
     from ppo_jax.run import devices, saved
 
     chosen = devices.select(options.device)[:1]
-    number = options.agent or 0
-    run, agent = saved.read_agent(path, None if options.grid else number)
+    run, number = saved.load(path), options.agent or 0
     with (
         xla.compilation_cache(),
         devices.device_errors("this film", "film fewer --episodes, or a smaller --grid"),
     ):
-        if agent is None:
+        if options.grid:
             grid.film_grid(run, options, chosen, out, console)
         else:
             own = {name: getattr(options, name) for name in ("seed", "episodes", "sampled", "fps")}
-            frames.film_agent(agent, f"agent {number}", out, console, **own)
+            frames.film_agent(run.agent(number), f"agent {number}", out, console, **own)
     return 0
 
 

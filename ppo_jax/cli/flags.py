@@ -25,7 +25,6 @@ from ppo_jax.run.experiment import (
     LARGEST_SEED,
     Agents,
     Experiment,
-    ObjectError,
     fields_of,
     read_description,
 )
@@ -215,8 +214,6 @@ def _expand(arguments: list[str]) -> list[str]:
         expanded.append(f"{_ALIASES[flag]}{equals}{value}" if flag in _ALIASES else argument)
         if argument == "--resume" and following.startswith("-"):
             expanded.append("newest")
-        if flag == "--drop-solved":
-            raise InputError("--drop-solved is gone: solved agents cost too little; leave it out")
     return expanded
 
 
@@ -243,17 +240,13 @@ def _defaults(arguments: list[str]) -> Flags:
 def _read_run(path: Path, flag: str, remedy: str) -> Flags:
     """A run's config.json as flags."""
     try:
-        experiment = read_description(folder.read_json(path))
-        fields = fields_of(experiment.algorithm)
-        fields["env_kwargs"] = {name: repr(value) for name, value in fields["env_kwargs"]}
-        return Flags(Algorithm(**fields), experiment.agents, experiment.stopping)
+        with folder.reading(f"{flag}{path}", f"; {remedy}"):
+            experiment = read_description(folder.read_json(path))
+            fields = fields_of(experiment.algorithm)
+            fields["env_kwargs"] = {name: repr(value) for name, value in fields["env_kwargs"]}
+            return Flags(Algorithm(**fields), experiment.agents, experiment.stopping)
     except OSError as error:
         raise InputError(f"{flag}{path}: {error.strerror}; {remedy}") from error
-    except ObjectError as error:
-        raise InputError(f"{flag}{path}: {error}") from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
-        raise InputError(f"{flag}{path} is not a run's config.json ({reason}); {remedy}") from error
 
 
 def _config(flags: Algorithm, defaults: Algorithm) -> Config:

@@ -2,13 +2,14 @@
 
 import dataclasses
 import os
+import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
 from ppo_jax.cli import flags
 from ppo_jax.run import xla
 from ppo_jax.run.console import Console, number
-from ppo_jax.run.errors import FileSystemError, InputError
+from ppo_jax.run.errors import file_system_errors
 from ppo_jax.run.storage import folder
 
 
@@ -37,8 +38,10 @@ class Options(flags.Common):
 def main(arguments: list[str]) -> int:
     """Parse the command line, replay the agent, and return the process's exit code."""
     options = flags.read_options(Options, arguments, "replay", agent=0, episodes=1)
-    path = folder.find(options.run)
-    summary = _check_run(path, options)
+    path = folder.find_agents(options.run)
+    folder.check_has_training(path)
+    with folder.reading(path / folder.SUMMARY):
+        summary = folder.read_json(path / folder.SUMMARY)
     default = path / f"replay-{options.agent}"
     out = folder.choose_results(default if options.out is None else options.out, options.overwrite)
     console = Console(options.quiet)
@@ -48,36 +51,21 @@ def main(arguments: list[str]) -> int:
 
     if options.device == "auto" and summary.get("device", "").startswith("cpu"):
         options = dataclasses.replace(options, device="cpu")
-    with xla.compilation_cache(), folder.replaced(out, replaying.FILES) as made:
-        found = replaying.replay(options, made, console)
+    is_new = not out.exists()
+    try:
+        with xla.compilation_cache(), file_system_errors(out):
+            out.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=out) as made:
+                found = replaying.replay(options, Path(made), console)
+                for name in replaying.FILES:  # only now: what fails leaves the old ones
+                    (out / name).unlink(missing_ok=True)
+                for file in Path(made).iterdir():
+                    os.replace(file, out / file.name)
+    finally:
+        if is_new:
+            folder.remove_if_empty(out)
     _report(found, out, console)
     return 0
-
-
-def _check_run(path: Path, options: Options) -> dict[str, Any]:
-    """The run's summary. Raises CommandError where the run cannot be replayed that way."""
-    folder.check_has_training(path)
-    if not (path / folder.SUMMARY).exists():
-        raise InputError(f"{path} has no {folder.SUMMARY}: the run saved no agents yet")
-    description, summary = _read(path / folder.CONFIG), _read(path / folder.SUMMARY)
-    own = description.get("agents", description)  # format 2 had no boxes
-    if own.get("evolve") and options.how != "load":
-        raise InputError(
-            f"{path} evolved its agents, so none of them can be trained again by itself;"
-            " --how load takes what it saved"
-        )
-    if description.get("drop_solved") and options.how != "load":
-        raise InputError(f"{path} dropped solved agents, in batches of several shapes: --how load")
-    return summary
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return folder.read_json(path)
-    except OSError as error:
-        raise FileSystemError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not a run's ({error})") from error
 
 
 def _report(summary: dict[str, Any], out: Path, console: Console) -> None:

@@ -8,7 +8,7 @@ import tyro
 
 from ppo_jax.cli import flags
 from ppo_jax.run.console import Console
-from ppo_jax.run.errors import FileSystemError, InputError
+from ppo_jax.run.errors import InputError
 from ppo_jax.run.storage import folder
 
 
@@ -44,15 +44,6 @@ def main(arguments: list[str]) -> int:
 
     from ppo_jax.run import report  # jax: seconds, only after the flags have passed
 
-    try:
-        content = report.make(paths)
-    except OSError as error:
-        raise FileSystemError(f"{error.filename}: {error.strerror}") from error
-    except InputError:
-        raise
-    except (ValueError, LookupError, TypeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{', '.join(map(str, paths))}: no intact run ({reason})") from error
-    folder.write(out, content.encode())
+    folder.write(out, report.make(paths).encode())
     Console(options.quiet).say(f"wrote {out}")
     return 0

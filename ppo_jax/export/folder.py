@@ -53,16 +53,12 @@ def export(
     Returns: the folder. Raises ValueError for bad input, OSError for what the file system refuses.
     """
     path, console = folder.choose_results(out, overwrite), Console(quiet)
-    found = (
-        run.agent(agent) if isinstance(run, Run) else saved.read_agent(folder.locate(run), agent)[1]
-    )
-    assert found is not None
+    found = (run if isinstance(run, Run) else saved.load(run)).agent(agent)
     key = jax.random.fold_in(jax.random.key(np.uint32(seed)), agent)
     results, contents, notes = make(found, key)
-    with folder.file_system(path):
-        path.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
-            (path / name).unlink(missing_ok=True)
+    path.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        (path / name).unlink(missing_ok=True)
     for name, content in contents.items():
         folder.write(path / name, content)
     frames.film_agent(found, f"agent {agent}", path / FILM, Console(quiet=True), seed=seed)

@@ -65,8 +65,6 @@ def film_grid(
 
     options: of `ppo-jax film`.
     """
-    if run.table.experiment.evolving:
-        raise InputError(f"{options.run} evolved its agents, so they cannot be trained again")
     if not run.summary["finished"]:
         raise InputError(f"{options.run} was interrupted; finish it with --resume, then film it")
     ids = np.arange(min(options.grid, len(run.table)))

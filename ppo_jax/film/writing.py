@@ -1,5 +1,6 @@
 """Writes frames as a GIF or an MP4."""
 
+import contextlib
 import io
 import os
 import subprocess
@@ -38,8 +39,7 @@ def check(out: Path, overwrite: bool) -> None:
 
 def write(out: Path, frames: Sequence[Frame], console: Console) -> None:
     """Write the frames, and say where."""
-    with folder.file_system(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix.lower() == ".mp4":
         _write_mp4(out, frames)
     else:
@@ -82,11 +82,11 @@ def _write_mp4(out: Path, frames: Sequence[Frame]) -> None:
     temporary = out.with_name(f".{out.stem}.tmp.mp4")
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{wide}x{tall}", "-r", f"{fps}", "-i", "-"]
     command = [get_ffmpeg_exe(), "-loglevel", "error", "-y", *raw, "-pix_fmt", "yuv420p"]
-    with folder.file_system(out):
-        with subprocess.Popen([*command, str(temporary)], stdin=subprocess.PIPE) as process:
-            assert process.stdin is not None
-            for picture, seconds in frames:
-                process.stdin.write(picture.tobytes() * round(seconds * fps))
-        if process.returncode:
-            raise OSError(f"ffmpeg ended with code {process.returncode}")
-        os.replace(temporary, out)
+    process = subprocess.Popen([*command, str(temporary)], stdin=subprocess.PIPE)
+    with contextlib.suppress(BrokenPipeError), process:  # it may end early, with a code
+        assert process.stdin is not None
+        for picture, seconds in frames:
+            process.stdin.write(picture.tobytes() * round(seconds * fps))
+    if process.returncode:
+        raise OSError(f"{out}: ffmpeg ended with code {process.returncode}")
+    os.replace(temporary, out)

@@ -63,7 +63,7 @@ def is_absent(name: str) -> bool:
 
 
 def is_gpu(name: str) -> bool:
-    """Whether the absent device is a GPU, of which XLA tells what it launches."""
+    """Whether the absent device is a GPU, whose program is kernels."""
     return name in _GPUS
 
 
@@ -117,6 +117,6 @@ def memory(name: str) -> int:
     return int(share * _GPUS[name].memory)
 
 
-def compiler_options(name: str, dump: str) -> dict[str, Any]:
-    """What to compile with: for a GPU nothing is tried out, and its thunks go to a folder."""
-    return {"xla_gpu_autotune_level": 0, "xla_dump_to": dump} if name in _GPUS else {}
+def compiler_options(name: str) -> dict[str, Any]:
+    """What to compile with: for a GPU nothing is tried out."""
+    return {"xla_gpu_autotune_level": 0} if name in _GPUS else {}

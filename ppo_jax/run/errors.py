@@ -1,9 +1,11 @@
 """What ends a command early: one line for the user, and the process's exit code."""
 
+import contextlib
+import errno
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 
 class CommandError(Exception):
@@ -42,11 +44,28 @@ class Interrupted(KeyboardInterrupt):
         self.code, self.is_saved = 128 + number, bool(remedy)
 
 
+@contextlib.contextmanager
+def file_system_errors(path: str | os.PathLike[str] = "") -> Iterator[None]:
+    """Turns what the file system refuses into a FileSystemError with a remedy, which names the file
+    or, where the system does not say which, the path."""
+    try:
+        yield
+    except (CommandError, BrokenPipeError):
+        raise
+    except OSError as error:
+        where, remedy = error.filename or path, "give a folder that can be written"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "make room, then run it again (train: --resume auto)"
+        said = f"{error.strerror or error}; {remedy}"
+        raise FileSystemError(f"{where}: {said}" if where else said) from error
+
+
 def run_command(main: Callable[[list[str]], int], given: list[str]) -> int:
     """Run a command's `main` and return its exit code; what ends it early is said in one line,
     with --debug as a traceback."""
     try:
-        return main(given)
+        with file_system_errors():
+            return main(given)
     except (CommandError, Interrupted) as error:
         ended: CommandError | Interrupted = error
     except BrokenPipeError:  # nobody reads any more (`--help | head`), not even at exit

@@ -20,7 +20,7 @@ class Evolution(Hook):
     """Every so many updates the worst agents continue as children of the best."""
 
     def __init__(self, experiment: Experiment, path: Path):
-        self._agents, self._ranges, self._path = experiment.agents, experiment.evolving, path
+        self._agents, self._ranges = experiment.agents, experiment.evolving
         self._key, self._count = evolution_key(self._agents.seed), self._agents.num_seeds
         self._before = np.full(self._count, np.nan, np.float32)  # fitness
         self._returns = np.zeros((0, self._count), np.float32)  # of this generation
@@ -94,8 +94,7 @@ class Evolution(Hook):
 
     def _write(self, parents: np.ndarray, fitness: np.ndarray) -> None:
         rows = zip(parents.tolist(), fitness.tolist(), *self._values().values(), strict=True)
-        with folder.file_system(self._path):
-            for agent, (parent, *cells) in enumerate(rows):
-                shown = "" if parent == agent else parent
-                self._table.add(self._batch.num_updates, agent, shown, *cells)
-            self._table.flush()
+        for agent, (parent, *cells) in enumerate(rows):
+            shown = "" if parent == agent else parent
+            self._table.add(self._batch.num_updates, agent, shown, *cells)
+        self._table.flush()

@@ -243,10 +243,6 @@ class Experiment:
         }
 
 
-class ObjectError(InputError):
-    """A part of a run that was a Python object is needed, and not given."""
-
-
 _OPTION_BOXES = ("agents", "stopping", "storage", "machine", "console")
 
 
@@ -260,8 +256,8 @@ def read_description(saved: Mapping[str, Any], **own: Any) -> Experiment:
     """The experiment of a config.json; a field that it lacks has the default that computes what was
     computed before there was that field.
 
-    `own` are the environment, network and optimizer that a file cannot hold. Raises ObjectError for
-    one that is not given, ValueError for a value that a field cannot have.
+    `own` are the environment, network and optimizer that a file cannot hold. Raises
+    NotImportedError for one that is not given, ValueError for a value that a field cannot have.
     """
     boxes = _boxes(saved)
     fields = {**boxes["algorithm"], **{name: one for name, one in own.items() if one is not None}}
@@ -269,7 +265,7 @@ def read_description(saved: Mapping[str, Any], **own: Any) -> Experiment:
     if missing:
         parts = " and ".join(f"{name} ({fields[name]['object']})" for name in missing)
         given = ", ".join(f"{name}=..." for name in missing)
-        raise ObjectError(
+        raise objects.NotImportedError(
             f"no file holds its {parts}, given as a Python object; in Python,"
             f" load(path, {given}) takes it, and train(config, resume='newest') goes on; commands"
             f" read runs of --{missing[0]} package.module:name"

@@ -16,14 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ppo_jax import __version__, env, objects, population, ppo, rollout
-from ppo_jax.config import OBJECTS, Config
+from ppo_jax.config import OBJECTS
 from ppo_jax.policy import Params
 from ppo_jax.run import agents, compiled, devices, distributed, ranking, report, resume, sinks
 from ppo_jax.run.agents import AgentTable
 from ppo_jax.run.checkpointer import Checkpointer
 from ppo_jax.run.compiled import EVAL_EPISODES, Programs
 from ppo_jax.run.console import Console
-from ppo_jax.run.errors import DivergedError, InputError, Interrupted
+from ppo_jax.run.errors import DivergedError, InputError, Interrupted, file_system_errors
 from ppo_jax.run.evolution import Evolution
 from ppo_jax.run.experiment import Experiment
 from ppo_jax.run.hooks import Evaluation, UserHook
@@ -68,7 +68,8 @@ def run(
         return None
     if storage.resume:
         folder.check_request(path, storage.resume, storage.overwrite)
-    with folder.lock(path) if main else contextlib.nullcontext(), catch_signals(at_once=True):
+    own_folder = folder.lock(path) if main else contextlib.nullcontext()
+    with file_system_errors(path), own_folder, catch_signals(at_once=True):
         if main:  # another one may have ended since the flags were read
             folder.check_request(path, storage.resume, storage.overwrite)
         checkpoint = None
@@ -102,37 +103,28 @@ def make_plan(experiment: Experiment) -> Plan:
             findings = env.check_environment(config)
             if findings:
                 raise ValueError(f"env {name}: {'; '.join(findings)}")
-        if jnp.result_type(float) == jnp.float64:
-            _check_double_precision(config)
-        jax.eval_shape(partial(ppo.init, config=config), jax.random.key(0))
+        state = jax.eval_shape(partial(ppo.init, config=config), jax.random.key(0))
         table, at_once = agents.table(experiment), experiment.agents_at_once
         if chosen[0].platform == "cpu":
             at_once = min(at_once, population.cpu_agents_at_once(config))
         rollout.check_resets(config, env.make(config), at_once)
         if config.kernel == "pallas" and chosen[0].platform == "tpu":
             raise ValueError("kernel 'pallas' has no program for a TPU; give --kernel xla")
-        if config.kernel == "pallas" or config.optimizer is not None:
-            _trace_update(config)  # finds what has no kernel, or fails
+        # Finds what has no kernel, an optimizer that fails, and environments that mix types in
+        # double precision, as some of gymnax's do.
+        is_double = jnp.result_type(float) == jnp.float64
+        if is_double or config.kernel == "pallas" or config.optimizer is not None:
+            jax.eval_shape(partial(ppo.update, config=config), state)
         initial = initial_parameters(experiment)
     except (ValueError, ImportError) as error:
         raise InputError(str(error)) from error
+    except TypeError as error:
+        raise InputError(
+            f"env {name}: an update cannot be traced ({objects.first_line(error)}); mend the types"
+            " of your own parts, or leave out JAX_ENABLE_X64=1"
+        ) from error
     lanes = table.lanes(jax.process_count(), len(chosen))
     return Plan(experiment, table, chosen, lanes, initial)
-
-
-def _trace_update(config: Config) -> None:
-    jax.eval_shape(lambda key: ppo.update(ppo.init(key, config), config), jax.random.key(0))
-
-
-def _check_double_precision(config: Config) -> None:
-    """Raise ValueError for an environment that mixes types in it, as some of gymnax's do."""
-    try:
-        _trace_update(config)
-    except TypeError as error:
-        raise ValueError(
-            f"env {objects.name(config.env)} cannot be traced with JAX_ENABLE_X64=1"
-            f" ({objects.first_line(error)}); train it without"
-        ) from error
 
 
 def _lanes_of(checkpoint: Checkpoint | None, plan: Plan) -> int:
@@ -218,8 +210,7 @@ def _prepare_folder(experiment: Experiment, path: Path, checkpoint: Checkpoint |
     """Remove from the folder what is not this run's."""
     if checkpoint:
         tables.truncate(path, checkpoint.metadata["files"])
-        with folder.file_system(path):
-            (path / folder.SUMMARY).unlink(missing_ok=True)  # it is not finished any more
+        (path / folder.SUMMARY).unlink(missing_ok=True)  # it is not finished any more
     else:
         folder.empty(path)
     folder.write_json(path / folder.CONFIG, experiment.describe())

@@ -1,9 +1,7 @@
 """Says what a run would need, before it is started: measured, or compiled for another device."""
 
 import functools
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,27 +79,23 @@ def _measure(plan: Plan, console: Console) -> int:
 
 def _compile_only(plan: Plan, console: Console) -> int:
     name, count, lanes = plan.experiment.machine.device, len(plan.chosen), plan.lanes
-    with tempfile.TemporaryDirectory() as folder:
 
-        @functools.cache
-        def build(lanes: int) -> compiled.Programs:
-            ids = np.resize(np.arange(len(plan.table)), lanes)
-            own = absent.compiler_options(name, f"{folder}/{lanes}")
-            options = {**population.COMPILER_OPTIONS, **own}
-            with console.waiting(f"compiling for {lanes:,} agents on {name}"):
-                return compiled.build(plan.table.configure(ids), lanes, plan.chosen, options)
+    @functools.cache
+    def build(lanes: int) -> compiled.Programs:
+        ids = np.resize(np.arange(len(plan.table)), lanes)
+        options = {**population.COMPILER_OPTIONS, **absent.compiler_options(name)}
+        with console.waiting(f"compiling for {lanes:,} agents on {name}"):
+            return compiled.build(plan.table.configure(ids), lanes, plan.chosen, options)
 
-        started, free = time.perf_counter(), absent.memory(name)
-        few, more = (build(size * count).memory() for size in _FEW_AND_MORE)
-        per_agent = (more - few) / (_FEW_AND_MORE[1] - _FEW_AND_MORE[0])
-        fixed = few - _FEW_AND_MORE[0] * per_agent
-        fit = max(int((free - fixed) / per_agent), 0) * count
-        shown = lanes if lanes <= fit else _FEW_AND_MORE[0] * count  # what may not fit is not tried
-        chunk: Any = build(shown).chunk
-        seconds = time.perf_counter() - started
-        dump = Path(folder, str(shown))
-        thunks = program.dumped(dump, "jit_chunk") if absent.is_gpu(name) else ""
-        in_all = build(lanes).memory() if lanes <= fit else round(fixed + lanes / count * per_agent)
+    started, free = time.perf_counter(), absent.memory(name)
+    few, more = (build(size * count).memory() for size in _FEW_AND_MORE)
+    per_agent = (more - few) / (_FEW_AND_MORE[1] - _FEW_AND_MORE[0])
+    fixed = few - _FEW_AND_MORE[0] * per_agent
+    fit = max(int((free - fixed) / per_agent), 0) * count
+    shown = lanes if lanes <= fit else _FEW_AND_MORE[0] * count  # what may not fit is not tried
+    chunk: Any = build(shown).chunk
+    seconds = time.perf_counter() - started
+    in_all = build(lanes).memory() if lanes <= fit else round(fixed + lanes / count * per_agent)
     each = "" if count == 1 else f" on each of {count} devices"
     console.say(f"compiled in {seconds:.0f} s, not run: nothing here says how fast")
     together = "1 agent needs" if lanes == 1 else f"{lanes:,} agents at once need"
@@ -110,21 +104,18 @@ def _compile_only(plan: Plan, console: Console) -> int:
         f" {decimal(free)}{each}"
     )
     console.say(_fitting(fit, plan))
-    _say_launches(chunk, thunks, console)
+    _say_launches(chunk, absent.is_gpu(name), console)
     return in_all
 
 
-def _say_launches(chunk: Any, thunks: str, console: Console) -> None:
-    """Say what an update launches: kernels, by a GPU's thunks, or a TPU's operations."""
-    kernels, loops = program.launches(chunk.as_text())
-    parts = program.parts(thunks, loops) if thunks else []
-    launches, unit = ("launches", "kernels") if parts else ("is", "operations")
+def _say_launches(chunk: Any, on_gpu: bool, console: Console) -> None:
+    """Say what an update is made of: a GPU's kernels, or a TPU's operations, and its loops."""
+    number, loops = program.launches(chunk.as_text())
+    does, unit = ("launches", "kernels") if on_gpu else ("is", "operations")
     temporary = decimal(chunk.memory_analysis().temp_size_in_bytes)
-    console.say(f"an update {launches} {kernels:,} {unit} and holds {temporary} of temporaries")
-    for index, loop in enumerate(loops):
-        trips = "each update" if index == 0 else _times(loop)
-        made = _made(parts[index + 1]) if parts else f"{loop.kernels:,} {unit}"
-        console.say(f"  {trips}: {made}")
+    console.say(f"an update {does} {number:,} {unit} and holds {temporary} of temporaries")
+    for loop in loops[1:]:  # the first is over updates
+        console.say(f"  {_times(loop)}: {loop.kernels:,} {unit}")
 
 
 def _fitting(fit: int, plan: Plan) -> str:
@@ -136,13 +127,3 @@ def _times(loop: program.Loop) -> str:
     if loop.trips is None:
         return "a loop of an unknown number of trips"
     return f"{loop.entered * loop.trips:,} trips"
-
-
-def _made(part: program.Part) -> str:
-    """What a GPU is given in a trip of a loop, without the loops inside of it."""
-    if part.whole:
-        return f"{part.in_graphs:,} kernels, the loop with all of its trips in a CUDA graph"
-    several = "a CUDA graph" if part.graphs == 1 else f"{part.graphs:,} CUDA graphs"
-    graphs = [f"{part.in_graphs:,} kernels in {several}"] if part.in_graphs else []
-    outside = [f"{number:,} {kind}" for kind, number in sorted(part.outside.items())]
-    return ", ".join([*graphs, *outside]) or "nothing"

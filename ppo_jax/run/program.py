@@ -1,12 +1,9 @@
-"""Reads what XLA made of a program: its kernels, loops and CUDA graphs, from the compiler's text.
+"""Reads what XLA made of a program, its kernels and loops, from the compiler's text.
 
 Needs only the standard library: other libraries' programs are read by it in interpreters of theirs.
 """
 
-import dataclasses
 import re
-from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
 
 # Not kernels: they move no data.
@@ -14,8 +11,6 @@ _FREE = (
     *("tuple", "get-tuple-element", "parameter", "constant", "bitcast", "after-all"),
     *("add-dependency", "partition-id", "replica-id", "opt-barrier"),
 )
-_GRAPH = "CommandBuffer"
-_HOLDING = (_GRAPH, "Sequential", "Conditional")  # the others' inner thunks are parts of them
 
 
 class Loop(NamedTuple):
@@ -24,31 +19,7 @@ class Loop(NamedTuple):
     body: str  # name of the computation
     entered: int  # times, by the loops around it
     trips: int | None  # none: not known when compiling
-    kernels: int  # of one trip
-
-
-@dataclasses.dataclass
-class Part:
-    """How a GPU's runtime launches a program outside of its loops, or one trip of a loop.
-
-    What XLA launches are its thunks, kernels and copies mostly; a command buffer is a CUDA graph of
-    several.
-    """
-
-    times: int  # that it is launched in a call
-    whole: bool  # whether the loop is inside of one graph, with all of its trips
-    graphs: int = 0
-    in_graphs: int = 0  # thunks inside of graphs
-    outside: dict[str, int] = dataclasses.field(default_factory=dict)  # others, which cut graphs
-
-    def add(self, kind: str, in_graph: bool) -> None:
-        """Count a thunk."""
-        if kind == _GRAPH:
-            self.graphs += 1
-        elif in_graph:
-            self.in_graphs += 1
-        elif kind not in _HOLDING:
-            self.outside[kind] = self.outside.get(kind, 0) + 1
+    kernels: int  # of one trip, with those of the loops inside of it
 
 
 def launches(program: str) -> tuple[int, list[Loop]]:
@@ -81,49 +52,6 @@ def launches(program: str) -> tuple[int, list[Loop]]:
         return 1
 
     return count(entry, 1), loops
-
-
-def parts(thunks: str, loops: Iterable[Loop]) -> list[Part]:
-    """How a program is launched outside of its loops, and in a trip of each loop, in their order.
-
-    Args:
-        thunks: the thunks of one program, as XLA dumps them (`dumped`).
-        loops: the same program's, of `launches`.
-    """
-    times = iter([loop.entered * (loop.trips or 1) for loop in loops])
-    found = [Part(1, False)]
-    around: list[tuple[str, Part | None]] = []  # kind, and where what is inside of it counts
-    for line in thunks.splitlines():
-        label = re.match(r"( *)(condition|body):", line)
-        if label:
-            place = len(around) - 1 if label[2] == "condition" else len(label[1]) // 4
-            kind, _ = around[place]
-            # A loop of a known number of trips evaluates no condition, and the others' is little.
-            around[place:] = [(kind, None if label[2] == "condition" else found[-1])]
-            continue
-        thunk = re.match(r"( *)\d+: k([A-Z]\w+)", line)
-        if thunk is None:
-            continue
-        del around[len(thunk[1]) // 4 :]
-        kind, here = thunk[2], around[-1][1] if around else found[0]
-        in_graph = any(outer == _GRAPH for outer, _ in around)
-        if kind == "While":
-            found.append(Part(next(times), in_graph))
-            around.append((kind, found[-1]))
-            continue
-        if here is not None:
-            here.add(kind, in_graph)
-        around.append((kind, here if kind in _HOLDING else None))
-    return found
-
-
-def dumped(folder: Path, module: str) -> str:
-    """The thunks of a program in the folder that the option `xla_dump_to` named: after XLA's last
-    passes, which make graphs, if these changed anything."""
-    for name in ("thunk_sequence_after_thunk_passes", "thunk_sequence"):
-        for path in folder.glob(f"*.{module}.{name}.txt"):
-            return path.read_text()
-    raise FileNotFoundError(f"{folder}: XLA dumped no thunks of {module}")
 
 
 def _computations(program: str) -> tuple[dict[str, list[tuple[str, str]]], str]:

@@ -45,7 +45,7 @@ def write(
     note = f"and {left:,} more in {folder.SWEEP}" if left > 0 else ""
     console.table(title, *shown(rows[:_SHOWN], list(table.values)), note)
     if several:
-        with folder.file_system(path), open(path / folder.SWEEP, "w", newline="") as file:
+        with open(path / folder.SWEEP, "w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)

@@ -13,7 +13,7 @@ from ppo_jax.evaluate import Trace
 from ppo_jax.run import compiled, devices, pipeline, saved
 from ppo_jax.run.agents import Lanes
 from ppo_jax.run.console import Console
-from ppo_jax.run.errors import DeviceError
+from ppo_jax.run.errors import DeviceError, InputError
 from ppo_jax.run.progress import Progress
 from ppo_jax.run.saved import Agent, Run
 from ppo_jax.run.signals import Signals
@@ -34,8 +34,8 @@ def replay(request: Any, out: Path, console: Console) -> dict[str, Any]:
 
     Returns: the summary. Raises CommandError for what the user can mend.
     """
-    run, agent = saved.read_agent(Path(request.run), request.agent)
-    assert agent is not None
+    run = saved.load(request.run)
+    agent = run.agent(request.agent)
     lane, num_updates = _place(request, run)
     chosen = _devices(request, run.summary["devices"])
     _print_header(request, run, chosen, console)
@@ -85,9 +85,10 @@ def _place(request: Any, run: Run) -> tuple[int, int]:
     """The agent's lane in its batch, and the updates that the batch made."""
     summary, table = run.summary, run.table
     batch, lane = divmod(request.agent % table.per_process(summary["processes"]), summary["lanes"])
-    with folder.file_system(Path(request.run)):
-        rows = csv.DictReader(Path(request.run, folder.STATISTICS).read_text().splitlines())
-    updates = [int(row["update"]) for row in rows if int(row["group"]) == batch + 1]
+    path = Path(request.run, folder.STATISTICS)
+    with folder.reading(path):
+        rows = csv.DictReader(path.read_text().splitlines())
+        updates = [int(row["update"]) for row in rows if int(row["group"]) == batch + 1]
     return lane, max(updates, default=0)
 
 
@@ -125,10 +126,16 @@ def train_again(
     run: Run, own: Lanes, updates: int, chosen: list[jax.Device], hook: Hook, console: Console
 ) -> ppo.TrainState:
     """Train these agents of the run from their keys for so many updates, on the chosen devices;
-    the hook sees it. Returns their states, [lanes, ...]."""
+    the hook sees it. Returns their states, [lanes, ...]. Raises InputError for agents that evolved.
+    """
     lanes, experiment = len(own.agent_ids), run.table.experiment
     where = f"a batch of {lanes:,} on {len(chosen)} device{'s' * (len(chosen) > 1)}"
     with contextlib.closing(hook):
+        if experiment.evolving:
+            raise InputError(
+                "the run evolved its agents, so none of them can be trained again by itself;"
+                " ppo-jax replay --how load and film --agent take what it saved"
+            )
         initial = pipeline.initial_parameters(experiment)
         with console.waiting(f"compiling {experiment.agents.recipe} for {where}"):
             programs = compiled.build(run.table.configure(own.agent_ids), lanes, chosen)
@@ -155,30 +162,18 @@ def _play(*arguments: Any) -> Trace:
 
 
 def _write_trace(path: Path, trace: Trace) -> None:
-    columns: dict[str, Any] = {
-        **_columns("observation", trace.observation, always_numbered=True),
-        **_columns("action", trace.action),
-        "reward": trace.reward,
-        "value": trace.value,
-    }
-    for name, numbers in trace.policy.items():
-        columns |= _columns(name, numbers, always_numbered=True)
-    for name in ("terminated", "truncated"):
-        columns[name] = getattr(trace, name).astype(int)
-    with folder.file_system(path), open(path, "w", newline="") as file:
+    """Write a row a step, and a column for every number, named after its place in the trace."""
+    one = {"action": trace.action, "reward": trace.reward, "value": trace.value}
+    ends = {name: getattr(trace, name).astype(int) for name in ("terminated", "truncated")}
+    columns: dict[str, np.ndarray] = {}  # [T, episodes] each
+    for part, tree in {"observation": trace.observation, **one, **trace.policy, **ends}.items():
+        for place, leaf in jax.tree.leaves_with_path(tree):
+            name = "_".join([part, *(jax.tree_util.keystr((key,), simple=True) for key in place)])
+            found = np.moveaxis(np.reshape(leaf, (*leaf.shape[:2], -1)), -1, 0)
+            is_one = len(found) == 1 and part in {**one, **ends}
+            columns |= {name if is_one else f"{name}_{i}": own for i, own in enumerate(found)}
+    with open(path, "w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["episode", "step", *columns])
         for episode, step in np.argwhere(trace.valid.T):
             rows.writerow([episode, step, *(values[step, episode] for values in columns.values())])
-
-
-def _columns(name: str, tree: Any, always_numbered: bool = False) -> dict[str, np.ndarray]:
-    """A column [T, episodes] for every number of the arrays [T, episodes, ...], named after the
-    array's place in the tree."""
-    columns: dict[str, np.ndarray] = {}
-    for path, leaf in jax.tree.leaves_with_path(tree):
-        own = "_".join([name, *(jax.tree_util.keystr((key,), simple=True) for key in path)])
-        numbers = np.moveaxis(np.reshape(leaf, (*leaf.shape[:2], -1)), -1, 0)
-        numbered = always_numbered or len(numbers) > 1
-        columns |= {f"{own}_{index}" if numbered else own: one for index, one in enumerate(numbers)}
-    return columns

@@ -66,15 +66,12 @@ def find(
 
 def _read_description(path: Path) -> dict[str, Any] | None:
     """The run's config.json, if there is one. Raises InputError for one that is corrupt."""
-    try:
+    if not (path / folder.CONFIG).exists():
+        return None
+    with folder.reading(path / folder.CONFIG, "; --overwrite starts afresh"):
         saved = folder.read_json(path / folder.CONFIG)
         differences(saved, saved)  # it has all the boxes
         return saved
-    except FileNotFoundError:
-        return None
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        name = path / folder.CONFIG
-        raise InputError(f"{name} is corrupt ({error}); --overwrite starts afresh") from error
 
 
 def _check_experiment(

@@ -1,6 +1,7 @@
 """Reads a run's folder back: configuration, parameters, metrics, summary."""
 
 import csv
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,13 +10,16 @@ import numpy as np
 
 from ppo_jax import ppo
 from ppo_jax.config import Config, with_hyperparameters
-from ppo_jax.objects import NotImportedError
 from ppo_jax.policy import Params
 from ppo_jax.run import agents
 from ppo_jax.run.agents import AgentTable
-from ppo_jax.run.errors import FileSystemError, InputError
-from ppo_jax.run.experiment import ObjectError, read_description
+from ppo_jax.run.errors import InputError
+from ppo_jax.run.experiment import read_description
 from ppo_jax.run.storage import arrays, folder, tables
+
+
+class AgentError(InputError, IndexError):
+    """An agent that the run does not have."""
 
 
 class Agent(NamedTuple):
@@ -93,10 +97,12 @@ class Run(NamedTuple):
         known = f"the run's agents are 0 to {total - 1}"
         if count < total:
             known = f"the run was stopped after {count} of its {total} agents, before this one"
-        raise IndexError(f"agent is {number}; {known}")
+        raise AgentError(f"agent is {number}; {known}")
 
 
-def load(path: str | Path, *, env: Any = None, network: Any = None, optimizer: Any = None) -> Run:
+def load(
+    path: str | os.PathLike[str], *, env: Any = None, network: Any = None, optimizer: Any = None
+) -> Run:
     """Read the run that `ppo-jax train --out path` wrote, or an agent that comes with the package.
 
     Args:
@@ -110,7 +116,7 @@ def load(path: str | Path, *, env: Any = None, network: Any = None, optimizer: A
         ValueError: For a file that is corrupt, or an object that is missing.
     """
     path, own = folder.locate(path), {"env": env, "network": network, "optimizer": optimizer}
-    try:
+    with folder.reading(path):
         table = agents.table(read_description(folder.read_json(path / folder.CONFIG), **own))
         config = table.experiment.algorithm
         params = arrays.to_parameters(arrays.read_npz(path / folder.PARAMETERS), config)
@@ -120,29 +126,6 @@ def load(path: str | Path, *, env: Any = None, network: Any = None, optimizer: A
         evaluations = tables.read_metrics(path / folder.EVALUATIONS)
         varied = _hyperparameters(path, table, numbers)
         return Run(config, params, metrics, evaluations, summary, numbers, varied, table)
-    except OSError:
-        raise
-    except (ObjectError, NotImportedError) as error:
-        raise InputError(f"{path}: {error}") from error
-    except Exception as error:  # whatever a damaged file makes the libraries raise
-        raise ValueError(f"{path} holds no intact run: {error or type(error).__name__}") from error
-
-
-def read_agent(path: Path, number: int | None) -> tuple[Run, Agent | None]:
-    """`load` for a command, with one agent. Raises InputError for a run that is incomplete or
-    corrupt, or lacks the agent, FileSystemError for one that cannot be read."""
-    try:
-        run = load(path)
-        return run, None if number is None else run.agent(number)
-    except FileNotFoundError as error:
-        name = Path(error.filename).name
-        raise InputError(f"{path} has no {name}: the run saved no agents yet") from error
-    except OSError as error:
-        raise FileSystemError(f"{error.filename or path}: {error.strerror}") from error
-    except IndexError as error:
-        raise InputError(f"--{error}") from error
-    except ValueError as error:
-        raise InputError(str(error).splitlines()[0]) from error
 
 
 def _saved_numbers(table: AgentTable, summary: dict[str, Any], count: int) -> np.ndarray:

@@ -43,8 +43,8 @@ TAGS = (
 class Sink(Hook):
     """Writes each chunk, with the evaluation at its end (or none), while the next one computes."""
 
-    def __init__(self, path: Path, file: Any):
-        self._path, self._file = path, file
+    def __init__(self, file: Any):
+        self._file = file
         self._pending: list[tuple[Chunk, np.ndarray | None]] = []
 
     def at_boundary(self, batch: Batch) -> None:
@@ -52,14 +52,12 @@ class Sink(Hook):
         self._pending.append((batch.chunk, batch.evaluation))
 
     def while_computing(self) -> None:
-        with folder.file_system(self._path):
-            while self._pending:
-                self.write(*self._pending.pop(0))
-            self._file.flush()
+        while self._pending:
+            self.write(*self._pending.pop(0))
+        self._file.flush()
 
     def close(self) -> None:
-        with folder.file_system(self._path):
-            self._file.close()
+        self._file.close()
 
     def write(self, chunk: Chunk, evaluation: np.ndarray | None) -> None:
         """Write a chunk."""
@@ -75,7 +73,7 @@ class Metrics(Sink):
         self._table = table
         setting = ("setting",) * (table.num_settings > 1)
         header = ("update", "seed", "step", *setting, *self.columns)
-        super().__init__(path, Table(path / self.file, header))
+        super().__init__(Table(path / self.file, header))
 
     def write(self, chunk: Chunk, evaluation: np.ndarray | None) -> None:
         for row in range(len(chunk.agent_steps)):
@@ -104,7 +102,7 @@ class Statistics(Sink):
     """statistics.csv: a row an update, over agents."""
 
     def __init__(self, path: Path):
-        super().__init__(path, Table(path / folder.STATISTICS, STATISTICS))
+        super().__init__(Table(path / folder.STATISTICS, STATISTICS))
 
     def write(self, chunk: Chunk, evaluation: np.ndarray | None) -> None:
         returns = chunk.statistics.returns
@@ -126,10 +124,9 @@ class TensorBoard(Sink):
         self._event, self._scalar = tensorboard.proto.event_pb2.Event, tensorboard.summary.scalar
         ordinal = len(list(path.glob(folder.EVENTS)))  # resumed within a second: another name
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{ordinal}"
-        with folder.file_system(path):
-            super().__init__(path, tensorboard.RecordWriter(str(path / name)))
-            self._add(file_version="brain.Event:2")
-            self._file.flush()
+        super().__init__(tensorboard.RecordWriter(str(path / name)))
+        self._add(file_version="brain.Event:2")
+        self._file.flush()
 
     def write(self, chunk: Chunk, evaluation: np.ndarray | None) -> None:
         for tag, value, step in _scalars(chunk, evaluation):
@@ -144,7 +141,7 @@ class Tracker(Sink):
     continues the same run there."""
 
     def __init__(self, path: Path, experiment: Experiment):
-        self._path, self._pending, self._name = path, [], experiment.storage.track or ""
+        self._pending, self._name = [], experiment.storage.track or ""
         library = importlib.import_module(self._name)
         identity = {"id": path.name} if experiment.storage.track == "wandb" else {}
         with self._errors():

@@ -173,5 +173,6 @@ def test_a_run_that_saved_no_agents_is_refused(run, tmp_path):
     half.mkdir()
     shutil.copy(run / "config.json", half)
     refused(2, "the run saved no agents yet", "evaluate", half)
+    shutil.copy(run / "summary.json", half)
     (half / "parameters.npz").write_bytes(b"nothing")
-    refused(2, "holds no intact run", "evaluate", half)
+    refused(2, "is corrupt", "evaluate", half)

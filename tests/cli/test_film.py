@@ -152,6 +152,7 @@ def test_agents_that_cannot_be_trained_again_make_no_grid(copied):
     refused(
         2, f"{copied} was interrupted; finish it with --resume", "film", copied, "--grid", 3, *new
     )
+    edit(copied / "summary.json", finished=True)
     edit(copied / "config.json", "agents", evolve=["learning_rate=log:1e-4:1e-2"])
     (copied / "evolution.csv").write_text("agent,learning_rate\n0,0.001\n1,0.001\n")
-    refused(2, f"{copied} evolved its agents", "film", copied, "--grid", 3, *new)
+    refused(2, "the run evolved its agents", "film", copied, "--grid", 3, *new)

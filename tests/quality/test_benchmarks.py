@@ -222,6 +222,72 @@ def test_solving_takes_the_median_agent_that_long(tmp_path):
     assert content["cold"]["later_start"] == {"median": None, "processes": []}
 
 
+THUNKS = """000: kCopy [source | sink] kCopy
+001: kWhile        [prev=000 (1) | sink        ]
+condition:
+    002: kCustomKernel [source | sink] wrapped.1 grid: [1, 1, 1]
+  body:
+    000: kCommandBuffer [source | sink]
+        003: kCustomKernel [source | sink] gemm grid: [1, 1, 1]
+        004: kDynamicSliceFusion [source | sink] params=1, results=1
+            005: kCopy [source | sink] kCopy
+    006: kDynamicSliceFusion [source | sink] params=1, results=1
+        007: kCopy [source | sink] kCopy
+    008: kWhile [source | sink]
+condition:
+        009: kCustomKernel [source | sink] wrapped grid: [1, 1, 1]
+      body:
+        010: kCopy [source | sink] kCopy
+        011: kCustomKernel [source | sink] loop_add grid: [1, 1, 1]
+    012: kCopy [source | sink] kCopy
+"""
+WHOLE = """000: kCommandBuffer [source | sink]
+    001: kCopy [source | sink] kCopy
+    002: kWhile [source | sink]
+condition:
+        003: kCustomKernel [source | sink] wrapped.1 grid: [1, 1, 1]
+      body:
+        004: kCustomKernel [source | sink] gemm grid: [1, 1, 1]
+        005: kWhile [source | sink]
+condition:
+            006: kCustomKernel [source | sink] wrapped grid: [1, 1, 1]
+          body:
+            007: kCopy [source | sink] kCopy
+            008: kCustomKernel [source | sink] loop_add grid: [1, 1, 1]
+    009: kCopy [source | sink] kCopy
+"""
+READ = """import json, sys
+from dataclasses import asdict
+from benchmarks.peers.reading import Loop, parts_of
+loops = Loop("outer", 1, 128, 10), Loop("inner", 128, 3, 2)
+found = [parts_of(thunks, loops) for thunks in sys.argv[1:]]
+print(json.dumps([[list(asdict(part).values()) for part in parts] for parts in found]))
+"""
+DUMPED = """import pathlib, sys
+from benchmarks.peers.reading import dumped
+print(dumped(pathlib.Path(sys.argv[1]), "jit_chunk"), end="")
+"""
+
+
+def test_what_is_launched_in_graphs_and_between_them_and_which_loops_are_captured_whole():
+    outer = [128, False, 1, 2, {"DynamicSliceFusion": 1, "Copy": 1}]
+    inner = [384, False, 0, 0, {"Copy": 1, "CustomKernel": 1}]
+    cut = [[1, False, 0, 0, {"Copy": 1}], outer, inner]
+    whole = [[1, False, 1, 2, {}], [128, True, 0, 1, {}], [384, True, 0, 2, {}]]
+    assert json.loads(run("-c", READ, THUNKS, WHOLE).stdout) == [cut, whole]
+
+
+def test_the_thunks_of_a_program_are_those_after_the_last_passes(tmp_path):
+    assert "no thunks of jit_chunk" in run("-c", DUMPED, tmp_path, code=1).stderr
+    first = tmp_path / "module_0007.jit_chunk.thunk_sequence.txt"
+    first.write_text("before")
+    (tmp_path / "module_0008.jit_init.thunk_sequence.txt").write_text("another program")
+    assert run("-c", DUMPED, tmp_path).stdout == "before"
+    last = "module_0007.jit_chunk.thunk_sequence_after_thunk_passes.txt"
+    (tmp_path / last).write_text("last")
+    assert run("-c", DUMPED, tmp_path).stdout == "last"
+
+
 @pytest.mark.slow
 def test_an_update_is_read_from_what_is_compiled_for_an_absent_gpu(tmp_path):
     """Skipped where jax has no plugin."""

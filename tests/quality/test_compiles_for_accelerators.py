@@ -17,13 +17,13 @@ import jax
 from ppo_jax import population, recipe
 from ppo_jax.run import absent, compiled, program
 from ppo_jax.run.errors import DeviceError
-name, dump, own, agents, options = *sys.argv[1:4], int(sys.argv[4]), json.loads(sys.argv[5])
+name, own, agents, options = *sys.argv[1:3], int(sys.argv[3]), json.loads(sys.argv[4])
 try:
     chosen = absent.select(name)
 except DeviceError as error:
     sys.exit(f"skip: {error}")
 options = {"num_updates": 2, "total_timesteps": None, **options}
-wanted = {**population.COMPILER_OPTIONS, **absent.compiler_options(name, dump)}
+wanted = {**population.COMPILER_OPTIONS, **absent.compiler_options(name)}
 programs = compiled.build(recipe(own, **options), agents * len(chosen), chosen, wanted)
 loops = [loop for one in programs for loop in program.launches(one.as_text())[1]]
 from jax._src import xla_bridge
@@ -42,8 +42,8 @@ CASES = [
 @pytest.mark.slow
 @pytest.mark.parametrize("device", ["gpu:h100", "tpu:v5e:2x2"])
 @pytest.mark.parametrize(("own", "agents", "options"), CASES)
-def test_a_recipe_compiles(device, own, agents, options, tmp_path):
-    given = [device, str(tmp_path), own, str(agents), json.dumps(options)]
+def test_a_recipe_compiles(device, own, agents, options):
+    given = [device, own, str(agents), json.dumps(options)]
     command = [sys.executable, "-c", COMPILE, *given]
     result = subprocess.run(command, capture_output=True, text=True, timeout=600)
     if "skip: " in result.stderr:

@@ -112,7 +112,7 @@ def test_a_full_disk_costs_no_checkpoint(finished, tmp_path):
     with Limit(20_000):  # half of the events
         code, error = train("--num-updates", UPDATES, "--out", out)
     assert code == 3
-    one_line(error, "File too large", "give a folder that can be written")
+    one_line(error, f"{out}: File too large", "give a folder that can be written")
     assert not (out / "summary.json").exists()
     numbers = checkpoints.committed(out / "checkpoints")
     assert newest(out) == EVERY * numbers[-1]
@@ -248,7 +248,7 @@ def test_a_lost_configuration_is_given_again(finished, killed, empty, monkeypatc
     before = contents(killed)
     code, error = resume(killed)
     assert code == 2
-    one_line(error, "is not a run's config.json", "remove it")
+    one_line(error, "config.json is corrupt", "remove it")
     assert contents(killed) == before
     (killed / "config.json").unlink()
     code, error = resume(killed)
@@ -300,7 +300,7 @@ def test_pickled_parameters_are_refused_and_never_executed(whole, tmp_path):
     with pytest.raises(ValueError, match="declares object"):
         load(whole)
     (whole / "parameters.npz").write_bytes(pickle.dumps(Bomb(witness)))
-    with pytest.raises(ValueError, match="holds no intact run"):
+    with pytest.raises(ValueError, match="is corrupt"):
         load(whole)
     assert not witness.exists()
 

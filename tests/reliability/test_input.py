@@ -135,7 +135,6 @@ REFUSED = [
     row("processes of one process", "--num-processes 2", "--num-processes 2 needs --distributed"),
     row("number of one process", "--process-id 0", "--process-id 0 needs --distributed"),
     row("sweep of what sizes arrays", "--sweep num_envs=1,2", "num_envs is static", "can vary"),
-    row("drop solved", "--drop-solved", "--drop-solved is gone", "leave it out"),
     row("agent without a run", "--agent 1", "--init-from RUN and --agent NUMBER go together"),
     row("run without an agent", "--init-from x", "--init-from RUN and --agent NUMBER go together"),
     row("tracker not installed", "--track trackio", "trackio: not installed", "pip install"),
@@ -303,7 +302,7 @@ def test_a_configuration_nested_without_end_is_refused(capsys, empty):
     (empty / "config.json").write_text("[" * 100_000)
     code, _, error = run_command("train", "--config", "config.json")
     assert code == 2
-    one_line(error, "config.json is not a run's config.json")
+    one_line(error, "config.json is corrupt")
 
 
 def test_an_environment_without_its_data(monkeypatch, empty):

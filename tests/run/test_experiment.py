@@ -211,8 +211,8 @@ def test_an_object_is_named_in_config_json_and_must_be_given_to_load(edited):
 def test_a_description_that_cannot_be_is_refused_in_one_line(edited, change):
     out = edited(change)
     arguments = ("--config", out / "config.json", "--out", out / "again")
-    refused(2, "is not a run's config.json", "train", *arguments)
-    with pytest.raises(ValueError, match="holds no intact run"):
+    refused(2, "config.json is corrupt", "train", *arguments)
+    with pytest.raises(ValueError, match="is corrupt"):
         load(out)
     assert not (out / "again").exists()
 

@@ -3,6 +3,8 @@
 import io
 import math
 import subprocess
+import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -262,6 +264,15 @@ def test_an_mp4_has_as_many_frames(tmp_path):
     assert len(pixels) == 9
     assert np.abs(pixels[0].mean((0, 1)) - ImageColor.getrgb(canvas.BLUE)).max() < 10
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_an_encoder_that_fails_is_an_error_of_the_file_system(tmp_path, monkeypatch):
+    """It reads none of the frames, which are more than a pipe holds."""
+    fails = SimpleNamespace(get_ffmpeg_exe=lambda: "false")
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", fails)
+    image = Image.new("RGB", (640, 320), canvas.BLUE)
+    with pytest.raises(OSError, match=r"a\.mp4: ffmpeg ended with code 1"):
+        writing.write(tmp_path / "a.mp4", [(image, 0.1)] * 4, Console(quiet=True))
 
 
 # Environments of one's own ------------------------------------------------------------------------

@@ -1,8 +1,6 @@
 """What is read from a compiled program, held against small programs that were counted by hand."""
 
-import pytest
-
-from ppo_jax.run.program import Loop, Part, dumped, launches, parts
+from ppo_jax.run.program import Loop, launches
 
 # Shortened from what jax 0.10.2 makes for a GPU: a scan of 128 trips, in each of them a loop of 3.
 GPU = """HloModule jit_chunk, is_scheduled=true
@@ -69,41 +67,6 @@ ENTRY %main (input: (s32[])) -> (s32[]) {
 }
 """
 
-THUNKS = """000: kCopy [source | sink] kCopy
-001: kWhile        [prev=000 (1) | sink        ]
-condition:
-    002: kCustomKernel [source | sink] wrapped.1 grid: [1, 1, 1]
-  body:
-    000: kCommandBuffer [source | sink]
-        003: kCustomKernel [source | sink] gemm grid: [1, 1, 1]
-        004: kDynamicSliceFusion [source | sink] params=1, results=1
-            005: kCopy [source | sink] kCopy
-    006: kDynamicSliceFusion [source | sink] params=1, results=1
-        007: kCopy [source | sink] kCopy
-    008: kWhile [source | sink]
-condition:
-        009: kCustomKernel [source | sink] wrapped grid: [1, 1, 1]
-      body:
-        010: kCopy [source | sink] kCopy
-        011: kCustomKernel [source | sink] loop_add grid: [1, 1, 1]
-    012: kCopy [source | sink] kCopy
-"""
-WHOLE = """000: kCommandBuffer [source | sink]
-    001: kCopy [source | sink] kCopy
-    002: kWhile [source | sink]
-condition:
-        003: kCustomKernel [source | sink] wrapped.1 grid: [1, 1, 1]
-      body:
-        004: kCustomKernel [source | sink] gemm grid: [1, 1, 1]
-        005: kWhile [source | sink]
-condition:
-            006: kCustomKernel [source | sink] wrapped grid: [1, 1, 1]
-          body:
-            007: kCopy [source | sink] kCopy
-            008: kCustomKernel [source | sink] loop_add grid: [1, 1, 1]
-    009: kCopy [source | sink] kCopy
-"""
-
 
 def test_kernels_count_once_a_trip_with_the_loops_conditions():
     """A copy, and 128 times a product, a condition, and 3 times two kernels and a condition."""
@@ -119,27 +82,3 @@ def test_an_unknown_number_of_trips_counts_once():
 def test_the_trips_of_a_tpus_loop_are_its_conditions_limit():
     assert launches(TPU) == (16 * 2, [Loop("body", 1, 16, 1)])
     assert launches(TPU.replace("direction=LT", "direction=GE"))[1][0].trips is None
-
-
-def test_what_is_launched_in_graphs_and_between_them():
-    outer = Part(128, False, 1, 2, {"DynamicSliceFusion": 1, "Copy": 1})
-    inner = Part(384, False, 0, 0, {"Copy": 1, "CustomKernel": 1})
-    assert parts(THUNKS, LOOPS) == [Part(1, False, 0, 0, {"Copy": 1}), outer, inner]
-
-
-def test_a_loop_inside_of_a_graph_is_captured_whole():
-    outer, inner = Part(128, True, 0, 1, {}), Part(384, True, 0, 2, {})
-    assert parts(WHOLE, LOOPS) == [Part(1, False, 1, 2, {}), outer, inner]
-
-
-def test_the_thunks_of_a_program_are_those_after_the_last_passes(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no thunks of jit_chunk"):
-        dumped(tmp_path, "jit_chunk")
-    first = tmp_path / "module_0007.jit_chunk.thunk_sequence.txt"
-    first.write_text("before")
-    (tmp_path / "module_0008.jit_init.thunk_sequence.txt").write_text("another program")
-    assert dumped(tmp_path, "jit_chunk") == "before"
-    first.with_name("module_0007.jit_chunk.thunk_sequence_after_thunk_passes.txt").write_text(
-        "last"
-    )
-    assert dumped(tmp_path, "jit_chunk") == "last"

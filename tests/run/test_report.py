@@ -472,9 +472,9 @@ def test_what_is_no_run_is_refused(ordinary, tmp_path):
     write_run(tmp_path / "run", invent_metrics(1, 3), np.ones(1))
     with open(tmp_path / "run" / "metrics.csv", "a") as file:
         file.write("4,0,what\n")
-    refused(2, "no intact run", "report", tmp_path / "run")
+    refused(2, "is corrupt", "report", tmp_path / "run")
     (tmp_path / "run" / "config.json").write_text("{}")
-    refused(2, "no intact run", "report", tmp_path / "run")
+    refused(2, "is corrupt", "report", tmp_path / "run")
 
 
 def test_a_report_that_fails_is_one_warning(monkeypatch, capsys, tmp_path):

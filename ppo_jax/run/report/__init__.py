@@ -7,6 +7,7 @@ from typing import Any
 from ppo_jax.run.errors import InputError
 from ppo_jax.run.report import page
 from ppo_jax.run.report.data import read
+from ppo_jax.run.storage import folder
 
 
 def make(paths: Sequence[Path], **known: Any) -> str:
@@ -16,13 +17,17 @@ def make(paths: Sequence[Path], **known: Any) -> str:
         paths: the runs' folders.
         known: what `data.read` need not read again.
 
-    Raises InputError where environments differ, OSError and ValueError as `data.read`.
+    Raises InputError where environments differ or a run is corrupt, OSError without a config.json.
     """
-    runs = [read(path, **known) for path in paths]
+    runs = []
+    for path in paths:
+        with folder.reading(path):
+            runs.append(read(path, **known))
     for run in runs[1:]:
         if run.env != runs[0].env:
             raise InputError(
                 f"{run.path} is of {run.env}, and {runs[0].path} of {runs[0].env}; compare runs of"
                 " one environment"
             )
-    return page.one_run(runs[0]) if len(runs) == 1 else page.several_runs(runs)
+    with folder.reading(", ".join(map(str, paths))):
+        return page.one_run(runs[0]) if len(runs) == 1 else page.several_runs(runs)

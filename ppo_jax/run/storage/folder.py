@@ -1,21 +1,20 @@
 """A run's folder: its files, its lock, and atomic writing."""
 
 import contextlib
-import errno
 import io
 import json
 import os
 import shutil
 import socket
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ppo_jax.run.errors import FileSystemError, InputError
+from ppo_jax.objects import NotImportedError, first_line
+from ppo_jax.run.errors import FileSystemError, InputError, file_system_errors
 
 CONFIG, SUMMARY, PARAMETERS = "config.json", "summary.json", "parameters.npz"
 METRICS, STATISTICS, EVALUATIONS = "metrics.csv", "statistics.csv", "evaluations.csv"
@@ -54,6 +53,15 @@ def find(run: str | os.PathLike[str]) -> Path:
     return path
 
 
+def find_agents(run: str | os.PathLike[str]) -> Path:
+    """`find`. Raises InputError also where the run saved no agents."""
+    path = find(run)
+    for name in (SUMMARY, PARAMETERS):
+        if not (path / name).exists():
+            raise InputError(f"{path} has no {name}: the run saved no agents yet")
+    return path
+
+
 def check_has_training(path: Path) -> None:
     """Raise InputError for an agent in this package, of which there is no more than itself."""
     if is_pretrained(path):
@@ -88,8 +96,7 @@ def choose_results(out: str | os.PathLike[str], overwrite: bool) -> Path:
     Raises CommandError where it holds a run, or anything else that is not to be overwritten.
     """
     path = choose(out, "")
-    with file_system(path):
-        names = {file.name for file in path.iterdir()} if path.exists() else set()
+    names = {file.name for file in path.iterdir()} if path.exists() else set()
     if names & {CONFIG, PARAMETERS}:
         raise InputError(f"--out {path} holds a run, which is never overwritten; give another")
     if names and not overwrite:
@@ -97,27 +104,6 @@ def choose_results(out: str | os.PathLike[str], overwrite: bool) -> Path:
             f"{path} exists; give another folder with --out, or --overwrite to replace it"
         )
     return path
-
-
-@contextlib.contextmanager
-def replaced(path: Path, names: Iterable[str]) -> Iterator[Path]:
-    """A folder for files that take the place of those of these names in `path`, once all is done;
-    whatever is raised before leaves `path` as it was."""
-    is_new = not path.exists()
-    with file_system(path):
-        path.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=path))
-    try:
-        yield made
-        with file_system(path):
-            for name in names:
-                (path / name).unlink(missing_ok=True)
-            for file in made.iterdir():
-                os.replace(file, path / file.name)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-        if is_new:
-            remove_if_empty(path)
 
 
 def remove_if_empty(path: Path) -> None:
@@ -148,7 +134,7 @@ def check_request(path: Path, resume: str | None, overwrite: bool) -> None:
 def check_not_locked(path: Path) -> None:
     """Raise FileSystemError where another process is writing a run to the folder."""
     if (path / _LOCK).exists():
-        with file_system(path), open(path / _LOCK) as file:
+        with open(path / _LOCK) as file:
             _lock(file, path)
 
 
@@ -160,15 +146,12 @@ def lock(path: Path) -> Iterator[None]:
     Raises FileSystemError where another process has it.
     """
     is_new = not path.exists()
-    with file_system(path):
-        path.mkdir(parents=True, exist_ok=True)
-        file = open(path / _LOCK, "a+")  # noqa: SIM115
-    with file:
+    path.mkdir(parents=True, exist_ok=True)
+    with open(path / _LOCK, "a+") as file:
         _lock(file, path)
-        with file_system(path):
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
         try:
             yield
         finally:
@@ -192,27 +175,26 @@ def _lock(file: Any, path: Path) -> None:
 
 def empty(path: Path) -> None:
     """Make the folder, and remove an earlier run's files from it."""
-    with file_system(path):
-        path.mkdir(parents=True, exist_ok=True)
-        for old in (file for name in (*FILES, EVENTS) for file in path.glob(name)):
-            old.unlink()
-        if (path / CHECKPOINTS).exists():
-            shutil.rmtree(path / CHECKPOINTS)
+    path.mkdir(parents=True, exist_ok=True)
+    for old in (file for name in (*FILES, EVENTS) for file in path.glob(name)):
+        old.unlink()
+    if (path / CHECKPOINTS).exists():
+        shutil.rmtree(path / CHECKPOINTS)
 
 
 @contextlib.contextmanager
-def file_system(path: Path) -> Iterator[None]:
-    """Turns what the file system refuses into a FileSystemError that names the path."""
+def reading(path: str | os.PathLike[str], remedy: str = "") -> Iterator[None]:
+    """Turns what damaged files make libraries raise, which may be anything, into an InputError that
+    names the path; what the file system refuses stays an OSError."""
     try:
         yield
-    except FileSystemError:
+    except OSError:
         raise
-    except OSError as error:
-        refused = f"{error.filename or path}: {error.strerror or error}"
-        remedy = "give a folder that can be written"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "make room, then run it again (train: --resume auto)"
-        raise FileSystemError(f"{refused}; {remedy}") from error
+    except NotImportedError as error:
+        raise InputError(f"{os.fspath(path)}: {error}") from error
+    except Exception as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else first_line(error)
+        raise InputError(f"{os.fspath(path)} is corrupt ({reason}){remedy}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -242,7 +224,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def write(path: Path, content: Any) -> None:
     """Write bytes, atomically."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with file_system(path):
+    with file_system_errors(path):
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()

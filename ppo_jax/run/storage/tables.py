@@ -17,18 +17,14 @@ _READ = 1 << 22  # bytes of a table that are read at once
 
 
 class Table:
-    """A CSV file that rows are appended to; its header is written where the file is new.
-
-    Raises FileSystemError where it cannot be begun.
-    """
+    """A CSV file that rows are appended to; its header is written where the file is new."""
 
     def __init__(self, path: Path, header: Iterable[str]):
-        with folder.file_system(path.parent):
-            self._file = open(path, "a", newline="")  # noqa: SIM115
-            self._rows = csv.writer(self._file)
-            if self._file.tell() == 0:
-                self._rows.writerow(header)
-                self._file.flush()  # a checkpoint before the first row records the header
+        self._file = open(path, "a", newline="")  # noqa: SIM115
+        self._rows = csv.writer(self._file)
+        if self._file.tell() == 0:
+            self._rows.writerow(header)
+            self._file.flush()  # a checkpoint before the first row records the header
         self.flush, self.close = self._file.flush, self._file.close
 
     def add(self, *cells: Any) -> None:
@@ -40,7 +36,7 @@ def record_offsets(path: Path) -> dict[str, dict[str, Any]]:
     """Length and hash of the tail of each growing file; from here on they are on the disk."""
     offsets = {}
     for file in _growing(path):
-        with folder.file_system(file), open(file, "rb") as content:
+        with open(file, "rb") as content:
             length = os.fstat(content.fileno()).st_size
             offsets[file.name] = {"bytes": length, "tail_sha256": _tail(content, length)}
             os.fsync(content.fileno())
@@ -63,11 +59,10 @@ def check_offsets(path: Path, offsets: dict[str, dict[str, Any]]) -> None:
 def truncate(path: Path, offsets: dict[str, dict[str, Any]]) -> None:
     """Remove what was written after the offsets: the ends of files, and newer files."""
     for file in _growing(path):
-        with folder.file_system(file):
-            if file.name in offsets:
-                os.truncate(file, offsets[file.name]["bytes"])
-            else:
-                file.unlink()
+        if file.name in offsets:
+            os.truncate(file, offsets[file.name]["bytes"])
+        else:
+            file.unlink()
 
 
 def read_metrics(path: Path, *names: str, growing: bool = False) -> dict[str, np.ndarray]:
