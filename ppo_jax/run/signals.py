@@ -1,6 +1,7 @@
 """Catches the signals that end a run: at once while it compiles, then between two chunks."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,11 +35,23 @@ def catch_signals(at_once: bool = False) -> Iterator[Signals]:
         if at_once:
             raise Interrupted(number)
 
+    def raise_again(unraisable: Any) -> None:
+        # Python ignores what is raised in a callback of garbage collection, of which jax has one.
+        if isinstance(unraisable.exc_value, Interrupted):
+            signal.signal(signals.own, receive)
+            # Later, for here it would be ignored again.
+            send = threading.Timer(0.05, signal.pthread_kill, [threading.get_ident(), signals.own])
+            send.start()
+        else:
+            show(unraisable)
+
     main = threading.current_thread() is threading.main_thread()  # else they are its caller's
     numbers = (signal.SIGINT, signal.SIGTERM) if main else ()
     previous = {number: signal.signal(number, receive) for number in numbers}
+    show, sys.unraisablehook = sys.unraisablehook, raise_again
     try:
         yield signals
     finally:
+        sys.unraisablehook = show
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from ppo_jax import recipe
 from ppo_jax.run import distributed, load, signals
 from ppo_jax.run import train as train_from_python
+from ppo_jax.run.errors import Interrupted
 from ppo_jax.run.storage import checkpoints, folder
 from tests.helpers.commands import finish, run_command, start
 from tests.helpers.events import read_events
@@ -32,6 +34,28 @@ def test_a_signal_while_compiling_leaves_nothing_half_written(number, tmp_path):
     assert (code, error) == (128 + number, f"ppo_jax: stopped by {number.name}\n")
     assert "compiling" not in said
     assert not out.exists()
+
+
+def test_a_signal_is_heeded_where_python_ignores_what_is_raised():
+    """As in a callback of garbage collection, of which jax has one."""
+
+    class Collected:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            sum(range(100))  # the signal's handler raises in here
+
+    def wait():
+        with signals.catch_signals(at_once=True):
+            Collected()
+            time.sleep(10)
+
+    before = sys.unraisablehook
+    began = time.monotonic()
+    with pytest.raises(Interrupted) as caught:
+        wait()
+    assert time.monotonic() - began < 5
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert sys.unraisablehook is before
 
 
 def test_a_folder_that_nothing_came_to_is_removed_again(tmp_path):
