@@ -15,10 +15,18 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_platforms", jax.config.jax_platforms or "cpu")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--compile-as-users-do", action="store_true", help="no program is compiled quickly"
+    )
+
+
 def pytest_configure(config):
     from tests.helpers import quick  # after the helpers' registration above
 
-    if config.option.markexpr == "not slow":
+    if config.option.compile_as_users_do:
+        quick.WANTED.clear()
+    elif config.option.markexpr == "not slow":
         quick.start_jax()
         compiled.build = quick.once_a_process(compiled.build)
 
