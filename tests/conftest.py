@@ -1,6 +1,6 @@
 """Settings for every test: NumPy-style rank promotion, PPO's classic [N, 1] against [N] bug, is
 an error, and a test may run in float64 (`@pytest.mark.usefixtures("x64")`). The default tests
-compile quickly, the slow ones as users do."""
+compile quickly; in slow ones trainings compile as users' do."""
 
 import os
 

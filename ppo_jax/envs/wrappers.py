@@ -115,12 +115,12 @@ def _of_type(leaf: Any, like: Any) -> jax.Array:
     return jnp.asarray(leaf, like.dtype)
 
 
-def _holds(one: Any, other: Any) -> bool:
-    """Whether an array of the one type can take numbers of the other, to the precision that jax
+def _holds(kind: Any, found: Any) -> bool:
+    """Whether an array of this type can take numbers of the found one, to the precision that jax
     computes in; so whole numbers of 32 bits take those of 64."""
-    if one == other or jnp.issubdtype(other, jnp.bool_):
+    if kind == found or jnp.issubdtype(found, jnp.bool_):
         return True
-    if jnp.issubdtype(one, jnp.integer):
-        is_wide = jnp.iinfo(one).bits >= 32
-        return jnp.can_cast(other, one) or (is_wide and jnp.issubdtype(other, jnp.integer))
-    return not jnp.issubdtype(one, jnp.bool_)
+    if jnp.issubdtype(kind, jnp.integer):
+        is_wide = jnp.iinfo(kind).bits >= 32
+        return jnp.can_cast(found, kind) or (is_wide and jnp.issubdtype(found, jnp.integer))
+    return not jnp.issubdtype(kind, jnp.bool_)

@@ -48,10 +48,13 @@ def catch_signals(at_once: bool = False) -> Iterator[Signals]:
     main = threading.current_thread() is threading.main_thread()  # else they are its caller's
     numbers = (signal.SIGINT, signal.SIGTERM) if main else ()
     previous = {number: signal.signal(number, receive) for number in numbers}
-    show, sys.unraisablehook = sys.unraisablehook, raise_again
+    show = sys.unraisablehook
+    if main:
+        sys.unraisablehook = raise_again
     try:
         yield signals
     finally:
-        sys.unraisablehook = show
+        if main:
+            sys.unraisablehook = show
         for number, handler in previous.items():
             signal.signal(number, handler)

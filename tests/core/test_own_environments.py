@@ -142,10 +142,10 @@ def test_a_step_whose_numbers_a_resets_type_cannot_hold_is_refused(first, later,
         assert found[0].rollout.observation.dtype == first.dtype
     else:
         message = f"gives {later.dtype} where its reset gave {first.dtype}; give it one type"
-        refusal(message, call=init_and_step, env=world)
+        refusal(message, call=trained, env=world)
 
 
-def init_and_step(config):
+def trained(config):
     jax.eval_shape(ppo.train, jax.random.key(0), config)
 
 

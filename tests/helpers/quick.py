@@ -55,7 +55,7 @@ def quick_jit(function, **more):
 
 
 def slow_but(cases, *quick):
-    """The cases, of which all others are slow tests."""
+    """The cases, all but the quick ones marked slow."""
     return [case if case in quick else pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
