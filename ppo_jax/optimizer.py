@@ -87,7 +87,9 @@ def norms(gradients: Any, config: Config) -> GradNorms:
 def _norm(tree: Any) -> jax.Array:
     """The global norm, of real numbers: optax's square of the imaginary part has no GPU kernel."""
     squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)]
-    return jnp.sqrt(sum(squares, jnp.zeros((), float)))
+    total = sum(squares, jnp.zeros((), float))
+    # The root of another number where it is 0: that of 0 has an infinite derivative.
+    return jnp.where(total == 0, 0, jnp.sqrt(jnp.where(total == 0, 1, total)))
 
 
 def _own(optimizer: Any) -> optax.GradientTransformation:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from ppo_jax import evaluate, policy, ppo, recipe
+from tests.helpers.own_parts import lottery
 from tests.helpers.quick import quick_jit
 from tests.helpers.tiny_recipes import FIXED, HYPERPARAMETERS, SETTINGS, TINY, WHOLE, configured
 from tests.helpers.trees import lane, nan_like, numbers, same_bits, stack
@@ -182,15 +183,29 @@ def test_a_run_keeps_its_types_with_x64_on_or_off(name, enabled):
     assert state.num_updates.dtype == metrics.env_steps.dtype == jnp.int32
 
 
-def test_an_update_has_a_derivative_by_the_learning_rate():
-    """Central differences agree with it, though some units of the ReLU never fire."""
+SAME = jnp.ones(1)
+WITHOUT_GRADIENT = {
+    "units of the ReLU that never fire": RECIPES["notebook"].replace(activation="relu"),
+    "an actor whose advantages are all equal": recipe(
+        "standard",
+        env=lottery()._replace(reset=lambda key: (SAME, SAME)),
+        num_steps=8,
+        num_minibatches=16,  # the mean of two equal numbers is exact
+        num_updates=9,
+        entropy_coefficient=0.0,
+    ),
+}
+
+
+@pytest.mark.parametrize("config", WITHOUT_GRADIENT.values(), ids=WITHOUT_GRADIENT)
+def test_updates_have_a_derivative_by_the_learning_rate(config):
+    """Central differences agree with it, though something has no gradient at all."""
     with jax.enable_x64(True):
-        config = RECIPES["notebook"].replace(activation="relu")
         state = quick_jit(ppo.init)(jax.random.key(0), config)
 
         @quick_jit
         def trained(rate):
-            return ppo.update(state, config.replace(learning_rate=rate))[0].params.trainable
+            return two_updates(state, config.replace(learning_rate=rate))[0].params.trainable
 
         rate, step = 1e-3, 1e-8
         _, derivative = jax.jvp(trained, (rate,), (1.0,))
