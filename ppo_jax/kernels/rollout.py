@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,10 @@ from ppo_jax.kernels.entries import Entries, Program, entries
 from ppo_jax.policy import Params, Policy
 
 _WARPS = 4
+_AS_FLOAT = {  # whole numbers whose bits lie in the table of floats: one table is one kernel less
+    **{"int32": "float32", "uint32": "float32"},
+    **{"int64": "float64", "uint64": "float64"},
+}
 
 
 def scan(
@@ -67,9 +71,11 @@ def scan(
                 return entries((), lambda: jnp.full(lanes, ref[0]))
             return entries(like.shape, lambda _, *place: ref[(source, *place)])
 
-        def read_columns(kind: str, columns: np.ndarray, time: jax.Array) -> Entries:
-            table = tables[kind]
-            return entries(columns.shape, lambda *place: table[time, source, int(columns[place])])
+        def read_columns(at: _Columns, time: jax.Array) -> Entries:
+            def column(*place: int) -> jax.Array:
+                return _bits_as(tables[at.table][time, source, int(at.columns[place])], at.dtype)
+
+            return entries(at.columns.shape, column)
 
         def write(ref: Any, leaf: Entries, *time: jax.Array) -> None:
             for place in np.ndindex(leaf.shape[1:]):
@@ -81,7 +87,7 @@ def scan(
             seen = jax.tree.leaves(see(lanes, constants[0], carry[0].observation))
             inputs = [vector for leaf in seen for vector in leaf.flat]
             output = network.forward(half, inputs, config.activation)
-            noise = [0 if at is None else read_columns(*at, time) for at in columns]
+            noise = [0 if at is None else read_columns(at, time) for at in columns]
             given = entries((1, len(output)), lambda _, place: output[place])
             carry, row = act(lanes, constants[1], given, carry, noise)
             for ref, leaf in zip(rows, jax.tree.leaves(row), strict=True):
@@ -108,22 +114,35 @@ def scan(
     )
 
 
+class _Columns(NamedTuple):
+    """Where a leaf lies in the tables."""
+
+    table: str
+    columns: np.ndarray  # [1, ...]
+    dtype: str
+
+
 def _tables(
     leaves: list[jax.Array], is_read: list[bool]
-) -> tuple[dict[str, jax.Array], list[tuple[str, np.ndarray] | None]]:
+) -> tuple[dict[str, jax.Array], list[_Columns | None]]:
     """The leaves [T, N, ...] that are read, as one table [T, N, columns] a type, which XLA makes at
-    once; and each leaf's type and columns [1, ...]."""
+    once; and each leaf's columns."""
     parts: dict[str, list[jax.Array]] = {}
-    places: list[tuple[str, np.ndarray] | None] = []
+    places: list[_Columns | None] = []
     for leaf, wanted in zip(leaves, is_read, strict=True):
         if not wanted:
             places.append(None)
             continue
-        kind, shape = str(leaf.dtype), leaf.shape[2:]
-        first = sum(part.shape[2] for part in parts.setdefault(kind, []))
-        places.append((kind, first + np.arange(math.prod(shape)).reshape(1, *shape)))
-        parts[kind].append(leaf.reshape(*leaf.shape[:2], -1))
-    return {kind: jnp.concatenate(each, axis=-1) for kind, each in parts.items()}, places
+        table, shape = _AS_FLOAT.get(str(leaf.dtype), str(leaf.dtype)), leaf.shape[2:]
+        first = sum(part.shape[2] for part in parts.setdefault(table, []))
+        columns = first + np.arange(math.prod(shape)).reshape(1, *shape)
+        places.append(_Columns(table, columns, str(leaf.dtype)))
+        parts[table].append(_bits_as(leaf, table).reshape(*leaf.shape[:2], -1))
+    return {table: jnp.concatenate(each, axis=-1) for table, each in parts.items()}, places
+
+
+def _bits_as(array: jax.Array, dtype: str) -> jax.Array:
+    return array if str(array.dtype) == dtype else jax.lax.bitcast_convert_type(array, dtype)
 
 
 def _like(leaf: Any, shape: tuple[int, ...]) -> Any:
