@@ -1,7 +1,8 @@
 """python -m benchmarks.kernels RECIPE ...: the Pallas kernels of an update, compiled for an H100.
 
-Nothing is run. Prints the launches of one update with `kernel="pallas"` and each kernel's grid,
-threads and shared memory; with --registers also what ptxas says of its registers and spills.
+Nothing is run. Prints the launches of one update of a training with `kernel="pallas"` and each
+kernel's grid, threads and shared memory; with --registers also what ptxas says of its registers
+and spills.
 Beside XLA's own program stands the recipe "standard kernel=pallas" of `benchmarks compiled`.
 """
 
@@ -32,7 +33,7 @@ _DUMP_PTX = {"xla_gpu_dump_llvmir": True, "xla_dump_emitter_re": ".*"}
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Compile an update of each recipe with Pallas kernels, for an H100 that need not be there."""
+    """Compile a training of each recipe with Pallas kernels, for an H100 that need not be there."""
 
     recipes: tyro.conf.Positional[tuple[str, ...]] = ("standard", "fast")
     """Recipes to compile."""
@@ -42,20 +43,18 @@ class Options:
     """Print every kernel's registers and spills (needs ptxas on the PATH; slow)."""
 
 
-def compile_update(name: str, agents: int, options: dict[str, Any]) -> Any:
-    """One update of so many agents."""
+def compile_training(name: str, agents: int, options: dict[str, Any]) -> Any:
+    """Some updates of so many agents."""
     config = recipe(name, kernel="pallas")
     mesh = Mesh(np.array(absent.select(GPU)), ("agents",))
     states = jax.eval_shape(lambda: population.init(population.agent_keys(0, agents), config))
 
-    def update(states: Any) -> Any:
-        return population.run(states, config, 1, 1)
+    def train(states: Any) -> Any:
+        return population.run(states, config, reading.UPDATES, reading.UPDATES)
 
     out_specs = (population.AGENTS, population.TIME_AGENTS)
     return (
-        jax.jit(population.shard_over_agents(update, mesh, out_specs))
-        .lower(states)
-        .compile(options)
+        jax.jit(population.shard_over_agents(train, mesh, out_specs)).lower(states).compile(options)
     )
 
 
@@ -81,11 +80,12 @@ def main(options: Options) -> None:
             dump = Path(folder)
             flags = reading.compiler_options(GPU, folder)
             flags |= _DUMP_PTX if options.registers else {}
-            compiled = compile_update(name, agents, flags)
-            launches, _ = program.launches(compiled.as_text())
+            compiled = compile_training(name, agents, flags)
+            _, [updates, *_] = program.launches(compiled.as_text())
             megabytes = compiled.memory_analysis().temp_size_in_bytes / 1e6
-            print(f"{name}, agents: {agents}, launches: {launches}, temporary: {megabytes:.1f} MB")
-            for kernel in re.findall(_KERNEL, reading.dumped(dump, "jit_update")):
+            said = f"launches: {updates.kernels}, temporary: {megabytes:.1f} MB"
+            print(f"{name}, agents: {agents}, {said}")
+            for kernel in re.findall(_KERNEL, reading.dumped(dump, "jit_train")):
                 print("  " + " ".join(kernel))
             if options.registers:
                 print(*(f"  {line}" for line in registers(dump)), sep="\n")

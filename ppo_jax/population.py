@@ -110,10 +110,9 @@ def run(
             from ppo_jax.kernels import finite  # Pallas takes a while to import
 
             learned = _learned(attempted, row)
-            states, row = finite.keep_finite(learned, (attempted, row), (states, none))
-        else:
-            all_finite = _all_finite(attempted, row)
-            states, row = rollout.where(all_finite, (attempted, row), (states, none))
+            return finite.keep_finite(index, learned, (attempted, states), (row, none, metrics))
+        all_finite = _all_finite(attempted, row)
+        states, row = rollout.where(all_finite, (attempted, row), (states, none))
         return states, jax.tree.map(lambda rows, one: rows.at[index].set(one), metrics, row)
 
     one_row = jax.eval_shape(update, states, config)[1]

@@ -1,10 +1,10 @@
-"""The choice between an agent's new and old state as one GPU kernel, where XLA has one a leaf."""
+"""What agents keep of an update as one GPU kernel, where XLA has several a leaf of their states."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import pallas
 from jax.experimental.pallas import triton
 
 from ppo_jax.kernels import memory
@@ -13,56 +13,82 @@ _WARPS = 4
 _WIDTH = 1024  # numbers that are looked at together
 
 
-def keep_finite(learned: Any, new: Any, old: Any) -> Any:
-    """The new arrays of every agent whose learned ones are all finite, the old ones of the others;
-    all leaves [agents, ...], keys of random numbers the new ones."""
-    leaves, structure = jax.tree.flatten(new)
-    is_key = [jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in leaves]
-    pairs = [
-        (one, other)
-        for one, other, skipped in zip(leaves, jax.tree.leaves(old), is_key, strict=True)
-        if not skipped
+def keep_finite(
+    index: jax.Array, learned: Any, states: tuple[Any, Any], metrics: tuple[Any, Any, Any]
+) -> tuple[Any, Any]:
+    """The states of agents after an update, and their metrics with a row of it.
+
+    Both are written in place, so that a loop that carries them copies nothing.
+
+    Args:
+        index: [], of the row.
+        learned: What must be finite, every leaf [agents, ...].
+        states: The new ones and the old ones, [agents, ...]; an agent that learned something that
+            is not finite keeps its old one. Keys of random numbers are the new ones.
+        metrics: Those of the update [agents], what stands for them where it is not kept, [agents],
+            and those so far [capacity, agents].
+    """
+    (new, structure), old = jax.tree.flatten(states[0]), jax.tree.leaves(states[1])
+    is_key = [jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in new]
+    row, instead, rows = map(jax.tree.leaves, metrics)
+
+    def finite_kernel(inputs: Any, outputs: Any, _: Any) -> None:
+        index, learned, new, row, instead = inputs
+        kept, rows = outputs
+        agent = pallas.program_id(0)
+        bad = sum((_count_bad(ref, agent) for ref in learned), jnp.zeros((), jnp.int32))
+        for source, target in zip(new, kept, strict=True):
+            _copy_if(bad == 0, source, target, agent)
+        for source, other, target in zip(row, instead, rows, strict=True):
+            target[index[0], agent] = jnp.where(bad == 0, source[agent], other[agent])
+
+    def flat(leaves: list[jax.Array]) -> list[jax.Array]:
+        return [
+            leaf.reshape(len(leaf), -1) for leaf, key in zip(leaves, is_key, strict=True) if not key
+        ]
+
+    agents = len(row[0])
+    every = [leaf.reshape(agents, -1) for leaf in jax.tree.leaves(learned)]
+    inputs = index[None], every, flat(new), row, instead
+    kept, rows = memory.call(finite_kernel, inputs, (flat(old), rows), _WARPS, (agents,))
+    chosen = iter(kept)
+    states_after = [
+        leaf if key else next(chosen).reshape(leaf.shape)
+        for leaf, key in zip(new, is_key, strict=True)
     ]
-    chosen = iter(jax.vmap(_choose)(jax.tree.leaves(learned), pairs))
-    both = zip(leaves, is_key, strict=True)
-    return jax.tree.unflatten(structure, [one if key else next(chosen) for one, key in both])
+    unflatten = jax.tree.unflatten
+    return unflatten(structure, states_after), unflatten(jax.tree.structure(metrics[2]), rows)
 
 
-def _choose(learned: list[jax.Array], pairs: list[tuple[jax.Array, jax.Array]]) -> list[jax.Array]:
-    def finite_kernel(inputs: Any, chosen: Any, _: Any) -> None:
-        learned, pairs = inputs
-        bad = jnp.zeros((), jnp.int32)
-        for ref in learned:
-            bad += _sum_over(ref, lambda at, inside, ref=ref: _count_bad(ref, at, inside))
-        for (new, old), ref in zip(pairs, chosen, strict=True):
+def _count_bad(ref: Any, agent: jax.Array) -> jax.Array:
+    """How many of an agent's numbers are not finite."""
 
-            def write(at: Any, inside: Any, new: Any = new, old: Any = old, ref: Any = ref) -> Any:
-                zero = jnp.zeros((), ref.dtype)
-                one, other = (
-                    triton.load(each.at[at], mask=inside, other=zero) for each in (new, old)
-                )
-                triton.store(ref.at[at], jnp.where(bad == 0, one, other), mask=inside)
-                return jnp.zeros((), jnp.int32)
+    def count(part: jax.Array, total: jax.Array) -> jax.Array:
+        at, inside = _part(ref, part)
+        numbers = triton.load(ref.at[agent, at], mask=inside, other=0)
+        return total + jnp.sum(jnp.where(jnp.isfinite(numbers), 0, 1).astype(jnp.int32))
 
-            _sum_over(ref, write)
-
-    shapes = [jax.ShapeDtypeStruct((one.size,), one.dtype) for one, _ in pairs]
-    flat = memory.call(finite_kernel, jax.tree.map(jnp.ravel, (learned, pairs)), shapes, _WARPS)
-    return [leaf.reshape(one.shape) for leaf, (one, _) in zip(flat, pairs, strict=True)]
+    return jax.lax.fori_loop(0, _parts(ref), count, jnp.zeros((), jnp.int32))
 
 
-def _count_bad(ref: Any, at: jax.Array, inside: jax.Array) -> jax.Array:
-    numbers = triton.load(ref.at[at], mask=inside, other=0)
-    return jnp.sum(jnp.where(jnp.isfinite(numbers), 0, 1).astype(jnp.int32))
+def _copy_if(condition: jax.Array, source: Any, target: Any, agent: jax.Array) -> None:
+    """Writes an agent's numbers over those that were there, if so."""
+
+    def copy(part: jax.Array, _: Any) -> Any:
+        at, inside = _part(source, part)
+        numbers = triton.load(source.at[agent, at], mask=inside, other=jnp.zeros((), source.dtype))
+        triton.store(target.at[agent, at], numbers, mask=inside & condition)
+        return _
+
+    jax.lax.fori_loop(0, _parts(source), copy, jnp.zeros((), jnp.int32))
 
 
-def _sum_over(ref: Any, function: Callable[..., jax.Array]) -> jax.Array:
-    """The sum of the function over the parts of a flat array, of places and which of them exist."""
-    width = min(_WIDTH, memory.padded(ref.size))
-    lane = jax.lax.broadcasted_iota(jnp.int32, (width,), 0)
+def _parts(ref: Any) -> int:
+    return -(-ref.shape[1] // _WIDTH)
 
-    def step(part: jax.Array, total: jax.Array) -> jax.Array:
-        at = part * width + lane
-        return total + function(at, at < ref.size)
 
-    return jax.lax.fori_loop(0, -(-ref.size // width), step, jnp.zeros((), jnp.int32))
+def _part(ref: Any, part: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The places of a part of an agent's numbers, and which of them exist."""
+    width = min(_WIDTH, memory.padded(ref.shape[1]))
+    at = part * width + jax.lax.broadcasted_iota(jnp.int32, (width,), 0)
+    return at, at < ref.shape[1]

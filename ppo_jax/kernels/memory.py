@@ -84,28 +84,41 @@ def numbers(tree: Any) -> tuple[list[jax.Array], Callable[[Any], Any]]:
     return arrays, rebuild
 
 
-def call(kernel: Callable[..., None], inputs: Any, outputs: Any, warps: int) -> Any:
-    """The outputs, of these shapes, that the kernel writes; on a CPU it is interpreted.
+def call(
+    kernel: Callable[..., None],
+    inputs: Any,
+    outputs: Any,
+    warps: int,
+    grid: tuple[int, ...] = (),
+) -> Any:
+    """The outputs that the kernel writes; on a CPU it is interpreted.
 
     The kernel is a function of the inputs and the outputs, as refs in trees like these, and of a
-    barrier, after which all threads see what each of them has written.
+    barrier, after which all threads see what each of them has written. An output is given as its
+    shape, or as an array that the kernel writes in place.
     """
     sources, source_tree = jax.tree.flatten(inputs)
     targets, target_tree = jax.tree.flatten(outputs)
+    num_inputs = len(sources)
+    in_place = [place for place, target in enumerate(targets) if isinstance(target, jax.Array)]
+    sources = [*sources, *(targets[place] for place in in_place)]
 
     def launch(interpret: bool, *sources: Any) -> Any:
         barrier = (lambda: None) if interpret else triton.debug_barrier
 
         def body(*refs: Any) -> None:
             kernel(
-                jax.tree.unflatten(source_tree, refs[: len(sources)]),
+                jax.tree.unflatten(source_tree, refs[:num_inputs]),
                 jax.tree.unflatten(target_tree, refs[len(sources) :]),
                 barrier,
             )
 
         return pallas.pallas_call(
             body,
+            name=kernel.__name__,
+            grid=grid,
             out_shape=targets,
+            input_output_aliases={num_inputs + n: place for n, place in enumerate(in_place)},
             interpret=interpret,
             compiler_params=triton.CompilerParams(num_warps=warps, num_stages=1),
         )(*sources)

@@ -170,10 +170,13 @@ def test_an_agent_that_learned_something_infinite_keeps_all_that_it_was():
 
     learned, new, old = agents()[:3], agents(), agents()
     learned[0][1], learned[1][2, 2, 499] = np.nan, -np.inf
-    found = jax.jit(finite.keep_finite)(*jax.tree.map(jnp.asarray, (learned, new, old)))
-    for one, fresh, kept in zip(found, new, old, strict=True):
+    row, none, rows = np.arange(4), np.full(4, -1), rng.integers(9, size=(3, 4))
+    arguments = jax.tree.map(jnp.asarray, (1, learned, (new, old), (row, none, rows)))
+    states, metrics = jax.jit(finite.keep_finite)(*arguments)
+    for one, fresh, kept in zip(states, new, old, strict=True):
         expected = [(kept if agent in (1, 2) else fresh)[agent] for agent in range(4)]
         np.testing.assert_array_equal(one, np.stack(expected).astype(one.dtype))
+    np.testing.assert_array_equal(metrics, [rows[0], [0, -1, -1, 3], rows[2]])
 
 
 REFUSED = {
