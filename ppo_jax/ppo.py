@@ -354,15 +354,14 @@ def optimize(
     capacity, size, minibatch_at = _minibatches(batch, policy, config)
     num_valid = capacity if batch.valid is None else jnp.sum(batch.valid, dtype=jnp.int32)
     num_minibatches = -(-num_valid // size)
+    orders = epoch_orders(key, capacity + -capacity % size, num_valid, config.num_epochs)
     if config.kernel == "pallas":
         from ppo_jax.kernels import epochs  # Pallas takes a while to import
 
-        rounds = _epoch_rounds(key, num_valid, config.num_epochs)
         trainable, optimizer_state, steps, diagnostics, norms = epochs.optimize(
-            rounds, num_valid, params, optimizer_state, batch, scale, policy, config
+            orders, num_valid, params, optimizer_state, batch, scale, policy, config
         )
         return trainable, optimizer_state, UpdateStats(steps, diagnostics, norms)
-    orders = epoch_orders(key, capacity + -capacity % size, num_valid, config.num_epochs)
     # With whole episodes every agent has its own number of transitions, so its own `first`.
     slice_row = fast.plain_slice_row if batch.valid is None else fast.slice_row
     optimized, to_trainable = optimizer.to_optimized(params.trainable, config)
@@ -442,16 +441,12 @@ def epoch_orders(
         Integers, [num_epochs, capacity].
     """
     positions = jnp.arange(capacity)
-    rounds = _epoch_rounds(key, num_valid, num_epochs)
-    orders = jax.vmap(lambda rounds: shuffle.permute(rounds, positions, num_valid))(rounds)
+    orders = jax.vmap(lambda key: shuffle.permute(key, positions, num_valid))(
+        jax.random.split(key, num_epochs)
+    )
     # Not to be fused with the gather that reads them: LLVM (jaxlib 0.11.2) would take time
     # exponential in the rounds of the shuffle.
     return jax.lax.optimization_barrier(jnp.where(positions < num_valid, orders, 0))
-
-
-def _epoch_rounds(key: jax.Array, num_valid: jax.Array | int, num_epochs: int) -> shuffle.Rounds:
-    keys = jax.random.split(key, num_epochs)
-    return jax.vmap(lambda key: shuffle.draw(key, num_valid))(keys)
 
 
 def _metrics(transitions: rollout.Transition, batch: loss.Minibatch, stats: UpdateStats) -> Metrics:

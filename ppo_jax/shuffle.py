@@ -1,8 +1,5 @@
 """Random permutations without a sort: a keyed bijection of 0..n-1, evaluated point by point."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 
@@ -10,28 +7,13 @@ import jax.numpy as jnp
 ROUNDS = 24
 
 
-class Rounds(NamedTuple):
-    """What is random in a permutation, [ROUNDS] each."""
-
-    pivots: jax.Array | Sequence[jax.Array]  # int32, in [0, length)
-    coins: jax.Array | Sequence[jax.Array]  # uint32, the keys of each round's coin
-
-
-def draw(key: jax.Array, length: jax.Array | int) -> Rounds:
-    """The rounds of a random permutation of 0..length-1."""
-    words = jax.random.bits(key, (2 * ROUNDS,), jnp.uint32).reshape(2, ROUNDS)
-    pivots = words[0] % jnp.asarray(length, jnp.uint32)
-    return Rounds(pivots.astype(jnp.int32), words[1])
-
-
-def permute(rounds: Rounds, positions: jax.Array, length: jax.Array | int) -> jax.Array:
+def permute(key: jax.Array, positions: jax.Array, length: jax.Array | int) -> jax.Array:
     """Where a random permutation π of 0..length-1 sends each position: π(positions).
 
-    Each round has a pivot K and swaps x with its partner (K - x) mod length if a keyed coin,
+    Each round draws a pivot K and swaps x with its partner (K - x) mod length if a keyed coin,
     the same for both, says so; so every round, and their composition, is a bijection.
 
     Args:
-        rounds: From `draw`, with the same length.
         positions: Integers in [0, length), any shape. Others give numbers without meaning.
         length: [], below 2³⁰; may be traced.
 
@@ -41,12 +23,14 @@ def permute(rounds: Rounds, positions: jax.Array, length: jax.Array | int) -> ja
     Hoang, Morris & Rogaway, An Enciphering Scheme Based on a Card Shuffle (CRYPTO 2012), fig. 1.
     """
     length = jnp.asarray(length, jnp.int32)
+    words = jax.random.bits(key, (2 * ROUNDS,), jnp.uint32).reshape(2, ROUNDS)
+    pivots = (words[0] % length.astype(jnp.uint32)).astype(jnp.int32)
     result = positions.astype(jnp.int32)
     # Unrolled on purpose: all rounds fuse into one kernel over the positions.
-    for pivot, key in zip(*rounds, strict=True):
-        partner = pivot - result
+    for round_ in range(ROUNDS):
+        partner = pivots[round_] - result
         partner = jnp.where(partner < 0, partner + length, partner)
-        coin = _hash(jnp.maximum(result, partner).astype(jnp.uint32) ^ key) & 1
+        coin = _hash(jnp.maximum(result, partner).astype(jnp.uint32) ^ words[1, round_]) & 1
         result = jnp.where(coin == 1, partner, result)
     return result
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ppo_jax import kernels, loss, optimizer, shuffle
+from ppo_jax import kernels, loss, optimizer
 from ppo_jax.config import Config
 from ppo_jax.kernels import memory, network
 from ppo_jax.kernels.actor_critic import ActorCritic, rows_at
@@ -25,7 +25,7 @@ class _Inputs(NamedTuple):
 
     constants: Any  # of the actor and critic
     arrays: Any  # among the hyperparameters
-    rounds: Any  # of each epoch's order, [epochs, ROUNDS]
+    orders: Any  # [epochs, capacity]
     num_valid: Any  # [1]
     batch: Any  # [B, ...]
     trainable: Any
@@ -42,7 +42,7 @@ class _Outputs(NamedTuple):
 
 
 def optimize(
-    rounds: shuffle.Rounds,
+    orders: jax.Array,
     num_valid: jax.Array | int,
     params: Params,
     optimizer_state: Any,
@@ -51,7 +51,7 @@ def optimize(
     policy: Policy,
     config: Config,
 ) -> tuple[Any, Any, jax.Array, loss.Diagnostics, optimizer.GradNorms]:
-    """The gradient steps of `ppo.optimize`, with the rounds [epochs, ROUNDS] of each epoch's order.
+    """The gradient steps of `ppo.optimize`, its minibatches in these orders [epochs, capacity].
 
     Returns the trainable parameters, the optimizer's state, the number of applied steps, and the
     means over them of diagnostics and gradient norms.
@@ -88,9 +88,7 @@ def optimize(
         def step(index: jax.Array, carry: Any) -> Any:
             sums, taken, stopped = carry
             epoch, first = index // num_minibatches, index % num_minibatches * size
-            each = [[ref[epoch, k] for k in range(shuffle.ROUNDS)] for ref in inputs.rounds]
-            position = jnp.minimum(first + jnp.minimum(lane, size - 1), held - 1)
-            chosen = shuffle.permute(shuffle.Rounds(*each), position, held)
+            chosen = inputs.orders[epoch, first + jnp.minimum(lane, size - 1)]
             minibatch = _minibatch_at(chosen, inputs.batch)
             if rows > size or config.whole_episodes:
                 minibatch = minibatch._replace(valid=(lane < size) & (first + lane < held))
@@ -139,7 +137,7 @@ def optimize(
         _Inputs(
             actor_critic.constants,
             arrays,
-            rounds,
+            orders,
             jnp.full(1, num_valid, jnp.int32),
             batch,
             flat(trainable),

@@ -14,14 +14,7 @@ from tests.helpers import oracle
 from tests.helpers.quick import quick_jit
 
 LONGEST = 2000
-
-
-def moved(key, positions, length):
-    """Where the key's permutation sends the positions."""
-    return shuffle.permute(shuffle.draw(key, length), positions, length)
-
-
-permute = quick_jit(moved)
+permute = quick_jit(shuffle.permute)
 epoch_orders = quick_jit(ppo.epoch_orders, static_argnums=(1, 3))
 
 
@@ -29,9 +22,9 @@ epoch_orders = quick_jit(ppo.epoch_orders, static_argnums=(1, 3))
 def permutations(keys, length, width):
     """The first positions of each key's permutation [K, width]; those past the length are 0."""
     positions = jnp.arange(width)
-    return jax.vmap(lambda key: jnp.where(positions < length, moved(key, positions, length), 0))(
-        keys
-    )
+    return jax.vmap(
+        lambda key: jnp.where(positions < length, shuffle.permute(key, positions, length), 0)
+    )(keys)
 
 
 @jax.jit
@@ -39,7 +32,9 @@ def whole_permutations(key, lengths):
     """Permutations of several lengths; positions past a length stay where they are."""
     positions = jnp.arange(LONGEST)
     return jax.vmap(
-        lambda length: jnp.where(positions < length, moved(key, positions, length), positions)
+        lambda length: jnp.where(
+            positions < length, shuffle.permute(key, positions, length), positions
+        )
     )(lengths)
 
 
@@ -77,7 +72,7 @@ def test_every_length_up_to_2000_is_permuted():
 @pytest.mark.parametrize("length", [1, 100_003])
 def test_a_static_length_gives_the_same_permutation(length):
     key, positions = jax.random.key(4), jnp.arange(length)
-    static = quick_jit(moved, static_argnums=2)(key, positions, length)
+    static = quick_jit(shuffle.permute, static_argnums=2)(key, positions, length)
     np.testing.assert_array_equal(np.sort(static), np.arange(length))
     np.testing.assert_array_equal(static, permute(key, positions, length))
 

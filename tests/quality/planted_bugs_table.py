@@ -279,7 +279,7 @@ EPOCHS_AND_OPTIMIZERS = (
         "An epoch draws transitions with replacement: some come twice, a third never.",
         "ppo:epoch_orders",
         replace(
-            "shuffle.permute(rounds, positions, num_valid)",
+            "shuffle.permute(key, positions, num_valid)",
             "jax.random.randint(key, (capacity,), 0, num_valid)",
         ),
         EPOCHS,
@@ -287,7 +287,7 @@ EPOCHS_AND_OPTIMIZERS = (
     Bug(
         "epochs-share-a-key",
         "All epochs of an update visit the transitions in the same order.",
-        "ppo:_epoch_rounds",
+        "ppo:epoch_orders",
         replace("jax.random.split(key, num_epochs)", "jnp.broadcast_to(key, (num_epochs,))"),
         EPOCHS,
     ),
