@@ -1,6 +1,5 @@
 """The hooks that a run has beside its sinks: a user's own, and evaluation."""
 
-import time
 from functools import partial
 from typing import Any
 
@@ -46,9 +45,9 @@ class Evaluation(Hook):
     def at_boundary(self, batch: Batch) -> None:
         if batch.num_updates % self._every:
             return
-        started = time.perf_counter()
+        batch.lap()
         batch.evaluation = batch.evaluate()
-        batch.seconds -= time.perf_counter() - started  # which is not training
+        batch.lap(is_training=False)
         if self._fraction is not None:
             solved = np.sum(batch.evaluation >= self._solved_at)
             if solved >= self._fraction * len(batch.evaluation):

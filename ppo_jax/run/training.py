@@ -104,6 +104,7 @@ class Batch:
         self.num_updates, self.resumed = 0, False
         self.total_updates = self.config.num_updates or 0
         self.seconds: float = after.seconds if after else 0.0  # of training, of the whole run
+        self._lap_began = time.perf_counter()
         self.steps_before: int = after.env_steps if after else 0
         self.stop_reason: str | None = None
         self.evaluation: np.ndarray | None = None  # [agents] mean greedy returns, at a boundary
@@ -154,6 +155,13 @@ class Batch:
             reason: Not empty; checkpoints keep it.
         """
         self.stop_reason = reason
+
+    def lap(self, is_training: bool = True) -> float:
+        """Seconds since the lap before, which count as training unless they are none."""
+        now = time.perf_counter()
+        seconds, self._lap_began = now - self._lap_began, now
+        self.seconds += seconds * is_training
+        return seconds
 
     def start_chunk(self, size: int) -> None:
         """Begin to compute another chunk of `size` updates."""
@@ -271,14 +279,8 @@ def train_batch(batch: Batch, hooks: Sequence[Hook], signals: Signals) -> None:
     """Train until the budget is spent, a hook stops the batch, or a signal has come."""
     for hook in hooks:
         hook.begin(batch)
-    capacity, size, started = compiled.capacity(batch.config), 1, time.perf_counter()
-
-    def lap() -> float:
-        nonlocal started
-        seconds, started = time.perf_counter() - started, time.perf_counter()
-        batch.seconds += seconds
-        return seconds
-
+    batch.lap(is_training=False)  # what hooks prepare
+    capacity, size = compiled.capacity(batch.config), 1
     ends = [NEVER] * len(hooks)
     while batch.num_updates < batch.total_updates and not batch.stop_reason:
         if signals.agreed():
@@ -294,10 +296,10 @@ def train_batch(batch: Batch, hooks: Sequence[Hook], signals: Signals) -> None:
         for hook in hooks:
             hook.while_computing()
         batch.finish_chunk()
-        seconds = lap()
+        seconds = batch.lap()
         for hook in hooks:
             hook.at_boundary(batch)
-        lap()
+        batch.lap()
         size = round(_CHUNK_SECONDS * size / max(seconds, 1e-9))
     for hook in hooks:
         hook.while_computing()
