@@ -270,13 +270,11 @@ def read_description(saved: Mapping[str, Any], **own: Any) -> Experiment:
             f" load(path, {given}) takes it, and train(config, resume='newest') goes on; commands"
             f" read runs of --{missing[0]} package.module:name"
         )
-    options: list[dict[str, Any]] = [
-        {name: tuple(value) if isinstance(value, list) else value for name, value in box.items()}
-        for box in (boxes["agents"], boxes["stopping"])
-    ]
-    agents, stopping = Agents(**options[0]), Stopping(**options[1])
+    agents = Agents(**_with_tuples(boxes["agents"]))
+    stopping = Stopping(**_with_tuples(boxes["stopping"]))
     for box in (agents, stopping):
         _check_box(box)
+    fields["env_kwargs"] = _with_tuples(fields.get("env_kwargs", {}))
     return Experiment(Config(**fields).check(), agents, stopping)
 
 
@@ -288,6 +286,20 @@ def differences(asked: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str,
         for name in sorted(ours.keys() | theirs.keys())
         if ours.get(name) != theirs.get(name)
     }
+
+
+def _with_tuples(value: Any) -> Any:
+    """What JSON has made of tuples, lists, as tuples again."""
+    if isinstance(value, dict):
+        return {name: _with_tuples(one) for name, one in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        return _with_tuples(json.loads(json.dumps(value))) == value
+    except (TypeError, ValueError):
+        return False
 
 
 def _check_box(box: Any) -> None:
@@ -305,6 +317,12 @@ def _contradictions(experiment: Experiment) -> Iterator[str]:
     twice = sorted(experiment.axes.keys() & experiment.ranges.keys())
     if twice:
         yield f"--search {', '.join(twice)} varies twice: --sweep has it as well"
+    for name, value in config.env_kwargs:
+        if not _is_json(value):
+            yield (
+                f"env_kwargs {name} is {value!r}, which no config.json can hold; give numbers,"
+                " texts, True or False, None, or tuples of these"
+            )
     if agents.search and not agents.samples:
         yield "--samples is 0; say how many settings --search draws"
     if agents.samples and not agents.search:

@@ -3,6 +3,7 @@
 import threading
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,6 +14,12 @@ from tests.helpers.own_parts import SMALL as OWN
 from tests.helpers.own_parts import teller
 
 CONFIG = recipe("fast", num_envs=4, num_steps=32, hidden_sizes=(8,), total_timesteps=1300)
+
+
+def make_shaped(shape):
+    """A factory, for the path of this module."""
+    assert shape == (2, (3,))
+    return teller()
 
 
 def same(one, other):
@@ -51,6 +58,21 @@ def test_it_is_quiet_unless_told_otherwise(tmp_path, capfd):
     assert "training 100%" in capfd.readouterr().out
 
 
+def test_numbers_of_other_libraries_and_tuples_are_saved_and_loaded(tmp_path):
+    config = OWN.replace(
+        env="tests.run.test_interface:make_shaped",
+        env_kwargs={"shape": (2, (np.int64(3),))},
+        num_steps=np.int64(8),
+        hidden_sizes=(np.int32(8),),
+        learning_rate=jnp.float32(1e-3),
+        discount=np.float32(0.5),
+    )
+    run = train(config, num_seeds=np.int64(1), seed=np.int32(3), out=tmp_path / "run")
+    assert run.config == config
+    assert run.config.env_kwargs == (("shape", (2, (3,))),)
+    assert run.summary["seed"] == 3
+
+
 def test_without_a_folder_it_is_a_fresh_one_under_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train(CONFIG)
@@ -87,6 +109,15 @@ def test_it_trains_in_the_precision_of_its_thread(tmp_path):
         ({"init_from": "nowhere", "agent": 0}, "--init-from nowhere"),
         ({"config": CONFIG.replace(env="CartPol")}, "near it: CartPole-v1"),
         ({"config": CONFIG.replace(discount=2.0)}, "discount is 2.0"),
+        ({"config": CONFIG.replace(discount=np.array([0.5, 0.9]))}, "discount is an array of 2"),
+        (
+            {"config": CONFIG.replace(env_params={"gravity": np.ones(2)})},
+            "gravity is an array of 2 values, and a run has one; with sweep=['gravity=1,2']",
+        ),
+        (
+            {"config": CONFIG.replace(env="own:make", env_kwargs={"unit": abs})},
+            "env_kwargs unit is <built-in function abs>, which no config.json can hold",
+        ),
         ({"config": "fast"}, "config is a str; give a Config, such as recipe('fast')"),
     ],
 )
