@@ -67,6 +67,7 @@ def write_run(path, metrics=None, returns=None, *, config=None, means=None, **op
         plain = [None if np.isnan(one) else float(one) for one in returns]
         content = {
             "finished": True,
+            "num_updates": config.num_updates,
             "eval_episodes": 100,
             "eval_return_per_seed": plain,
             "diverged_seeds": [0] * plain.count(None),

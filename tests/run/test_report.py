@@ -273,6 +273,7 @@ def test_a_diverged_agent_is_left_out_from_then_on(tmp_path):
     parts = carried_by_definition(metrics["episode_return"])
     expected = integrated_iqm(parts[-1, [0, 2, 3]])
     assert group.curves["episode_return"].middle[-1] == pytest.approx(expected)
+    assert group.curves["episode_return"].steps.tolist() == [512 * (one + 1) for one in range(50)]
     assert "1 of 4 agents diverged" in read(tmp_path / "run").text
 
 
@@ -288,12 +289,27 @@ def test_an_agent_that_stopped_early_keeps_its_last_return(tmp_path):
     (group,) = data.read(path).groups
     assert group.lines[:, 1].tolist() == [*range(1, 18, 2), *[17] * 21]
     assert group.lines[:, 0].tolist() == list(range(0, 60, 2))
+    assert group.curves["episode_return"].steps.tolist() == [512 * (one + 1) for one in range(30)]
+
+
+def test_the_share_that_solved_never_goes_back_in_time(tmp_path):
+    """Even where the last agent needed more steps than agents made on average."""
+    metrics = invent_metrics(2, 40)
+    metrics["env_steps"][:] = [100, 900]
+    metrics["episode_return"][:, 1] = np.where(np.arange(40) < 30, 0, 500)
+    write_run(tmp_path / "run", metrics, np.full(2, 500.0), num_seeds=2)
+    paths = figures(report.make([tmp_path / "run"]))["share of seeds that have solved it"]
+    (line,) = (one["d"] for one in paths if "data-y" in one)
+    across = [float(place.split()[0]) for place in line[1:].split("L")]
+    assert across == sorted(across)
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_runs_without_curves_or_results(seeds, tmp_path):
     write_run(tmp_path / "bare", None, np.full(seeds, 300.0), num_seeds=seeds)
-    assert "There are no curves." in read(tmp_path / "bare").text
+    page = read(tmp_path / "bare").text
+    assert "There are no curves." in page
+    assert ", 195 updates" in page
     write_run(tmp_path / "begun", None, num_seeds=seeds)
     assert "not finished" in read(tmp_path / "begun").text
     write_run(
@@ -413,6 +429,16 @@ def test_evaluations_are_drawn_over_steps(seeds, tmp_path):
     np.testing.assert_allclose(numbers(line["data-y"]), expected, rtol=1e-3)
     (group,) = data.read(path).groups
     assert group.curves["eval_return"].steps.tolist() == [10_000, 20_000, 30_000]
+
+
+def test_an_agent_that_stopped_early_keeps_its_last_evaluation(tmp_path):
+    path = tmp_path / "run"
+    write_run(path, invent_metrics(2, 40), np.ones(2), num_seeds=2)
+    rows = ["10,0,1000,500", "10,1,1000,10", "20,1,2000,20", "30,1,3000,30"]
+    (path / "evaluations.csv").write_text("\n".join(["update,seed,step,eval_return", *rows, ""]))
+    (group,) = data.read(path).groups
+    assert group.curves["eval_return"].middle.tolist() == [255, 260, 265]
+    assert group.curves["eval_return"].steps.tolist() == [1000, 2000, 3000]
 
 
 def test_a_film_is_there_as_small_pictures(ordinary, tmp_path):

@@ -96,7 +96,7 @@ def read(
         summary=summary,
         groups=_groups(table, summary, metrics, evaluations, rows, solved_at),
         rows=rows,
-        updates=len(next(iter(metrics.values()), ())),
+        updates=len(metrics["step"]) if metrics else summary.get("num_updates", 0),
         solved_at=solved_at,
         best=agents.best_known(table.experiment, name),
         evolution=_evolution(path / folder.EVOLUTION, list(table.experiment.evolving), growing),
@@ -200,16 +200,20 @@ def _curves(
 
 
 def _greedy(evaluations: dict[str, np.ndarray]) -> dict[str, Curve]:
-    """The curve of the evaluations, if there are several."""
+    """The curve of the evaluations, if there are several; agents that stopped keep their last."""
     if len(evaluations.get("step", ())) < 2:
         return {}
-    means = interquartile(ends(evaluations["eval_return"]))
+    means = interquartile(ends(carried(evaluations["eval_return"])))
     return {"eval_return": Curve(_steps(evaluations), *means)}
 
 
 def _steps(columns: dict[str, np.ndarray]) -> np.ndarray:
-    """Environment steps of an agent, on average, at the ends of the parts of training, [points]."""
-    return ends(np.fmax.accumulate(columns["step"], axis=0)).mean(axis=1)
+    """Environment steps of an agent at the ends of the parts of training, [points]: on average over
+    those that trained in that part, for the steps of others are of earlier ones."""
+    steps = ends(np.fmax.accumulate(columns["step"], axis=0))
+    trained = np.diff(steps, axis=0, prepend=0) > 0
+    mean = np.where(trained, steps, 0).sum(axis=1) / np.maximum(trained.sum(axis=1), 1)
+    return np.maximum.accumulate(mean)
 
 
 def _label(table: AgentTable, setting: int) -> str:
