@@ -149,7 +149,8 @@ class Batch:
         return jax.tree.map(lambda leaf: np.asarray(leaf)[: self._size], self._rows)
 
     def stop(self, reason: str) -> None:
-        """End this batch's training at the boundary; its agents are evaluated and saved.
+        """End this batch's training at the boundary, after one update at least; its agents are
+        evaluated and saved.
 
         Args:
             reason: Not empty; checkpoints keep it.
@@ -282,7 +283,8 @@ def train_batch(batch: Batch, hooks: Sequence[Hook], signals: Signals) -> None:
     batch.lap(is_training=False)  # what hooks prepare
     capacity, size = compiled.capacity(batch.config), 1
     ends = [NEVER] * len(hooks)
-    while batch.num_updates < batch.total_updates and not batch.stop_reason:
+    # A batch that is stopped as it begins makes one update: every table has rows of all agents.
+    while batch.num_updates < batch.total_updates and not (batch.stop_reason and batch.num_updates):
         if signals.agreed():
             break
         done = batch.num_updates

@@ -1,5 +1,6 @@
 """Hooks of a user's own: what they see, change, and keep."""
 
+import contextlib
 import os
 import signal
 
@@ -121,6 +122,26 @@ def test_a_hook_may_stop_a_batch(tmp_path):
     assert run.summary["finished"]
     assert None not in run.summary["eval_return_per_seed"]
     assert run.summary["env_steps"] == 14 * CONFIG.batch_size
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_batch_may_end_as_it_begins(interrupted, tmp_path):
+    """A signal leaves agents without an update, and none of another's numbers."""
+
+    class Ends(Watch):
+        def begin(self, batch):
+            if batch.number == 2:
+                batch.stop("that is enough")
+                if interrupted:
+                    os.kill(os.getpid(), signal.SIGINT)
+
+    ends = pytest.raises(KeyboardInterrupt) if interrupted else contextlib.nullcontext()
+    with ends:
+        train(CONFIG, num_seeds=2, group_size=1, out=str(tmp_path), hooks=[Ends()])
+    run = load(tmp_path)
+    updates = [(~np.isnan(run.agent(agent).metrics["update"])).sum() for agent in (0, 1)]
+    assert updates == [UPDATES, 0 if interrupted else 1]
+    assert run.summary["finished"] is not interrupted
 
 
 def test_a_hook_may_assign_the_states(tmp_path):
