@@ -495,12 +495,23 @@ def test_what_is_no_run_is_refused(ordinary, tmp_path):
     refused(2, "there is no RUN", "report")
     refused(2, "is not a run's folder", "report", tmp_path)
     refused(3, "there.html", "report", ordinary[0], "--out", tmp_path / "no" / "there.html")
+    said = f"--out {tmp_path} is a folder; give a file, such as {tmp_path / 'report.html'}"
+    refused(2, said, "report", ordinary[0], "--out", tmp_path)
+    refused(2, "--out . is a folder", "report", ordinary[0], "--out", ".")
     write_run(tmp_path / "run", invent_metrics(1, 3), np.ones(1))
     with open(tmp_path / "run" / "metrics.csv", "a") as file:
         file.write("4,0,what\n")
     refused(2, "is corrupt", "report", tmp_path / "run")
     (tmp_path / "run" / "config.json").write_text("{}")
     refused(2, "is corrupt", "report", tmp_path / "run")
+
+
+def test_a_file_that_cannot_be_read_is_not_one_that_cannot_be_written(tmp_path):
+    path = tmp_path / "run"
+    write_run(path, returns=np.ones(1))
+    (path / "metrics.csv").mkdir()
+    said = "metrics.csv: Is a directory; give a run whose files are there and can be read"
+    refused(3, said, "report", path)
 
 
 def test_a_report_that_fails_is_one_warning(monkeypatch, capsys, tmp_path):

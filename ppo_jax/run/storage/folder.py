@@ -185,10 +185,12 @@ def empty(path: Path) -> None:
 @contextlib.contextmanager
 def reading(path: str | os.PathLike[str], remedy: str = "") -> Iterator[None]:
     """Turns what damaged files make libraries raise, which may be anything, into an InputError that
-    names the path; what the file system refuses stays an OSError."""
+    names the path; what the file system refuses stays an OSError, with a note of the remedy."""
     try:
         yield
-    except OSError:
+    except OSError as error:
+        if not hasattr(error, "__notes__"):
+            error.add_note("give a run whose files are there and can be read")
         raise
     except NotImportedError as error:
         raise InputError(f"{os.fspath(path)}: {error}") from error
