@@ -198,6 +198,7 @@ def _run(
             hooks.append(hook)
         signals = stack.enter_context(catch_signals())
         made, seconds = _train(plan, programs, hooks, signals, checkpoint)
+    compile_seconds += sum(one.compile_seconds for one in hooks if isinstance(one, Evolution))
     summary = _summarize(plan, made, compile_seconds, seconds, signals.received)
     if main:
         _report(plan, path, console, hooks, made, summary)
