@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import tyro
 
@@ -54,11 +54,12 @@ def option(default: Any, rule: Rule, optional: bool = False) -> Any:
 class Agents:
     """Who is trained."""
 
-    recipe: Literal["notebook", "standard", "fast", "custom"] = option(
+    # Text, for the flag has no `custom`, which is what a run from Python says.
+    recipe: Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(RECIPES)}}}")] = option(
         "fast", one_of(*RECIPES, CUSTOM)
     )
     """Where the defaults come from: the original teaching algorithm, the field's common CartPole
-    configuration, or ours, tuned for each environment (custom: a configuration from Python)."""
+    configuration, or ours, tuned for each environment."""
     seed: int = option(0, _COUNT)
     """Agent i has the key of seed + i."""
     num_seeds: int = option(1, SIZE)
