@@ -140,8 +140,10 @@ def initial_parameters(experiment: Experiment) -> Params | None:
     path, agent = experiment.agents.init_from, experiment.agents.agent
     if path is None or agent is None:
         return None
+    parts = {name: getattr(experiment.algorithm, name) for name in OBJECTS}
+    own = {name: part for name, part in parts.items() if not isinstance(part, str)}
     try:
-        found = load(path).agent(agent)
+        found = load(path, **own).agent(agent)
         if found.config.activation != experiment.algorithm.activation:
             raise ValueError(f"its activation is {found.config.activation}")
         return arrays.to_parameters(arrays.to_named(found.params), experiment.algorithm)
