@@ -51,10 +51,22 @@ def train(
     named = {"num_seeds": num_seeds, "seed": seed, "out": out}
     options = _as_flags({"recipe": CUSTOM, "quiet": True, **flags, **named})
     experiment = Experiment(_with_numbers(config.check())).replace(**options).check()
+    _check_can_train(experiment)
     path = folder.choose(out, experiment.label)
     with xla.compilation_cache(experiment.machine.compilation_cache):
         pipeline.run(experiment, path, Console(experiment.console.quiet), hooks)
     return saved.load(path, **{name: getattr(config, name) for name in OBJECTS})
+
+
+def _check_can_train(experiment: Experiment) -> None:
+    """Raise InputError for flags that only a command can follow."""
+    if experiment.console.plan:
+        raise InputError("plan=True trains nothing; leave it out, or run ppo-jax plan")
+    if experiment.machine.distributed and not jax.distributed.is_initialized():
+        raise InputError(
+            "distributed=True needs jax.distributed.initialize(...) before jax is used; call it in"
+            " each process, or run ppo-jax train --distributed"
+        )
 
 
 def _with_numbers(config: Config) -> Config:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ppo_jax import recipe
-from ppo_jax.run import load, train
+from ppo_jax.run import export, load, train
+from ppo_jax.run.storage import folder
 from tests.helpers.commands import SMALL, run_command
 from tests.helpers.own_parts import SMALL as OWN
 from tests.helpers.own_parts import teller
@@ -80,6 +81,11 @@ def test_without_a_folder_it_is_a_fresh_one_under_runs(tmp_path, monkeypatch):
     assert folder.name.startswith("CartPole-v1-custom-seed0-")
 
 
+def test_fresh_folders_of_the_same_second_are_others(monkeypatch):
+    monkeypatch.setattr(folder.time, "strftime", lambda _: "now")
+    assert len({folder.choose(None, "label") for _ in range(3)}) == 3
+
+
 def test_it_trains_beside_the_main_thread(tmp_path):
     """Which alone may catch signals."""
     found = []
@@ -118,6 +124,8 @@ def test_it_trains_in_the_precision_of_its_thread(tmp_path):
             {"config": CONFIG.replace(env="own:make", env_kwargs={"unit": abs})},
             "env_kwargs unit is <built-in function abs>, which no config.json can hold",
         ),
+        ({"plan": True}, "plan=True trains nothing; leave it out, or run ppo-jax plan"),
+        ({"distributed": True}, "distributed=True needs jax.distributed.initialize(...)"),
         ({"config": "fast"}, "config is a str; give a Config, such as recipe('fast')"),
     ],
 )
@@ -151,6 +159,11 @@ def test_what_the_file_system_refuses_is_an_os_error(tmp_path):
     for path in (file, file / "below"):
         with pytest.raises(OSError, match=str(file)):
             train(CONFIG, out=str(path))
+
+
+def test_a_seed_that_cannot_be_is_a_value_error(run, tmp_path):
+    with pytest.raises(ValueError, match=r"^seed is -1; seeds go from 0 to 4294967295$"):
+        export(run[1], 0, tmp_path / "export", seed=-1)
 
 
 def test_a_device_that_is_not_there_and_divergence_are_runtime_errors(tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -28,6 +29,7 @@ EVENTS = "events.out.tfevents.*"
 GROWING = (METRICS, STATISTICS, EVALUATIONS, EVOLUTION, EVENTS)  # the others are written at once
 CHECKPOINTS = "checkpoints"
 _LOCK = ".lock"
+_FRESH = itertools.count()  # folders under runs/
 _PRETRAINED = Path(__file__).parents[2] / "pretrained"
 
 
@@ -82,7 +84,9 @@ def choose(out: str | os.PathLike[str] | None, label: str) -> Path:
     Raises InputError for what is not a path, FileSystemError for a file.
     """
     if out is None:
-        return Path("runs") / f"{label}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        number = next(_FRESH)  # of this process, which may make several within a second
+        name = f"{label}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        return Path("runs") / (f"{name}-{number}" if number else name)
     if not os.fspath(out) or "\0" in os.fspath(out):
         raise InputError(f"--out {out!r} is not a path; give a folder")
     if Path(out).exists() and not Path(out).is_dir():
