@@ -25,12 +25,13 @@ def invent_metrics(num_agents, updates, seed=0):
 
 def invent_rows(table, means):
     """The ranking of the table's settings by these means, none of a setting that diverged."""
+    seeds = len(table) // table.num_settings
     order = sorted(
         range(len(means)), key=lambda setting: -np.inf if means[setting] is None else means[setting]
     )
     return [
         {
-            **{"rank": place, "setting": setting, **table.describe(setting), "seeds": 1},
+            **{"rank": place, "setting": setting, **table.describe(setting), "seeds": seeds},
             **{"iqm": mean, "low": mean and mean - 10, "high": mean and mean + 5},
             **{
                 "improvement": 0.5 if setting else None,

@@ -90,8 +90,8 @@ def _facts(run: Run) -> Iterator[tuple[str, str, str]]:
     best = " of the best setting" if run.table.num_settings > 1 else ""
     value = _final(run)
     if value is not None:
-        note = f"mean of {summary['eval_episodes']:,} episodes"
-        if row:
+        note = f"mean of {summary['eval_episodes']:,} episodes{best}"
+        if row and row["seeds"] > 1:
             note = f"95 %: {interval(row)}; interquartile mean of the seeds{best}"
         yield "greedy return", number(value), note
     if len(group.returns) and run.solved_at is not None:
