@@ -213,7 +213,8 @@ def _prepare_folder(experiment: Experiment, path: Path, checkpoint: Checkpoint |
     """Remove from the folder what is not this run's."""
     if checkpoint:
         tables.truncate(path, checkpoint.metadata["files"])
-        (path / folder.SUMMARY).unlink(missing_ok=True)  # it is not finished any more
+        for name in (folder.SUMMARY, folder.EVALUATION):  # it is not finished any more
+            (path / name).unlink(missing_ok=True)
     else:
         folder.empty(path)
     folder.write_json(path / folder.CONFIG, experiment.describe())

@@ -334,3 +334,11 @@ def test_what_fails_before_it_can_begin_costs_no_run(finished, tmp_path, monkeyp
     one_line(error, "RESOURCE_EXHAUSTED")
     assert contents(out) == before
     assert json.loads((out / "summary.json").read_text())["finished"]
+
+
+def test_a_run_that_is_replaced_leaves_no_numbers(tmp_path):
+    names = (*folder.FILES, "evaluation.json", "events.out.tfevents.1.here.0")
+    for name in (*names, "notes.txt"):
+        (tmp_path / name).touch()
+    folder.empty(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]

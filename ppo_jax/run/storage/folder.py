@@ -24,7 +24,7 @@ FILES = (
     *(CONFIG, METRICS, STATISTICS, EVALUATIONS, SWEEP, EVOLUTION, REPORT, FILM),
     *(PARAMETERS, SUMMARY),
 )
-COMPARISON = "comparison.html"
+COMPARISON, EVALUATION = "comparison.html", "evaluation.json"  # of commands
 EVENTS = "events.out.tfevents.*"
 GROWING = (METRICS, STATISTICS, EVALUATIONS, EVOLUTION, EVENTS)  # the others are written at once
 CHECKPOINTS = "checkpoints"
@@ -180,7 +180,7 @@ def _lock(file: Any, path: Path) -> None:
 def empty(path: Path) -> None:
     """Make the folder, and remove an earlier run's files from it."""
     path.mkdir(parents=True, exist_ok=True)
-    for old in (file for name in (*FILES, EVENTS) for file in path.glob(name)):
+    for old in (file for name in (*FILES, EVALUATION, EVENTS) for file in path.glob(name)):
         old.unlink()
     if (path / CHECKPOINTS).exists():
         shutil.rmtree(path / CHECKPOINTS)
