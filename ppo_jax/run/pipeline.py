@@ -5,6 +5,7 @@ import hashlib
 import math
 import os
 import platform
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -205,7 +206,8 @@ def _run(
     if main:
         _report(plan, path, console, hooks, made, summary)
     if signals.received:
-        raise Interrupted(signals.received, f"; ppo-jax train --out {path} --resume continues it")
+        again = f"ppo-jax train --out {shlex.quote(str(path))} --resume"
+        raise Interrupted(signals.received, f"; {again} continues it")
     return summary
 
 

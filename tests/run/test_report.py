@@ -179,7 +179,7 @@ def test_the_numbers_that_come_first(ordinary):
 
 
 def test_differences_from_the_recipe_and_the_command(ordinary, tmp_path):
-    path = tmp_path / "run"
+    path = tmp_path / "my run"
     config = recipe("standard", env="Pendulum-v1", learning_rate=0.25, hidden_sizes=(7, 9))
     write_run(path, None, np.zeros(2), config=config, num_seeds=2, recipe="standard")
     rows = {name: (here, usual) for name, here, usual in data.differences(data.read(path))}
@@ -189,7 +189,7 @@ def test_differences_from_the_recipe_and_the_command(ordinary, tmp_path):
         "recipe": ("standard", "fast"),
         "num_seeds": ("2", "1"),
     }
-    assert f"ppo-jax train --config {path / 'config.json'}" in read(path).text
+    assert f"ppo-jax train --config '{path / 'config.json'}'" in read(path).text
 
 
 # Runs of every kind -------------------------------------------------------------------------------
@@ -378,6 +378,16 @@ def test_names_are_shown_and_never_run(tmp_path):
         assert "img" not in {tag for tag, _ in page.tags}
         assert "<img src=x onerror=alert(2)>" in page.text
         assert "{{" not in text
+
+
+def test_parameters_of_an_object_are_not_another_environments(tmp_path):
+    """A sweep begins with the environment's own value, which only the object knows."""
+    path = tmp_path / "run"
+    write_run(path, num_seeds=2, sweep=("env_params.force_mag=5",))
+    description = json.loads((path / "config.json").read_text())
+    description["algorithm"]["env"] = {"object": "mine.Mine"}
+    (path / "config.json").write_text(json.dumps(description))
+    refused(2, f"{path}: no file holds its env (mine.Mine), given as a Python", "report", path)
 
 
 def test_evolution_shows_the_best_and_the_range(tmp_path):

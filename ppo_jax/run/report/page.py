@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from html import escape
 from importlib import resources
@@ -186,7 +187,7 @@ def _machine(run: Run) -> str:
     facts = [["versions", ", ".join(f"{name} {version}" for name, version in versions.items())]]
     names = ("device", "machine", "processes", "state_sha256")
     facts += [[name, str(summary[name])] for name in names if name in summary]
-    again = escape(f"ppo-jax train --config {run.path / folder.CONFIG}")
+    again = escape(f"ppo-jax train --config {shlex.quote(str(run.path / folder.CONFIG))}")
     return (
         f"<h2>Machine</h2>{_table(['', ''], facts, 'words')}<p>Run it again:"
         f" <code>{again}</code></p>"
