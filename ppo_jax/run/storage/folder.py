@@ -122,8 +122,8 @@ def holds_a_run(path: Path) -> bool:
 
 
 def check_request(path: Path, resume: str | None, overwrite: bool) -> None:
-    """Raise InputError where the folder holds a run that is neither resumed nor overwritten, or
-    none to resume."""
+    """Raise InputError where the folder holds a run that is neither resumed nor overwritten, none
+    to resume, or files of others that a run would replace."""
     if resume == "newest" and not holds_a_run(path):
         raise InputError(
             f"--out {path} holds no run to resume; --resume auto starts afresh where there is none"
@@ -133,6 +133,12 @@ def check_request(path: Path, resume: str | None, overwrite: bool) -> None:
             f"--out {path} holds a run; give another folder, or --overwrite to replace it, or"
             " --resume to continue it"
         )
+    if not holds_a_run(path) and not overwrite:
+        for file in _results(path):
+            raise InputError(
+                f"--out {path} holds no run, but {file.name}, which a run would replace; give"
+                " another folder, or --overwrite"
+            )
 
 
 def check_not_locked(path: Path) -> None:
@@ -180,10 +186,16 @@ def _lock(file: Any, path: Path) -> None:
 def empty(path: Path) -> None:
     """Make the folder, and remove an earlier run's files from it."""
     path.mkdir(parents=True, exist_ok=True)
-    for old in (file for name in (*FILES, EVALUATION, EVENTS) for file in path.glob(name)):
+    for old in _results(path):
         old.unlink()
     if (path / CHECKPOINTS).exists():
         shutil.rmtree(path / CHECKPOINTS)
+
+
+def _results(path: Path) -> list[Path]:
+    """The files in the folder that have a run's names."""
+    names = *FILES, EVALUATION, EVENTS
+    return [file for name in names for file in path.glob(name)]
 
 
 @contextlib.contextmanager
