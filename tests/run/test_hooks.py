@@ -221,6 +221,16 @@ def test_whatever_method_raises_is_named(method):
         getattr(UserHook(Faulty()), method)(None)
 
 
+def test_a_state_that_no_checkpoint_can_keep_is_named(tmp_path):
+    class Named(Watch):
+        def state(self):
+            return {"calls": np.array(3), "name": "abc"}
+
+    hook = UserHook(Named())
+    with pytest.raises(ValueError, match=r"^hook Named: state has 'abc'; a checkpoint keeps num"):
+        hook.state()
+
+
 def test_what_is_no_hook_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match=r"hook object has no method at_boundary\(batch\)"):
         train(CONFIG, out=str(tmp_path / "run"), hooks=[object()])
