@@ -98,7 +98,10 @@ class Batch:
         self.real_ids = distributed.gather(self._own_ids)[self._real]  # [agents], of all processes
         self._states = jax.block_until_ready(programs.init(self.seeds, self.config))
         if initial is not None:
-            repeated = jax.tree.map(lambda leaf: np.array([leaf] * len(self.seeds)), initial)
+            repeated = jax.tree.map(  # in this run's precision
+                lambda leaf, own: np.array([leaf] * len(self.seeds), own.dtype),
+                *(initial, self.states.params),
+            )
             self.states = self.states._replace(params=arrays.place(self.states.params, repeated))
         self.number: int = after.number + 1 if after else 1
         self.num_updates, self.resumed = 0, False

@@ -123,3 +123,13 @@ def test_a_run_of_an_object_begins_another_one_of_it(tmp_path):
     one, other = (load(tmp_path / name, env=teller()) for name in ("one", "other"))
     for before, after in zip(*map(jax.tree.leaves, (one.params, other.params)), strict=True):
         np.testing.assert_allclose(before, after, atol=1e-20)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_other_run_may_be_of_another_precision(base, tmp_path):
+    config = CONFIG.replace(learning_rate=1e-30)
+    train(config, out=tmp_path / "run", init_from=base, agent=1)
+    found, before = parameters(tmp_path / "run", 0), parameters(base, 1)
+    for name, leaf in found.items():
+        assert leaf.dtype == np.float64
+        np.testing.assert_allclose(leaf, before[name], rtol=1e-12)
