@@ -151,10 +151,10 @@ def _of_agents(
         for name in ("setting", "seed")
     )
     found = setting * 2.0**32 + seed  # one number for each agent, in the table's order
-    known = np.isin(table.setting[numbers] * 2.0**32 + table.seeds[numbers], found)
+    wanted = table.setting[numbers] * 2.0**32 + table.seeds[numbers]
     made = {name: np.full((len(one), len(numbers)), np.nan) for name, one in columns.items()}
     for name, one in columns.items():
-        made[name][:, known] = one
+        made[name][:, np.isin(wanted, found)] = one[:, np.isin(found, wanted)]
     return made
 
 
