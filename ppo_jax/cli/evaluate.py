@@ -12,7 +12,6 @@ from ppo_jax.run.console import Console, number
 from ppo_jax.run.errors import InputError
 from ppo_jax.run.storage import folder
 
-EVALUATION = "evaluation.json"
 _SHOWN = 20  # agents on the screen; the file has all
 
 
@@ -73,8 +72,8 @@ def _evaluate_run(path: Path, options: Options) -> None:
     console.table(f"mean {how} return{of_run}", ["agent", "return", "95 % interval"], rows, note)
     if not folder.is_pretrained(path):
         content = {"episodes": options.episodes, "sampled": options.sampled, "seed": options.seed}
-        folder.write_json(path / EVALUATION, {**content, "agents": agents})
-        console.say(f"wrote {path / EVALUATION}")
+        folder.write_json(path / folder.EVALUATION, {**content, "agents": agents})
+        console.say(f"wrote {path / folder.EVALUATION}")
 
 
 def _evaluate(options: Options, run: Any, numbers: list[int]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -21,7 +21,6 @@ from ppo_jax.config import Config, override
 from ppo_jax.recipes import RECIPES, row
 from ppo_jax.run.errors import InputError
 from ppo_jax.run.experiment import (
-    CUSTOM,
     LARGEST_SEED,
     Agents,
     Experiment,
@@ -109,8 +108,8 @@ def read(arguments: list[str], command: str, about: str | None = None) -> Experi
         for name in ("sweep", "search", "evolve")
         for default in [getattr(defaults.agents, name)]
     }
-    if flags.agents.recipe == CUSTOM != defaults.agents.recipe:
-        raise InputError(f"--recipe custom is Python's own; there are {', '.join(RECIPES)}")
+    if flags.agents.recipe not in (*RECIPES, defaults.agents.recipe):
+        raise InputError(f"--recipe is {flags.agents.recipe!r}; there are {', '.join(RECIPES)}")
     config = _config(flags.algorithm, defaults.algorithm)
     boxes = flags.agents, flags.stopping, flags.storage, flags.machine, flags.console
     experiment = Experiment(config, *boxes).replace(**repeated)
@@ -232,9 +231,9 @@ def _defaults(arguments: list[str]) -> Flags:
     held = Path(known.out or "", folder.CONFIG)
     if known.resume and known.out and held.exists():
         return _read_run(held, "", "remove it, and give --resume the run's own flags")
-    name = known.recipe if known.recipe in RECIPES else "fast"  # tyro refuses another name
+    name = known.recipe if known.recipe in RECIPES else "fast"  # `read` refuses another
     algorithm = Algorithm(**row(name, known.env or "CartPole-v1"))
-    return Flags(algorithm=algorithm, agents=Agents(recipe=cast(Any, name)))
+    return Flags(algorithm=algorithm, agents=Agents(recipe=name))
 
 
 def _read_run(path: Path, flag: str, remedy: str) -> Flags:

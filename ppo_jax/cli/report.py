@@ -41,6 +41,8 @@ def main(arguments: list[str]) -> int:
         folder.check_has_training(path)
     name = folder.REPORT if len(paths) == 1 else folder.COMPARISON
     out = paths[0] / name if options.out is None else Path(options.out)
+    if out.is_dir():
+        raise InputError(f"--out {out} is a folder; give a file, such as {out / name}")
 
     from ppo_jax.run import report  # jax: seconds, only after the flags have passed
 

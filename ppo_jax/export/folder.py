@@ -20,6 +20,8 @@ from ppo_jax.export.interface import Interface
 from ppo_jax.film import frames
 from ppo_jax.run import saved
 from ppo_jax.run.console import Console, number
+from ppo_jax.run.errors import InputError
+from ppo_jax.run.experiment import LARGEST_SEED
 from ppo_jax.run.saved import Agent, Run
 from ppo_jax.run.storage import folder
 
@@ -52,6 +54,8 @@ def export(
 
     Returns: the folder. Raises ValueError for bad input, OSError for what the file system refuses.
     """
+    if not 0 <= seed <= LARGEST_SEED:
+        raise InputError(f"seed is {seed}; seeds go from 0 to {LARGEST_SEED}")
     path, console = folder.choose_results(out, overwrite), Console(quiet)
     found = (run if isinstance(run, Run) else saved.load(run)).agent(agent)
     key = jax.random.fold_in(jax.random.key(np.uint32(seed)), agent)

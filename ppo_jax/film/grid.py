@@ -35,7 +35,7 @@ class Snapshot(NamedTuple):
     """The agents as far as they have come."""
 
     params: Params  # [agents, ...]
-    env_steps: int  # of each agent, on average
+    env_steps: int  # of each agent that did not diverge, on average
 
 
 class Snapshots(Hook):
@@ -55,7 +55,9 @@ class Snapshots(Hook):
     def at_boundary(self, batch: Batch) -> None:
         if batch.num_updates in self._when:
             params = jax.tree.map(np.array, batch.states.params)
-            self.made.append(Snapshot(params, round(float(batch.agent_steps.mean()))))
+            made = np.asarray(batch.states.num_updates)[batch.is_real]
+            steps = batch.agent_steps[made == made.max()]
+            self.made.append(Snapshot(params, round(float(steps.mean()))))
 
 
 def film_grid(
@@ -74,7 +76,7 @@ def film_grid(
     hook, lanes = Snapshots(updates), Lanes(ids, np.ones(len(ids), bool))
     replaying.train_again(run, lanes, updates, chosen, hook, console)
     snapshots = hook.made
-    with console.waiting(f"playing and drawing {len(snapshots)} stages of {len(ids)} agents"):
+    with console.waiting(f"playing and drawing {len(snapshots)} stages of {_agents(len(ids))}"):
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(options.seed), ids)
         config = run.table.configure(ids)
         solved_at = env.SOLVED_AT.get(config.env)
@@ -124,7 +126,7 @@ def _compose(
     if solved_at is not None:
         said += f", {solved.sum()} of {len(stages)} solved"
     page = Image.new("RGB", (width, height), PAPER)
-    title = f"{len(stages)} agents learn {stages[0].title}"
+    title = f"{_agents(len(stages))} learn{'s' * (len(stages) == 1)} {stages[0].title}"
     page.paste(_draw_head(width, title, env_steps, total, said), (0, 0))
     for index in range(count):
         for agent, pictures in enumerate(cells):
@@ -160,3 +162,7 @@ def _draw_head(width: int, title: str, env_steps: int, total: int, said: str) ->
     share = env_steps / max(total, 1)
     canvas.box((_GAP, 48), (_GAP + max(share * (width - 2 * _GAP), 3), 51), BLUE, 1)
     return canvas.finish()
+
+
+def _agents(number: int) -> str:
+    return f"{number} agent{'s' * (number > 1)}"

@@ -66,7 +66,7 @@ def number(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if max(size, 1e4) <= abs(value) < 1e13:
+        if max(size, 9999.5) <= abs(value) < 1e13:  # four digits of less are no 1e+04
             return f"{value / size:.4g}{unit}"
     return f"{value + 0.0:.4g}"  # no -0
 

@@ -46,14 +46,15 @@ class Interrupted(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def file_system_errors(path: str | os.PathLike[str] = "") -> Iterator[None]:
-    """Turns what the file system refuses into a FileSystemError with a remedy, which names the file
-    or, where the system does not say which, the path."""
+    """Turns what the file system refuses into a FileSystemError with a remedy, the error's own note
+    if it has one, which names the file or, where the system does not say which, the path."""
     try:
         yield
     except (CommandError, BrokenPipeError):
         raise
     except OSError as error:
-        where, remedy = error.filename or path, "give a folder that can be written"
+        where = error.filename or path
+        remedy = getattr(error, "__notes__", ["give a folder that can be written"])[0]
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             remedy = "make room, then run it again (train: --resume auto)"
         said = f"{error.strerror or error}; {remedy}"

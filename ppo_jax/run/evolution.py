@@ -1,5 +1,6 @@
 """Population-based training as a hook: generations, and evolution.csv."""
 
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,11 @@ class Evolution(Hook):
         self._returns = np.zeros((0, self._count), np.float32)  # of this generation
         header = ("update", "agent", "parent", "fitness", *self._ranges)
         self._table = Table(path / folder.EVOLUTION, header)
+        self.compile_seconds = 0.0
 
     def begin(self, batch: Batch) -> None:
         """Compile a generation, and write the first one's hyperparameters."""
-        self._batch = batch
+        self._batch, started = batch, time.perf_counter()
         shardings = jax.tree.map(lambda leaf: leaf.sharding, batch.states)
         self._evolve = (
             jax.jit(
@@ -40,6 +42,7 @@ class Evolution(Hook):
             .lower(self._key, batch.states, batch.config, self._before)
             .compile()
         )
+        self.compile_seconds += time.perf_counter() - started
         if not batch.resumed:
             self._write(np.arange(self._count), self._before)
 

@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import tyro
 
@@ -54,11 +54,12 @@ def option(default: Any, rule: Rule, optional: bool = False) -> Any:
 class Agents:
     """Who is trained."""
 
-    recipe: Literal["notebook", "standard", "fast", "custom"] = option(
+    # Text, for the flag has no `custom`, which is what a run from Python says.
+    recipe: Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(RECIPES)}}}")] = option(
         "fast", one_of(*RECIPES, CUSTOM)
     )
     """Where the defaults come from: the original teaching algorithm, the field's common CartPole
-    configuration, or ours, tuned for each environment (custom: a configuration from Python)."""
+    configuration, or ours, tuned for each environment."""
     seed: int = option(0, _COUNT)
     """Agent i has the key of seed + i."""
     num_seeds: int = option(1, SIZE)
@@ -270,13 +271,11 @@ def read_description(saved: Mapping[str, Any], **own: Any) -> Experiment:
             f" load(path, {given}) takes it, and train(config, resume='newest') goes on; commands"
             f" read runs of --{missing[0]} package.module:name"
         )
-    options: list[dict[str, Any]] = [
-        {name: tuple(value) if isinstance(value, list) else value for name, value in box.items()}
-        for box in (boxes["agents"], boxes["stopping"])
-    ]
-    agents, stopping = Agents(**options[0]), Stopping(**options[1])
+    agents = Agents(**_with_tuples(boxes["agents"]))
+    stopping = Stopping(**_with_tuples(boxes["stopping"]))
     for box in (agents, stopping):
         _check_box(box)
+    fields["env_kwargs"] = _with_tuples(fields.get("env_kwargs", {}))
     return Experiment(Config(**fields).check(), agents, stopping)
 
 
@@ -288,6 +287,20 @@ def differences(asked: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str,
         for name in sorted(ours.keys() | theirs.keys())
         if ours.get(name) != theirs.get(name)
     }
+
+
+def _with_tuples(value: Any) -> Any:
+    """What JSON has made of tuples, lists, as tuples again."""
+    if isinstance(value, dict):
+        return {name: _with_tuples(one) for name, one in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        return _with_tuples(json.loads(json.dumps(value))) == value
+    except (TypeError, ValueError):
+        return False
 
 
 def _check_box(box: Any) -> None:
@@ -305,6 +318,12 @@ def _contradictions(experiment: Experiment) -> Iterator[str]:
     twice = sorted(experiment.axes.keys() & experiment.ranges.keys())
     if twice:
         yield f"--search {', '.join(twice)} varies twice: --sweep has it as well"
+    for name, value in config.env_kwargs:
+        if not _is_json(value):
+            yield (
+                f"env_kwargs {name} is {value!r}, which no config.json can hold; give numbers,"
+                " texts, True or False, None, or tuples of these"
+            )
     if agents.search and not agents.samples:
         yield "--samples is 0; say how many settings --search draws"
     if agents.samples and not agents.search:

@@ -1,13 +1,14 @@
 """The hooks that a run has beside its sinks: a user's own, and evaluation."""
 
-import time
 from functools import partial
 from typing import Any
 
+import jax
 import numpy as np
 
 from ppo_jax.run.errors import InputError
 from ppo_jax.run.experiment import Stopping
+from ppo_jax.run.storage import arrays
 from ppo_jax.run.training import Batch, Hook, next_multiple
 
 
@@ -24,13 +25,20 @@ class UserHook(Hook):
 
     def _call(self, method: str, call: Any, *arguments: Any) -> Any:
         try:
-            return call(*arguments)
+            found = call(*arguments)
         except Exception as error:  # a user's own code may raise anything
             reason = (str(error).strip().splitlines() or ["no message"])[0]
             raise InputError(
                 f"hook {self.name}: {method} raised {type(error).__name__} ({reason}); the last"
                 " checkpoint is intact"
             ) from error
+        for leaf in jax.tree.leaves(found if method == "state" else ()):
+            if not arrays.is_numeric(arrays.plain(leaf).dtype):
+                raise InputError(
+                    f"hook {self.name}: state has {leaf!r}; a checkpoint keeps numbers, and arrays"
+                    " of them"
+                )
+        return found
 
 
 class Evaluation(Hook):
@@ -46,9 +54,9 @@ class Evaluation(Hook):
     def at_boundary(self, batch: Batch) -> None:
         if batch.num_updates % self._every:
             return
-        started = time.perf_counter()
+        batch.lap()
         batch.evaluation = batch.evaluate()
-        batch.seconds -= time.perf_counter() - started  # which is not training
+        batch.lap(is_training=False)
         if self._fraction is not None:
             solved = np.sum(batch.evaluation >= self._solved_at)
             if solved >= self._fraction * len(batch.evaluation):

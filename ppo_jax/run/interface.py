@@ -1,8 +1,11 @@
 """Trains from Python what the command line trains."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import jax
+import numpy as np
 
 from ppo_jax.config import OBJECTS, Config
 from ppo_jax.run import pipeline, saved, xla
@@ -46,14 +49,47 @@ def train(
             f"config is a {type(config).__name__}; give a Config, such as recipe('fast')"
         )
     named = {"num_seeds": num_seeds, "seed": seed, "out": out}
-    options = {"recipe": CUSTOM, "quiet": True, **flags, **named}
-    for name, value in options.items():  # as its flag has it: paths are text, lists are tuples
-        if isinstance(value, os.PathLike):
-            options[name] = os.fspath(value)
-        elif isinstance(value, list):
-            options[name] = tuple(value)
-    experiment = Experiment(config.check()).replace(**options).check()
+    options = _as_flags({"recipe": CUSTOM, "quiet": True, **flags, **named})
+    experiment = Experiment(_with_numbers(config.check())).replace(**options).check()
+    _check_can_train(experiment)
     path = folder.choose(out, experiment.label)
     with xla.compilation_cache(experiment.machine.compilation_cache):
         pipeline.run(experiment, path, Console(experiment.console.quiet), hooks)
     return saved.load(path, **{name: getattr(config, name) for name in OBJECTS})
+
+
+def _check_can_train(experiment: Experiment) -> None:
+    """Raise InputError for flags that only a command can follow."""
+    if experiment.console.plan:
+        raise InputError("plan=True trains nothing; leave it out, or run ppo-jax plan")
+    if experiment.machine.distributed and not jax.distributed.is_initialized():
+        raise InputError(
+            "distributed=True needs jax.distributed.initialize(...) before jax is used; call it in"
+            " each process, or run ppo-jax train --distributed"
+        )
+
+
+def _with_numbers(config: Config) -> Config:
+    """The configuration as its file will have it. Raises InputError for an array."""
+    fields = {name: _as_flags(one) for name, one in vars(config).items() if name not in OBJECTS}
+    for name, value in {**fields, **fields["env_params"]}.items():
+        if isinstance(value, (np.ndarray, jax.Array)):
+            raise InputError(
+                f"{name} is an array of {value.size} values, and a run has one; with"
+                f" sweep=['{name}=1,2'] its agents differ"
+            )
+    return config.replace(**fields)
+
+
+def _as_flags(value: Any) -> Any:
+    """A value as its flag has it: paths are text, lists tuples, and numbers Python's own."""
+    match value:
+        case os.PathLike():
+            return os.fspath(value)
+        case list() | tuple():
+            return tuple(map(_as_flags, value))
+        case Mapping():
+            return {name: _as_flags(one) for name, one in value.items()}
+        case np.generic() | np.ndarray() | jax.Array() if value.ndim == 0:
+            return value.item()
+    return value

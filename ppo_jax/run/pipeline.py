@@ -5,6 +5,7 @@ import hashlib
 import math
 import os
 import platform
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -140,8 +141,10 @@ def initial_parameters(experiment: Experiment) -> Params | None:
     path, agent = experiment.agents.init_from, experiment.agents.agent
     if path is None or agent is None:
         return None
+    parts = {name: getattr(experiment.algorithm, name) for name in OBJECTS}
+    own = {name: part for name, part in parts.items() if not isinstance(part, str)}
     try:
-        found = load(path).agent(agent)
+        found = load(path, **own).agent(agent)
         if found.config.activation != experiment.algorithm.activation:
             raise ValueError(f"its activation is {found.config.activation}")
         return arrays.to_parameters(arrays.to_named(found.params), experiment.algorithm)
@@ -198,11 +201,13 @@ def _run(
             hooks.append(hook)
         signals = stack.enter_context(catch_signals())
         made, seconds = _train(plan, programs, hooks, signals, checkpoint)
+    compile_seconds += sum(one.compile_seconds for one in hooks if isinstance(one, Evolution))
     summary = _summarize(plan, made, compile_seconds, seconds, signals.received)
     if main:
         _report(plan, path, console, hooks, made, summary)
     if signals.received:
-        raise Interrupted(signals.received, f"; ppo-jax train --out {path} --resume continues it")
+        again = f"ppo-jax train --out {shlex.quote(str(path))} --resume"
+        raise Interrupted(signals.received, f"; {again} continues it")
     return summary
 
 
@@ -210,7 +215,8 @@ def _prepare_folder(experiment: Experiment, path: Path, checkpoint: Checkpoint |
     """Remove from the folder what is not this run's."""
     if checkpoint:
         tables.truncate(path, checkpoint.metadata["files"])
-        (path / folder.SUMMARY).unlink(missing_ok=True)  # it is not finished any more
+        for name in (folder.SUMMARY, folder.EVALUATION):  # it is not finished any more
+            (path / name).unlink(missing_ok=True)
     else:
         folder.empty(path)
     folder.write_json(path / folder.CONFIG, experiment.describe())

@@ -38,7 +38,8 @@ def write(
     Returns: the ranked rows.
     """
     rows = rank(table, eval_returns, steps_to_solve(metrics, solved_at), solved_at)
-    several, seeds = table.num_settings > 1, f"{rows[0]['seeds']:,} seeds"
+    several, count = table.num_settings > 1, rows[0]["seeds"]
+    seeds = f"{count:,} seed{'s' * (count > 1)}"
     title = f"{len(rows):,} settings × {seeds}, best" if several else seeds
     title += ": interquartile mean of the greedy return, median steps to solve"
     left = len(rows) - _SHOWN
@@ -88,6 +89,8 @@ def rank(
         **dict(zip(_QUARTILES, after.T, strict=True)),
     }
     columns["improvement"] = np.where(settings > 0, columns["improvement"], np.nan)
+    if scores.shape[1] == 1:  # of which every resample is the same
+        columns |= {"low": none, "high": none}
     worst_first = np.lexsort((-settings, -after[:, 1], columns["solved"], columns["iqm"]))
     return [
         {"rank": place, "setting": setting, **table.describe(setting)}

@@ -98,12 +98,16 @@ class Batch:
         self.real_ids = distributed.gather(self._own_ids)[self._real]  # [agents], of all processes
         self._states = jax.block_until_ready(programs.init(self.seeds, self.config))
         if initial is not None:
-            repeated = jax.tree.map(lambda leaf: np.array([leaf] * len(self.seeds)), initial)
+            repeated = jax.tree.map(  # in this run's precision
+                lambda leaf, own: np.array([leaf] * len(self.seeds), own.dtype),
+                *(initial, self.states.params),
+            )
             self.states = self.states._replace(params=arrays.place(self.states.params, repeated))
         self.number: int = after.number + 1 if after else 1
         self.num_updates, self.resumed = 0, False
         self.total_updates = self.config.num_updates or 0
         self.seconds: float = after.seconds if after else 0.0  # of training, of the whole run
+        self._lap_began = time.perf_counter()
         self.steps_before: int = after.env_steps if after else 0
         self.stop_reason: str | None = None
         self.evaluation: np.ndarray | None = None  # [agents] mean greedy returns, at a boundary
@@ -148,12 +152,20 @@ class Batch:
         return jax.tree.map(lambda leaf: np.asarray(leaf)[: self._size], self._rows)
 
     def stop(self, reason: str) -> None:
-        """End this batch's training at the boundary; its agents are evaluated and saved.
+        """End this batch's training at the boundary, after one update at least; its agents are
+        evaluated and saved.
 
         Args:
             reason: Not empty; checkpoints keep it.
         """
         self.stop_reason = reason
+
+    def lap(self, is_training: bool = True) -> float:
+        """Seconds since the lap before, which count as training unless they are none."""
+        now = time.perf_counter()
+        seconds, self._lap_began = now - self._lap_began, now
+        self.seconds += seconds * is_training
+        return seconds
 
     def start_chunk(self, size: int) -> None:
         """Begin to compute another chunk of `size` updates."""
@@ -271,16 +283,11 @@ def train_batch(batch: Batch, hooks: Sequence[Hook], signals: Signals) -> None:
     """Train until the budget is spent, a hook stops the batch, or a signal has come."""
     for hook in hooks:
         hook.begin(batch)
-    capacity, size, started = compiled.capacity(batch.config), 1, time.perf_counter()
-
-    def lap() -> float:
-        nonlocal started
-        seconds, started = time.perf_counter() - started, time.perf_counter()
-        batch.seconds += seconds
-        return seconds
-
+    batch.lap(is_training=False)  # what hooks prepare
+    capacity, size = compiled.capacity(batch.config), 1
     ends = [NEVER] * len(hooks)
-    while batch.num_updates < batch.total_updates and not batch.stop_reason:
+    # A batch that is stopped as it begins makes one update: every table has rows of all agents.
+    while batch.num_updates < batch.total_updates and not (batch.stop_reason and batch.num_updates):
         if signals.agreed():
             break
         done = batch.num_updates
@@ -294,10 +301,10 @@ def train_batch(batch: Batch, hooks: Sequence[Hook], signals: Signals) -> None:
         for hook in hooks:
             hook.while_computing()
         batch.finish_chunk()
-        seconds = lap()
+        seconds = batch.lap()
         for hook in hooks:
             hook.at_boundary(batch)
-        lap()
+        batch.lap()
         size = round(_CHUNK_SECONDS * size / max(seconds, 1e-9))
     for hook in hooks:
         hook.while_computing()

@@ -83,7 +83,7 @@ def test_an_unknown_flag_names_the_nearest(flag, nearest, tmp_path, monkeypatch)
         ("train --num-envs many", "parsing --num-envs: invalid literal for int() with base 10: 'm"),
         (
             "train --recipe notebok",
-            "invalid choice 'notebok' for argument '--recipe'. Expected one",
+            "--recipe is 'notebok'; there are notebook, standard, fast",
         ),
         ("train --num-seeds", "Missing value for argument '--num-seeds'"),
         ("train --num-seeds 1.5e0", "'1.5e0'; give --num-seeds INT"),

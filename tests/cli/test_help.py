@@ -92,6 +92,8 @@ def test_help_describes_every_option_with_the_recipes_own_defaults():
     for box in ("algorithm", "agents", "stopping", "storage", "machine", "console"):
         assert f" {box} options " in said
     assert "--gamma" in said
+    assert "--recipe {notebook,standard,fast} " in said
+    assert "custom" not in said
     _, said, _ = run_command("train", "--help", "--recipe", "notebook")
     assert "(default: 0.003)" in said
 

@@ -25,12 +25,13 @@ def invent_metrics(num_agents, updates, seed=0):
 
 def invent_rows(table, means):
     """The ranking of the table's settings by these means, none of a setting that diverged."""
+    seeds = len(table) // table.num_settings
     order = sorted(
         range(len(means)), key=lambda setting: -np.inf if means[setting] is None else means[setting]
     )
     return [
         {
-            **{"rank": place, "setting": setting, **table.describe(setting), "seeds": 1},
+            **{"rank": place, "setting": setting, **table.describe(setting), "seeds": seeds},
             **{"iqm": mean, "low": mean and mean - 10, "high": mean and mean + 5},
             **{
                 "improvement": 0.5 if setting else None,
@@ -67,6 +68,7 @@ def write_run(path, metrics=None, returns=None, *, config=None, means=None, **op
         plain = [None if np.isnan(one) else float(one) for one in returns]
         content = {
             "finished": True,
+            "num_updates": config.num_updates,
             "eval_episodes": 100,
             "eval_return_per_seed": plain,
             "diverged_seeds": [0] * plain.count(None),

@@ -8,6 +8,7 @@ import shutil
 import time
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -50,6 +51,19 @@ def test_the_manifest_is_of_every_other_file(killed):
     assert {"metadata.json", *(name for name in written if name.startswith("arrays/"))} == set(
         written
     )
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float8_e4m3fn", "complex64", "bool", "int8"])
+def test_numbers_of_every_type_are_restored(kind, tmp_path):
+    """Also those that are not NumPy's, such as an optimizer's moments may be."""
+    array = np.array([[0, 1], [1, 0]]).astype(jnp.dtype(kind))
+    writer = checkpoints.Writer(tmp_path, 3)
+    writer.save({"numbers": array}, {})
+    writer.close()
+    found, corrupt = newest(tmp_path)
+    assert not corrupt
+    assert found.arrays["numbers"].dtype == array.dtype
+    assert found.arrays["numbers"].tobytes() == array.tobytes()
 
 
 @pytest.mark.parametrize("count", [10, pytest.param(60, marks=pytest.mark.slow)])

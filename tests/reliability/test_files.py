@@ -334,3 +334,22 @@ def test_what_fails_before_it_can_begin_costs_no_run(finished, tmp_path, monkeyp
     one_line(error, "RESOURCE_EXHAUSTED")
     assert contents(out) == before
     assert json.loads((out / "summary.json").read_text())["finished"]
+
+
+@pytest.mark.parametrize("how", [(), ("--resume", "auto")])
+@pytest.mark.parametrize("name", ["film.gif", "statistics.csv", "events.out.tfevents.1.here.0"])
+def test_files_of_others_are_not_taken_for_an_old_runs(name, how, empty):
+    (empty / "mine").mkdir()
+    (empty / "mine" / name).write_text("mine")
+    code, error = train("--out", "mine", *how)
+    assert code == 2
+    one_line(error, f"--out mine holds no run, but {name}, which a run would replace; give another")
+    assert [file.read_text() for file in (empty / "mine").iterdir()] == ["mine"]
+
+
+def test_a_run_that_is_replaced_leaves_no_numbers(tmp_path):
+    names = (*folder.FILES, "evaluation.json", "events.out.tfevents.1.here.0")
+    for name in (*names, "notes.txt"):
+        (tmp_path / name).touch()
+    folder.empty(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]

@@ -142,8 +142,10 @@ def test_another_configuration_lists_what_differs(killed, empty):
 def test_a_longer_budget_is_as_if_uninterrupted(whole, tmp_path):
     longer = tmp_path / "longer"
     assert train("--num-updates", UPDATES + 6, "--out", longer) == (0, "")
+    (whole / "evaluation.json").write_text("{}")  # of agents that are to train longer
     assert resume(whole, "--num-updates", UPDATES + 6) == (0, "")
     assert fingerprint(whole) == fingerprint(longer)
+    assert not (whole / "evaluation.json").exists()
 
 
 def test_a_budget_that_is_spent_already_is_refused(killed, empty):

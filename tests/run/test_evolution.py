@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ppo_jax import pbt, recipe, sweep
-from ppo_jax.run import load
+from ppo_jax.run import load, train
+from ppo_jax.run.evolution import Evolution
 from tests.helpers.commands import finish, read_rows, start
 from tests.helpers.generations import RATES, some_states
 
@@ -63,6 +64,22 @@ def test_the_commands_generations_are_the_librarys(finished):
         for name in ranges:
             np.testing.assert_allclose(columns[name][generation], getattr(config, name), rtol=1e-6)
         before = fitness[np.asarray(parents)]
+
+
+def test_compiling_a_generation_is_time_of_compiling(tmp_path, monkeypatch):
+    begin, compiled = Evolution.begin, []
+
+    def watched(self, batch):
+        begin(self, batch)
+        compiled.append(self.compile_seconds)
+        self.compile_seconds += 1000
+
+    monkeypatch.setattr(Evolution, "begin", watched)
+    config = recipe("fast", num_envs=4, num_steps=32, hidden_sizes=(8,), num_updates=4)
+    options = {"num_seeds": 4, "evolve_every": 2, "evolve": ["learning_rate=log:1e-4:1e-2"]}
+    summary = train(config, out=tmp_path / "run", **options).summary
+    assert compiled[0] > 0
+    assert summary["compile_seconds"] > 1000 > summary["train_seconds"]
 
 
 def test_the_command_tells_the_best_agents_hyperparameters(finished):

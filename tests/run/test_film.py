@@ -14,7 +14,7 @@ from PIL import Image, ImageColor
 
 from ppo_jax import env, evaluate, ppo, recipe, spaces
 from ppo_jax.config import Config
-from ppo_jax.film import canvas, drawers_bandits, frames, recording, writing
+from ppo_jax.film import canvas, drawers_bandits, frames, grid, recording, writing
 from ppo_jax.film.canvas import BLUE, GREEN, INK, ORANGE, RED, SKY, Canvas
 from ppo_jax.film.drawers import Scene
 from ppo_jax.run.console import Console
@@ -326,3 +326,16 @@ def test_states_that_hold_a_key_can_be_filmed():
     trace = recording.record(params, config, jax.random.key(0), 2, False)
     assert trace.observation.shape == (5, 2, 2)
     assert recording.length(trace, 1) == 5
+
+
+def test_a_stage_tells_the_steps_of_agents_that_did_not_diverge():
+    """An agent that froze after 3 of 10 updates stays at their steps."""
+    hook = grid.Snapshots(10)
+    batch = SimpleNamespace(
+        num_updates=10,
+        states=SimpleNamespace(params=np.zeros(4), num_updates=np.array([10, 3, 10, 3])),
+        is_real=np.array([True, True, True, False]),
+        agent_steps=np.array([1000, 300, 1000]),
+    )
+    hook.at_boundary(batch)
+    assert hook.made[0].env_steps == 1000

@@ -1,5 +1,6 @@
 """Hooks of a user's own: what they see, change, and keep."""
 
+import contextlib
 import os
 import signal
 
@@ -123,6 +124,26 @@ def test_a_hook_may_stop_a_batch(tmp_path):
     assert run.summary["env_steps"] == 14 * CONFIG.batch_size
 
 
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_batch_may_end_as_it_begins(interrupted, tmp_path):
+    """A signal leaves agents without an update, and none of another's numbers."""
+
+    class Ends(Watch):
+        def begin(self, batch):
+            if batch.number == 2:
+                batch.stop("that is enough")
+                if interrupted:
+                    os.kill(os.getpid(), signal.SIGINT)
+
+    ends = pytest.raises(KeyboardInterrupt) if interrupted else contextlib.nullcontext()
+    with ends:
+        train(CONFIG, num_seeds=2, group_size=1, out=str(tmp_path), hooks=[Ends()])
+    run = load(tmp_path)
+    updates = [(~np.isnan(run.agent(agent).metrics["update"])).sum() for agent in (0, 1)]
+    assert updates == [UPDATES, 0 if interrupted else 1]
+    assert run.summary["finished"] is not interrupted
+
+
 def test_a_hook_may_assign_the_states(tmp_path):
     def clear(batch):
         if batch.num_updates == UPDATES:
@@ -198,6 +219,16 @@ def test_whatever_method_raises_is_named(method):
     message = rf"hook Faulty: {method} raised RuntimeError \(no {method}\)"
     with pytest.raises(ValueError, match=message):
         getattr(UserHook(Faulty()), method)(None)
+
+
+def test_a_state_that_no_checkpoint_can_keep_is_named(tmp_path):
+    class Named(Watch):
+        def state(self):
+            return {"calls": np.array(3), "name": "abc"}
+
+    hook = UserHook(Named())
+    with pytest.raises(ValueError, match=r"^hook Named: state has 'abc'; a checkpoint keeps num"):
+        hook.state()
 
 
 def test_what_is_no_hook_is_refused_before_anything_is_written(tmp_path):

@@ -1,5 +1,6 @@
 """--init-from RUN --agent N: training begins with a trained agent's parameters."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -7,6 +8,8 @@ from ppo_jax import recipe
 from ppo_jax.run import load, train
 from ppo_jax.run.storage import arrays
 from tests.helpers.commands import SMALL, refused, run_command
+from tests.helpers.own_parts import SMALL as OWN
+from tests.helpers.own_parts import teller
 
 CONFIG = recipe("fast", num_envs=4, num_steps=32, hidden_sizes=(8,), total_timesteps=1300)
 
@@ -110,3 +113,23 @@ def test_another_start_is_another_run(base, tmp_path):
 
 def load_metrics(out):
     return np.genfromtxt(out / "metrics.csv", delimiter=",", names=True)["policy_loss"]
+
+
+def test_a_run_of_an_object_begins_another_one_of_it(tmp_path):
+    """Which no file holds."""
+    config = OWN.replace(env=teller(), learning_rate=1e-30)
+    train(config, seed=3, out=tmp_path / "one")
+    train(config, out=tmp_path / "other", init_from=tmp_path / "one", agent=0)
+    one, other = (load(tmp_path / name, env=teller()) for name in ("one", "other"))
+    for before, after in zip(*map(jax.tree.leaves, (one.params, other.params)), strict=True):
+        np.testing.assert_allclose(before, after, atol=1e-20)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_other_run_may_be_of_another_precision(base, tmp_path):
+    config = CONFIG.replace(learning_rate=1e-30)
+    train(config, out=tmp_path / "run", init_from=base, agent=1)
+    found, before = parameters(tmp_path / "run", 0), parameters(base, 1)
+    for name, leaf in found.items():
+        assert leaf.dtype == np.float64
+        np.testing.assert_allclose(leaf, before[name], rtol=1e-12)

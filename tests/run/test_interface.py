@@ -3,16 +3,24 @@
 import threading
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ppo_jax import recipe
-from ppo_jax.run import load, train
+from ppo_jax.run import export, load, train
+from ppo_jax.run.storage import folder
 from tests.helpers.commands import SMALL, run_command
 from tests.helpers.own_parts import SMALL as OWN
 from tests.helpers.own_parts import teller
 
 CONFIG = recipe("fast", num_envs=4, num_steps=32, hidden_sizes=(8,), total_timesteps=1300)
+
+
+def make_shaped(shape):
+    """A factory, for the path of this module."""
+    assert shape == (2, (3,))
+    return teller()
 
 
 def same(one, other):
@@ -51,11 +59,31 @@ def test_it_is_quiet_unless_told_otherwise(tmp_path, capfd):
     assert "training 100%" in capfd.readouterr().out
 
 
+def test_numbers_of_other_libraries_and_tuples_are_saved_and_loaded(tmp_path):
+    config = OWN.replace(
+        env="tests.run.test_interface:make_shaped",
+        env_kwargs={"shape": (2, (np.int64(3),))},
+        num_steps=np.int64(8),
+        hidden_sizes=(np.int32(8),),
+        learning_rate=jnp.float32(1e-3),
+        discount=np.float32(0.5),
+    )
+    run = train(config, num_seeds=np.int64(1), seed=np.int32(3), out=tmp_path / "run")
+    assert run.config == config
+    assert run.config.env_kwargs == (("shape", (2, (3,))),)
+    assert run.summary["seed"] == 3
+
+
 def test_without_a_folder_it_is_a_fresh_one_under_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train(CONFIG)
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("CartPole-v1-custom-seed0-")
+
+
+def test_fresh_folders_of_the_same_second_are_others(monkeypatch):
+    monkeypatch.setattr(folder.time, "strftime", lambda _: "now")
+    assert len({folder.choose(None, "label") for _ in range(3)}) == 3
 
 
 def test_it_trains_beside_the_main_thread(tmp_path):
@@ -87,6 +115,17 @@ def test_it_trains_in_the_precision_of_its_thread(tmp_path):
         ({"init_from": "nowhere", "agent": 0}, "--init-from nowhere"),
         ({"config": CONFIG.replace(env="CartPol")}, "near it: CartPole-v1"),
         ({"config": CONFIG.replace(discount=2.0)}, "discount is 2.0"),
+        ({"config": CONFIG.replace(discount=np.array([0.5, 0.9]))}, "discount is an array of 2"),
+        (
+            {"config": CONFIG.replace(env_params={"gravity": np.ones(2)})},
+            "gravity is an array of 2 values, and a run has one; with sweep=['gravity=1,2']",
+        ),
+        (
+            {"config": CONFIG.replace(env="own:make", env_kwargs={"unit": abs})},
+            "env_kwargs unit is <built-in function abs>, which no config.json can hold",
+        ),
+        ({"plan": True}, "plan=True trains nothing; leave it out, or run ppo-jax plan"),
+        ({"distributed": True}, "distributed=True needs jax.distributed.initialize(...)"),
         ({"config": "fast"}, "config is a str; give a Config, such as recipe('fast')"),
     ],
 )
@@ -120,6 +159,11 @@ def test_what_the_file_system_refuses_is_an_os_error(tmp_path):
     for path in (file, file / "below"):
         with pytest.raises(OSError, match=str(file)):
             train(CONFIG, out=str(path))
+
+
+def test_a_seed_that_cannot_be_is_a_value_error(run, tmp_path):
+    with pytest.raises(ValueError, match=r"^seed is -1; seeds go from 0 to 4294967295$"):
+        export(run[1], 0, tmp_path / "export", seed=-1)
 
 
 def test_a_device_that_is_not_there_and_divergence_are_runtime_errors(tmp_path):

@@ -75,6 +75,13 @@ def test_an_interval_is_the_percentiles_of_resampled_means(ranked):
         assert row["low"] < row["iqm"] < row["high"]
 
 
+def test_one_seed_has_no_interval():
+    rows = ranking.rank(make_table("discount=0.5"), np.array([400.0, 500.0]), None, SOLVED)
+    assert [row["iqm"] for row in rows] == [500, 400]
+    assert {row[end] for row in rows for end in ("low", "high")} == {None}
+    assert [cells[3] for cells in ranking.shown(rows, ["discount"])[1]] == ["–", "–"]
+
+
 def test_an_improvement_is_over_all_pairs_with_the_default(ranked):
     agents, eval_returns, _, _, rows = ranked
     scores = np.where(np.isnan(eval_returns), -np.inf, eval_returns)

@@ -179,7 +179,7 @@ def test_the_numbers_that_come_first(ordinary):
 
 
 def test_differences_from_the_recipe_and_the_command(ordinary, tmp_path):
-    path = tmp_path / "run"
+    path = tmp_path / "my run"
     config = recipe("standard", env="Pendulum-v1", learning_rate=0.25, hidden_sizes=(7, 9))
     write_run(path, None, np.zeros(2), config=config, num_seeds=2, recipe="standard")
     rows = {name: (here, usual) for name, here, usual in data.differences(data.read(path))}
@@ -189,7 +189,7 @@ def test_differences_from_the_recipe_and_the_command(ordinary, tmp_path):
         "recipe": ("standard", "fast"),
         "num_seeds": ("2", "1"),
     }
-    assert f"ppo-jax train --config {path / 'config.json'}" in read(path).text
+    assert f"ppo-jax train --config '{path / 'config.json'}'" in read(path).text
 
 
 # Runs of every kind -------------------------------------------------------------------------------
@@ -273,6 +273,7 @@ def test_a_diverged_agent_is_left_out_from_then_on(tmp_path):
     parts = carried_by_definition(metrics["episode_return"])
     expected = integrated_iqm(parts[-1, [0, 2, 3]])
     assert group.curves["episode_return"].middle[-1] == pytest.approx(expected)
+    assert group.curves["episode_return"].steps.tolist() == [512 * (one + 1) for one in range(50)]
     assert "1 of 4 agents diverged" in read(tmp_path / "run").text
 
 
@@ -288,12 +289,27 @@ def test_an_agent_that_stopped_early_keeps_its_last_return(tmp_path):
     (group,) = data.read(path).groups
     assert group.lines[:, 1].tolist() == [*range(1, 18, 2), *[17] * 21]
     assert group.lines[:, 0].tolist() == list(range(0, 60, 2))
+    assert group.curves["episode_return"].steps.tolist() == [512 * (one + 1) for one in range(30)]
+
+
+def test_the_share_that_solved_never_goes_back_in_time(tmp_path):
+    """Even where the last agent needed more steps than agents made on average."""
+    metrics = invent_metrics(2, 40)
+    metrics["env_steps"][:] = [100, 900]
+    metrics["episode_return"][:, 1] = np.where(np.arange(40) < 30, 0, 500)
+    write_run(tmp_path / "run", metrics, np.full(2, 500.0), num_seeds=2)
+    paths = figures(report.make([tmp_path / "run"]))["share of seeds that have solved it"]
+    (line,) = (one["d"] for one in paths if "data-y" in one)
+    across = [float(place.split()[0]) for place in line[1:].split("L")]
+    assert across == sorted(across)
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_runs_without_curves_or_results(seeds, tmp_path):
     write_run(tmp_path / "bare", None, np.full(seeds, 300.0), num_seeds=seeds)
-    assert "There are no curves." in read(tmp_path / "bare").text
+    page = read(tmp_path / "bare").text
+    assert "There are no curves." in page
+    assert ", 195 updates" in page
     write_run(tmp_path / "begun", None, num_seeds=seeds)
     assert "not finished" in read(tmp_path / "begun").text
     write_run(
@@ -364,6 +380,16 @@ def test_names_are_shown_and_never_run(tmp_path):
         assert "{{" not in text
 
 
+def test_parameters_of_an_object_are_not_another_environments(tmp_path):
+    """A sweep begins with the environment's own value, which only the object knows."""
+    path = tmp_path / "run"
+    write_run(path, num_seeds=2, sweep=("env_params.force_mag=5",))
+    description = json.loads((path / "config.json").read_text())
+    description["algorithm"]["env"] = {"object": "mine.Mine"}
+    (path / "config.json").write_text(json.dumps(description))
+    refused(2, f"{path}: no file holds its env (mine.Mine), given as a Python", "report", path)
+
+
 def test_evolution_shows_the_best_and_the_range(tmp_path):
     path = tmp_path / "run"
     write_run(
@@ -413,6 +439,16 @@ def test_evaluations_are_drawn_over_steps(seeds, tmp_path):
     np.testing.assert_allclose(numbers(line["data-y"]), expected, rtol=1e-3)
     (group,) = data.read(path).groups
     assert group.curves["eval_return"].steps.tolist() == [10_000, 20_000, 30_000]
+
+
+def test_an_agent_that_stopped_early_keeps_its_last_evaluation(tmp_path):
+    path = tmp_path / "run"
+    write_run(path, invent_metrics(2, 40), np.ones(2), num_seeds=2)
+    rows = ["10,0,1000,500", "10,1,1000,10", "20,1,2000,20", "30,1,3000,30"]
+    (path / "evaluations.csv").write_text("\n".join(["update,seed,step,eval_return", *rows, ""]))
+    (group,) = data.read(path).groups
+    assert group.curves["eval_return"].middle.tolist() == [255, 260, 265]
+    assert group.curves["eval_return"].steps.tolist() == [1000, 2000, 3000]
 
 
 def test_a_film_is_there_as_small_pictures(ordinary, tmp_path):
@@ -469,12 +505,23 @@ def test_what_is_no_run_is_refused(ordinary, tmp_path):
     refused(2, "there is no RUN", "report")
     refused(2, "is not a run's folder", "report", tmp_path)
     refused(3, "there.html", "report", ordinary[0], "--out", tmp_path / "no" / "there.html")
+    said = f"--out {tmp_path} is a folder; give a file, such as {tmp_path / 'report.html'}"
+    refused(2, said, "report", ordinary[0], "--out", tmp_path)
+    refused(2, "--out . is a folder", "report", ordinary[0], "--out", ".")
     write_run(tmp_path / "run", invent_metrics(1, 3), np.ones(1))
     with open(tmp_path / "run" / "metrics.csv", "a") as file:
         file.write("4,0,what\n")
     refused(2, "is corrupt", "report", tmp_path / "run")
     (tmp_path / "run" / "config.json").write_text("{}")
     refused(2, "is corrupt", "report", tmp_path / "run")
+
+
+def test_a_file_that_cannot_be_read_is_not_one_that_cannot_be_written(tmp_path):
+    path = tmp_path / "run"
+    write_run(path, returns=np.ones(1))
+    (path / "metrics.csv").mkdir()
+    said = "metrics.csv: Is a directory; give a run whose files are there and can be read"
+    refused(3, said, "report", path)
 
 
 def test_a_report_that_fails_is_one_warning(monkeypatch, capsys, tmp_path):

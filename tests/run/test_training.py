@@ -7,8 +7,10 @@ import pytest
 
 from ppo_jax import Config
 from ppo_jax.run import training
+from ppo_jax.run.experiment import Stopping
+from ppo_jax.run.hooks import Evaluation
 from ppo_jax.run.signals import Signals
-from ppo_jax.run.training import Hook, Results, join, train_batch
+from ppo_jax.run.training import Batch, Hook, Results, join, train_batch
 
 
 def made_up(agent_ids, updates, evaluated=True):
@@ -49,23 +51,51 @@ def test_a_signal_in_a_later_batch_leaves_what_was_trained():
     np.testing.assert_array_equal(whole.eval_returns, [0, 1, np.nan])
 
 
+class Clocked:
+    """A batch whose chunks take 2 seconds an update, and its evaluations 50."""
+
+    lap = Batch.lap
+
+    def __init__(self, monkeypatch):
+        self.now, self.seconds, self.num_updates, self._lap_began = 0.0, 0.0, 0, 0.0
+        self.config, self.total_updates = Config(total_timesteps=None, num_updates=3), 3
+        self.stop_reason, self.evaluation = None, None
+        clock = SimpleNamespace(perf_counter=lambda: self.now)
+        monkeypatch.setattr(training, "time", clock)
+
+    def start_chunk(self, size):
+        self.now += 2 * size
+        self.num_updates += size
+
+    def finish_chunk(self):
+        pass
+
+    def evaluate(self):
+        self.now += 50
+        return np.zeros(1)
+
+
 def test_what_a_hook_prepares_is_no_time_of_training(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    batch = Clocked(monkeypatch)
 
     class Compiling(Hook):
         def begin(self, batch):
-            now[0] += 100
+            batch.now += 100
 
-    def compute(size):
-        now[0] += 2
-        batch.num_updates += size
-
-    batch = SimpleNamespace(
-        config=Config(total_timesteps=None, num_updates=3),
-        **{"seconds": 0.0, "num_updates": 0, "total_updates": 3, "stop_reason": None},
-        **{"start_chunk": compute, "finish_chunk": lambda: None},
-    )
     train_batch(batch, [Compiling()], Signals())
     assert batch.num_updates == 3
-    assert batch.seconds == pytest.approx(now[0] - 100)
+    assert batch.seconds == pytest.approx(batch.now - 100)
+
+
+def test_evaluations_are_no_time_of_training_for_the_hooks_after_them(monkeypatch):
+    """These say the speed, and save the seconds."""
+    batch, seen = Clocked(monkeypatch), []
+
+    class After(Hook):
+        def at_boundary(self, batch):
+            seen.append(batch.seconds)
+            batch.now += 1
+
+    train_batch(batch, [Evaluation(Stopping(evaluate_every=1), None), After()], Signals())
+    assert seen == [2, 5, 8]
+    assert batch.seconds == 9

@@ -72,6 +72,10 @@ def read(
     algorithm = saved.get("algorithm") or {}
     objects = {name for name in _STAND_INS if isinstance(algorithm.get(name), dict)}
     if table is None:  # a part that was an object, which no file holds, decides nothing here
+        kinds = ("sweep", "search", "evolve")
+        varied = [one for kind in kinds for one in (saved.get("agents") or {}).get(kind, ())]
+        if any(one.startswith("env_params.") for one in varied):
+            objects = objects - {"env"}  # but for the values of its parameters: it is asked for
         own = {name: _STAND_INS[name] for name in objects}
         table = agents.table(read_description(saved, **own))
     if summary is None:
@@ -96,7 +100,7 @@ def read(
         summary=summary,
         groups=_groups(table, summary, metrics, evaluations, rows, solved_at),
         rows=rows,
-        updates=len(next(iter(metrics.values()), ())),
+        updates=len(metrics["step"]) if metrics else summary.get("num_updates", 0),
         solved_at=solved_at,
         best=agents.best_known(table.experiment, name),
         evolution=_evolution(path / folder.EVOLUTION, list(table.experiment.evolving), growing),
@@ -200,16 +204,20 @@ def _curves(
 
 
 def _greedy(evaluations: dict[str, np.ndarray]) -> dict[str, Curve]:
-    """The curve of the evaluations, if there are several."""
+    """The curve of the evaluations, if there are several; agents that stopped keep their last."""
     if len(evaluations.get("step", ())) < 2:
         return {}
-    means = interquartile(ends(evaluations["eval_return"]))
+    means = interquartile(ends(carried(evaluations["eval_return"])))
     return {"eval_return": Curve(_steps(evaluations), *means)}
 
 
 def _steps(columns: dict[str, np.ndarray]) -> np.ndarray:
-    """Environment steps of an agent, on average, at the ends of the parts of training, [points]."""
-    return ends(np.fmax.accumulate(columns["step"], axis=0)).mean(axis=1)
+    """Environment steps of an agent at the ends of the parts of training, [points]: on average over
+    those that trained in that part, for the steps of others are of earlier ones."""
+    steps = ends(np.fmax.accumulate(columns["step"], axis=0))
+    trained = np.diff(steps, axis=0, prepend=0) > 0
+    mean = np.where(trained, steps, 0).sum(axis=1) / np.maximum(trained.sum(axis=1), 1)
+    return np.maximum.accumulate(mean)
 
 
 def _label(table: AgentTable, setting: int) -> str:

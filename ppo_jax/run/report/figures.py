@@ -127,7 +127,8 @@ def _solving(groups: Groups) -> str:
         if len(steps):
             share = np.arange(1, len(steps) + 1) / len(group.solving)
             places = np.unique(np.linspace(0, len(steps) - 1, POINTS).round().astype(int))
-            x = np.concatenate([[0], steps[places].repeat(2), _steps(group)[-1:]])  # stairs
+            end = max(steps[-1], _steps(group)[-1])  # the slowest may need more than the average
+            x = np.concatenate([[0], steps[places].repeat(2), [end]])  # stairs
             y = np.concatenate([[0, 0], share[places].repeat(2)])
             lines.append(Line(group.name, f"g{color}", color, x, y))
     return chart("share of seeds that have solved it", lines, _STEPS, percent=True)

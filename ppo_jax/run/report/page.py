@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from html import escape
 from importlib import resources
@@ -90,8 +91,8 @@ def _facts(run: Run) -> Iterator[tuple[str, str, str]]:
     best = " of the best setting" if run.table.num_settings > 1 else ""
     value = _final(run)
     if value is not None:
-        note = f"mean of {summary['eval_episodes']:,} episodes"
-        if row:
+        note = f"mean of {summary['eval_episodes']:,} episodes{best}"
+        if row and row["seeds"] > 1:
             note = f"95 %: {interval(row)}; interquartile mean of the seeds{best}"
         yield "greedy return", number(value), note
     if len(group.returns) and run.solved_at is not None:
@@ -186,7 +187,7 @@ def _machine(run: Run) -> str:
     facts = [["versions", ", ".join(f"{name} {version}" for name, version in versions.items())]]
     names = ("device", "machine", "processes", "state_sha256")
     facts += [[name, str(summary[name])] for name in names if name in summary]
-    again = escape(f"ppo-jax train --config {run.path / folder.CONFIG}")
+    again = escape(f"ppo-jax train --config {shlex.quote(str(run.path / folder.CONFIG))}")
     return (
         f"<h2>Machine</h2>{_table(['', ''], facts, 'words')}<p>Run it again:"
         f" <code>{again}</code></p>"

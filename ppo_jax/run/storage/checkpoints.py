@@ -22,6 +22,7 @@ import numpy as np
 from ppo_jax.objects import first_line
 from ppo_jax.run import distributed
 from ppo_jax.run.errors import FileSystemError, InputError
+from ppo_jax.run.storage import arrays as named_arrays
 from ppo_jax.run.storage import folder
 
 FORMAT = 4
@@ -89,7 +90,7 @@ class Writer:
             stored = {name: array for name, array in arrays.items() if array.size}
             checkpointer.save(temporary.absolute() / _ARRAYS, stored)
         if main:
-            declared = {name: [array.dtype.str, array.shape] for name, array in arrays.items()}
+            declared = {name: [_type(array.dtype), array.shape] for name, array in arrays.items()}
             content = {"format": FORMAT, **metadata, _ARRAYS: declared}
             (temporary / _METADATA).write_text(json.dumps(content))
             (temporary / _MANIFEST).write_text(json.dumps(_manifest(temporary)))
@@ -179,7 +180,7 @@ def _restore(path: Path, declared: dict[str, Any], most: int) -> dict[str, np.nd
     """The declared arrays, of at most so many bytes. Raises ValueError where they are not arrays of
     numbers, or where what is stored was declared otherwise."""
     for name, (kind, shape) in declared.items():
-        if np.dtype(kind).kind not in "biuf" or min(shape, default=0) < 0:
+        if not named_arrays.is_numeric(np.dtype(kind)) or min(shape, default=0) < 0:
             raise ValueError(f"{name} is declared as {kind} of shape {shape}")
     size = sum(math.prod(shape) * np.dtype(kind).itemsize for kind, shape in declared.values())
     if size > most:  # nothing is compressed
@@ -188,7 +189,7 @@ def _restore(path: Path, declared: dict[str, Any], most: int) -> dict[str, np.nd
     with ocp.PyTreeCheckpointer() as checkpointer:
         stored = checkpointer.metadata(path).item_metadata
         for name in stored:
-            if [np.dtype(stored[name].dtype).str, list(stored[name].shape)] != declared[name]:
+            if [_type(stored[name].dtype), list(stored[name].shape)] != declared[name]:
                 raise ValueError(f"{name} has not the type and shape that were saved")
         as_numpy = dict.fromkeys(stored, ocp.RestoreArgs(restore_type=np.ndarray))
         arrays = checkpointer.restore(path, restore_args=as_numpy)
@@ -196,6 +197,12 @@ def _restore(path: Path, declared: dict[str, Any], most: int) -> dict[str, np.nd
     if any(math.prod(shape) for _, shape in others.values()):
         raise ValueError(f"it lacks {', '.join(sorted(others))}")
     return arrays | {name: np.zeros(shape, kind) for name, (kind, shape) in others.items()}
+
+
+def _type(dtype: Any) -> str:
+    """A type of numbers in NumPy's spelling; of those that are not NumPy's (bfloat16) the name."""
+    dtype = np.dtype(dtype)
+    return str(dtype.name) if dtype.kind == "V" else dtype.str
 
 
 def _orbax() -> Any:

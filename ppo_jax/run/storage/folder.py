@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -23,11 +24,12 @@ FILES = (
     *(CONFIG, METRICS, STATISTICS, EVALUATIONS, SWEEP, EVOLUTION, REPORT, FILM),
     *(PARAMETERS, SUMMARY),
 )
-COMPARISON = "comparison.html"
+COMPARISON, EVALUATION = "comparison.html", "evaluation.json"  # of commands
 EVENTS = "events.out.tfevents.*"
 GROWING = (METRICS, STATISTICS, EVALUATIONS, EVOLUTION, EVENTS)  # the others are written at once
 CHECKPOINTS = "checkpoints"
 _LOCK = ".lock"
+_FRESH = itertools.count()  # folders under runs/
 _PRETRAINED = Path(__file__).parents[2] / "pretrained"
 
 
@@ -82,7 +84,9 @@ def choose(out: str | os.PathLike[str] | None, label: str) -> Path:
     Raises InputError for what is not a path, FileSystemError for a file.
     """
     if out is None:
-        return Path("runs") / f"{label}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        number = next(_FRESH)  # of this process, which may make several within a second
+        name = f"{label}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        return Path("runs") / (f"{name}-{number}" if number else name)
     if not os.fspath(out) or "\0" in os.fspath(out):
         raise InputError(f"--out {out!r} is not a path; give a folder")
     if Path(out).exists() and not Path(out).is_dir():
@@ -118,8 +122,8 @@ def holds_a_run(path: Path) -> bool:
 
 
 def check_request(path: Path, resume: str | None, overwrite: bool) -> None:
-    """Raise InputError where the folder holds a run that is neither resumed nor overwritten, or
-    none to resume."""
+    """Raise InputError where the folder holds a run that is neither resumed nor overwritten, none
+    to resume, or files of others that a run would replace."""
     if resume == "newest" and not holds_a_run(path):
         raise InputError(
             f"--out {path} holds no run to resume; --resume auto starts afresh where there is none"
@@ -129,6 +133,12 @@ def check_request(path: Path, resume: str | None, overwrite: bool) -> None:
             f"--out {path} holds a run; give another folder, or --overwrite to replace it, or"
             " --resume to continue it"
         )
+    if not holds_a_run(path) and not overwrite:
+        for file in _results(path):
+            raise InputError(
+                f"--out {path} holds no run, but {file.name}, which a run would replace; give"
+                " another folder, or --overwrite"
+            )
 
 
 def check_not_locked(path: Path) -> None:
@@ -176,19 +186,27 @@ def _lock(file: Any, path: Path) -> None:
 def empty(path: Path) -> None:
     """Make the folder, and remove an earlier run's files from it."""
     path.mkdir(parents=True, exist_ok=True)
-    for old in (file for name in (*FILES, EVENTS) for file in path.glob(name)):
+    for old in _results(path):
         old.unlink()
     if (path / CHECKPOINTS).exists():
         shutil.rmtree(path / CHECKPOINTS)
 
 
+def _results(path: Path) -> list[Path]:
+    """The files in the folder that have a run's names."""
+    names = *FILES, EVALUATION, EVENTS
+    return [file for name in names for file in path.glob(name)]
+
+
 @contextlib.contextmanager
 def reading(path: str | os.PathLike[str], remedy: str = "") -> Iterator[None]:
     """Turns what damaged files make libraries raise, which may be anything, into an InputError that
-    names the path; what the file system refuses stays an OSError."""
+    names the path; what the file system refuses stays an OSError, with a note of the remedy."""
     try:
         yield
-    except OSError:
+    except OSError as error:
+        if not hasattr(error, "__notes__"):
+            error.add_note("give a run whose files are there and can be read")
         raise
     except NotImportedError as error:
         raise InputError(f"{os.fspath(path)}: {error}") from error
