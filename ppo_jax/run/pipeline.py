@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rich.filesize import decimal
 
 from ppo_jax import __version__, env, objects, population, ppo, rollout
 from ppo_jax.config import OBJECTS
@@ -23,7 +24,13 @@ from ppo_jax.run.agents import AgentTable
 from ppo_jax.run.checkpointer import Checkpointer
 from ppo_jax.run.compiled import EVAL_EPISODES, Programs
 from ppo_jax.run.console import Console
-from ppo_jax.run.errors import DivergedError, InputError, Interrupted, file_system_errors
+from ppo_jax.run.errors import (
+    DeviceError,
+    DivergedError,
+    InputError,
+    Interrupted,
+    file_system_errors,
+)
 from ppo_jax.run.evolution import Evolution
 from ppo_jax.run.experiment import Experiment
 from ppo_jax.run.hooks import Evaluation, UserHook
@@ -48,9 +55,15 @@ class Plan(NamedTuple):
         """Says what was asked of the devices, where they refuse it."""
         num_envs = self.experiment.algorithm.num_envs
         return devices.device_errors(
-            f"{len(self.table)} agents of {num_envs} environments",
-            "ppo-jax plan says what fits, --group-size trains fewer at once",
+            f"{_agents(len(self.table))} of {num_envs} environments", self.remedy
         )
+
+    @property
+    def remedy(self) -> str:
+        """What needs less memory."""
+        if self.lanes > len(self.chosen):
+            return "ppo-jax plan says what fits, --group-size trains fewer at once"
+        return "give fewer num_envs, or smaller hidden_sizes"
 
 
 def run(
@@ -188,6 +201,7 @@ def _run(
     ):
         first = next(plan.table.batches(plan.lanes)).agent_ids
         programs = compiled.build(plan.table.configure(first), plan.lanes, plan.chosen)
+    _check_memory(plan, programs)
     compile_seconds = time.perf_counter() - started
     if main:  # only now, for the run can begin or continue
         _prepare_folder(plan.experiment, path, checkpoint)
@@ -204,6 +218,19 @@ def _run(
     if signals.received:
         raise Interrupted(signals.received, f"; ppo-jax train --out {path} --resume continues it")
     return summary
+
+
+def _check_memory(plan: Plan, programs: Programs) -> None:
+    """Raise DeviceError where a CPU's memory is too small: its system would grant it, and then kill
+    a process."""
+    if plan.chosen[0].platform != "cpu":
+        return
+    needed, free = programs.memory() * len(plan.chosen), devices.memory_free(plan.chosen)
+    if needed > free:
+        raise DeviceError(
+            f"{_agents(plan.lanes)} at once would take {decimal(needed)} of memory, of which"
+            f" {decimal(free)} is free; {plan.remedy}"
+        )
 
 
 def _prepare_folder(experiment: Experiment, path: Path, checkpoint: Checkpoint | None) -> None:
