@@ -211,7 +211,7 @@ def _run(
             stack.callback(hook.close)
             hooks.append(hook)
         signals = stack.enter_context(catch_signals())
-        made, seconds = _train(plan, programs, hooks, signals, checkpoint)
+        made, seconds = _train(plan, programs, console, hooks, signals, checkpoint)
     summary = _summarize(plan, made, compile_seconds, seconds, signals.received)
     if main:
         _report(plan, path, console, hooks, made, summary)
@@ -263,6 +263,7 @@ def _hooks(
 def _train(
     plan: Plan,
     programs: Programs,
+    console: Console,
     hooks: list[Hook],
     signals: Signals,
     checkpoint: Checkpoint | None,
@@ -281,6 +282,9 @@ def _train(
             checkpointer.restore_run(checkpoint, batch)
             checkpoint = None
         train_batch(batch, hooks, signals)
+        if batch.stop_reason:
+            updates = f"{batch.num_updates:,} of {batch.total_updates:,} updates"
+            console.say(f"stopped after {updates}: {batch.stop_reason}")
         last = batch.results(evaluated=not signals.agreed())
         if signals.agreed():  # the evaluation is done again when the run is resumed
             checkpointer.save(batch)
