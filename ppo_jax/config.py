@@ -279,9 +279,7 @@ def override(config: Config, **overrides: Any) -> Config:
     known = {field.name: field for field in dataclasses.fields(Config)}
     for key, value in overrides.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(known)}"
-            raise ValueError(f"Config has no field {key!r}{hint}")
+            raise ValueError(f"Config has no field {key!r}; {_hint(key, list(known))}")
         if type(value) is int and not known[key].metadata.get("static"):
             overrides[key] = float(value)
     _refuse_both(overrides, "total_timesteps", "num_updates")
@@ -289,6 +287,21 @@ def override(config: Config, **overrides: Any) -> Config:
     return config.replace(**overrides).check()
 
 
+ALIASES = {  # what CleanRL and Stable-Baselines3 call a field: flags, and hints of Python's errors
+    "gamma": "discount",
+    "lr": "learning_rate",
+    "ent_coef": "entropy_coefficient",
+    "vf_coef": "value_coefficient",
+    "clip_coef": "clip_range",
+    "total_steps": "total_timesteps",
+    "env_id": "env",
+    "update_epochs": "num_epochs",
+    "anneal_lr": "anneal_learning_rate",
+    "norm_adv": "normalize_advantage",
+    "norm_obs": "normalize_observation",
+    "norm_reward": "normalize_reward",
+    "clip_vloss": "clip_value",
+}
 _PARAMETER = "env_params."
 _BUILT_IN_OPTIMIZER = (
     "learning_rate",
@@ -342,9 +355,13 @@ def check_hyperparameter(name: str) -> None:
             f"{name} is static: it sizes arrays or chooses a formula, so every value is a program"
             f" of its own; run one command for each value. What can vary: {', '.join(traced)}"
         )
-    near = difflib.get_close_matches(name, traced, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(traced)}"
-    raise ValueError(f"{name!r} is not a sweepable hyperparameter; {hint}")
+    raise ValueError(f"{name!r} is not a sweepable hyperparameter; {_hint(name, traced)}")
+
+
+def _hint(name: str, known: list[str]) -> str:
+    """What an unknown name may have meant: the same in another library, or the nearest one."""
+    near = difflib.get_close_matches(ALIASES.get(name, name), known, n=1)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
 
 
 def _refuse_both(overrides: Mapping[str, Any], first: str, second: str) -> None:

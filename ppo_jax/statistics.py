@@ -235,15 +235,17 @@ def mean_interval(values: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Mean of the last axis and its 95 % interval, mean ∓ 1.96 σ / √n, for large n.
 
     Args:
-        values: [..., n].
+        values: [..., n]; NaN are left out.
 
     Returns:
-        mean: [...], in the values' unit.
-        low: [...].
-        high: [...].
+        mean: [...], in the values' unit; NaN where there is no value.
+        low: [...]; NaN where there are less than two.
+        high: [...], likewise.
     """
-    mean = jnp.mean(values, axis=-1)
-    half = 1.959964 * jnp.std(values, axis=-1, ddof=1) / jnp.sqrt(values.shape[-1])
+    known = ~jnp.isnan(values)
+    mean = jnp.mean(values, axis=-1, where=known)
+    deviation = jnp.std(values, axis=-1, ddof=1, where=known)
+    half = 1.959964 * deviation / jnp.sqrt(known.sum(axis=-1))
     return mean, mean - half, mean + half
 
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ppo_jax.config import Config, override
+from ppo_jax.config import ALIASES, Config, override
 from ppo_jax.recipes import RECIPES, row
 from ppo_jax.run.errors import InputError
 from ppo_jax.run.experiment import (
@@ -30,20 +30,9 @@ from ppo_jax.run.experiment import (
 from ppo_jax.run.storage import folder
 
 _ALIASES = {
-    "--gamma": "--discount",
-    "--lr": "--learning-rate",
-    "--ent-coef": "--entropy-coefficient",
-    "--vf-coef": "--value-coefficient",
-    "--clip-coef": "--clip-range",
-    "--total-steps": "--total-timesteps",
-    "--env-id": "--env",
-    "--update-epochs": "--num-epochs",
-    "--anneal-lr": "--anneal-learning-rate",
-    "--no-anneal-lr": "--no-anneal-learning-rate",
-    "--norm-adv": "--normalize-advantage",
-    "--no-norm-adv": "--no-normalize-advantage",
-    "--clip-vloss": "--clip-value",
-    "--no-clip-vloss": "--no-clip-value",
+    f"--{prefix}{name}".replace("_", "-"): f"--{prefix}{field}".replace("_", "-")
+    for name, field in ALIASES.items()
+    for prefix in (("", "no-") if isinstance(getattr(Config, field), bool) else ("",))
 }
 _NONE = tyro.conf.arg(help_behavior_hint=lambda known: f"(default: {known or 'none'})")
 _REGISTRY = tyro.constructors.ConstructorRegistry()

@@ -108,10 +108,10 @@ def _find_in_gymnax(name: str) -> Any:
     gymnax = _registry()
     if name not in gymnax.registered_envs:
         near = difflib.get_close_matches(name, gymnax.registered_envs, n=3, cutoff=0.4)
-        hint = f"near it: {', '.join(near)}" if near else "see gymnax.registered_envs"
+        hint = f"near it: {', '.join(near)}" if near else "`ppo-jax envs` lists all"
         raise ValueError(
             f"environment {name!r} is unknown to gymnax {version}; {hint}; one of your own is"
-            " package.module:factory"
+            " package.module:factory, another package's suite::id"
         )
     return gymnax
 

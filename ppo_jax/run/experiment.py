@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 import tyro
 
 from ppo_jax import __version__, objects
-from ppo_jax.config import BOOLEAN, OBJECTS, SIZE, Config, Rule, check_field, one_of
+from ppo_jax.config import ALIASES, BOOLEAN, OBJECTS, SIZE, Config, Rule, check_field, one_of
 from ppo_jax.recipes import RECIPES
 from ppo_jax.run import sweeps
 from ppo_jax.run.errors import InputError
@@ -28,7 +28,7 @@ _MOST_TRANSITIONS = 2**31 - 1  # of all agents at once in one update, counted in
 _TEXT = Rule(lambda value: isinstance(value, str), "text")
 _TEXTS = Rule(
     lambda value: isinstance(value, tuple) and all(isinstance(one, str) for one in value),
-    "a tuple of texts",
+    "a tuple of texts, such as ('learning_rate=1e-3,1e-2',)",
 )
 _COUNT = Rule(
     lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0,
@@ -195,6 +195,9 @@ class Experiment:
         for name in options:
             known = [key for box in boxes.values() for key in vars(box)]
             near = "".join(difflib.get_close_matches(name, known, n=1))
+            field = ALIASES.get(name, name)
+            if field in (known.name for known in dataclasses.fields(Config)):
+                raise InputError(f"{name} is no option: give the config recipe(..., {field}=...)")
             raise InputError(f"no option is called {name}" + f"; did you mean {near}?" * bool(near))
         return dataclasses.replace(self, **boxes)
 

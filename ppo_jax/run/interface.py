@@ -48,6 +48,8 @@ def train(
         raise InputError(
             f"config is a {type(config).__name__}; give a Config, such as recipe('fast')"
         )
+    if not isinstance(hooks, Sequence):
+        raise InputError(f"hooks is a {type(hooks).__name__}; give a list of hooks")
     named = {"num_seeds": num_seeds, "seed": seed, "out": out}
     options = _as_flags({"recipe": CUSTOM, "quiet": True, **flags, **named})
     experiment = Experiment(_with_numbers(config.check())).replace(**options).check()

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rich.filesize import decimal
 
 from ppo_jax import __version__, env, objects, population, ppo, rollout
 from ppo_jax.config import OBJECTS
@@ -24,7 +25,13 @@ from ppo_jax.run.agents import AgentTable
 from ppo_jax.run.checkpointer import Checkpointer
 from ppo_jax.run.compiled import EVAL_EPISODES, Programs
 from ppo_jax.run.console import Console
-from ppo_jax.run.errors import DivergedError, InputError, Interrupted, file_system_errors
+from ppo_jax.run.errors import (
+    DeviceError,
+    DivergedError,
+    InputError,
+    Interrupted,
+    file_system_errors,
+)
 from ppo_jax.run.evolution import Evolution
 from ppo_jax.run.experiment import Experiment
 from ppo_jax.run.hooks import Evaluation, UserHook
@@ -49,9 +56,15 @@ class Plan(NamedTuple):
         """Says what was asked of the devices, where they refuse it."""
         num_envs = self.experiment.algorithm.num_envs
         return devices.device_errors(
-            f"{len(self.table)} agents of {num_envs} environments",
-            "ppo-jax plan says what fits, --group-size trains fewer at once",
+            f"{_agents(len(self.table))} of {num_envs} environments", self.remedy
         )
+
+    @property
+    def remedy(self) -> str:
+        """What needs less memory."""
+        if self.lanes > len(self.chosen):
+            return "ppo-jax plan says what fits, --group-size trains fewer at once"
+        return "give fewer num_envs, or smaller hidden_sizes"
 
 
 def run(
@@ -191,6 +204,7 @@ def _run(
     ):
         first = next(plan.table.batches(plan.lanes)).agent_ids
         programs = compiled.build(plan.table.configure(first), plan.lanes, plan.chosen)
+    _check_memory(plan, programs)
     compile_seconds = time.perf_counter() - started
     if main:  # only now, for the run can begin or continue
         _prepare_folder(plan.experiment, path, checkpoint)
@@ -200,7 +214,7 @@ def _run(
             stack.callback(hook.close)
             hooks.append(hook)
         signals = stack.enter_context(catch_signals())
-        made, seconds = _train(plan, programs, hooks, signals, checkpoint)
+        made, seconds = _train(plan, programs, console, hooks, signals, checkpoint)
     compile_seconds += sum(one.compile_seconds for one in hooks if isinstance(one, Evolution))
     summary = _summarize(plan, made, compile_seconds, seconds, signals.received)
     if main:
@@ -209,6 +223,19 @@ def _run(
         again = f"ppo-jax train --out {shlex.quote(str(path))} --resume"
         raise Interrupted(signals.received, f"; {again} continues it")
     return summary
+
+
+def _check_memory(plan: Plan, programs: Programs) -> None:
+    """Raise DeviceError where a CPU's memory is too small: its system would grant it, and then kill
+    a process."""
+    if plan.chosen[0].platform != "cpu":
+        return
+    needed, free = programs.memory() * len(plan.chosen), devices.memory_free(plan.chosen)
+    if needed > free:
+        raise DeviceError(
+            f"{_agents(plan.lanes)} at once would take {decimal(needed)} of memory, of which"
+            f" {decimal(free)} is free; {plan.remedy}"
+        )
 
 
 def _prepare_folder(experiment: Experiment, path: Path, checkpoint: Checkpoint | None) -> None:
@@ -242,6 +269,7 @@ def _hooks(
 def _train(
     plan: Plan,
     programs: Programs,
+    console: Console,
     hooks: list[Hook],
     signals: Signals,
     checkpoint: Checkpoint | None,
@@ -260,6 +288,9 @@ def _train(
             checkpointer.restore_run(checkpoint, batch)
             checkpoint = None
         train_batch(batch, hooks, signals)
+        if batch.stop_reason:
+            updates = f"{batch.num_updates:,} of {batch.total_updates:,} updates"
+            console.say(f"stopped after {updates}: {batch.stop_reason}")
         last = batch.results(evaluated=not signals.agreed())
         if signals.agreed():  # the evaluation is done again when the run is resumed
             checkpointer.save(batch)

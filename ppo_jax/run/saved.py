@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ppo_jax import ppo
+from ppo_jax import objects, ppo
 from ppo_jax.config import Config, with_hyperparameters
 from ppo_jax.policy import Params
 from ppo_jax.run import agents
@@ -34,6 +34,9 @@ class Agent(NamedTuple):
     config: Config
     params: Params
     metrics: dict[str, np.ndarray]
+
+    def __repr__(self) -> str:  # not every array, where an interpreter shows what it was given
+        return f"<Agent of {objects.name(self.config.env)}>"
 
     def act(self, observation: Any, key: jax.Array | None = None) -> jax.Array:
         """`ppo.act` of this agent: the action for each observation, sampled if there is a key."""
@@ -66,6 +69,9 @@ class Run(NamedTuple):
     numbers: np.ndarray
     hyperparameters: dict[str, np.ndarray]
     table: AgentTable
+
+    def __repr__(self) -> str:
+        return f"<Run of {objects.name(self.config.env)}, agents: {len(self.numbers)}>"
 
     def agent(self, number: int) -> Agent:
         """The agent of that number, with the hyperparameters that it was trained with.

@@ -41,6 +41,8 @@ def test_the_names_that_people_type_are_understood(alias, field, value):
         ("--no-anneal-lr", "anneal_learning_rate", False),
         ("--no-norm-adv", "normalize_advantage", False),
         ("--clip-vloss", "clip_value", True),
+        ("--norm-obs", "normalize_observation", True),
+        ("--norm-reward", "normalize_reward", True),
     ],
 )
 def test_cleanrls_switches_are_understood(alias, field, value):

@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import itertools
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -195,6 +196,20 @@ def test_two_lengths_that_disagree_are_refused():
 def test_a_run_needs_a_length():
     with pytest.raises(ValueError, match="give either total_timesteps or num_updates"):
         Config(total_timesteps=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("gamma", "did you mean discount?"),
+        ("norm_obs", "did you mean normalize_observation?"),
+        ("learning_rat", "did you mean learning_rate?"),
+        ("quux", "there are env, env_kwargs, "),
+    ],
+)
+def test_an_unknown_field_names_what_it_may_have_meant(name, hint):
+    with pytest.raises(ValueError, match=re.escape(f"no field '{name}'; {hint}")):
+        recipe("fast", **{name: 1})
 
 
 def test_an_unknown_recipe_is_refused():

@@ -24,7 +24,7 @@ def test_an_unknown_environment_names_its_neighbours():
 
 
 def test_an_unknown_environment_like_no_other_says_where_to_look():
-    refusal("'xyzzy'", "registered_envs", env="xyzzy")
+    refusal("'xyzzy'", "`ppo-jax envs` lists all", env="xyzzy")
 
 
 def test_an_unknown_parameter_names_those_that_there_are():

@@ -196,6 +196,17 @@ def test_diverged_agents_counted_as_the_worst_keep_the_quantiles_numbers():
     assert low == -jnp.inf  # half way between
 
 
+def test_the_interval_of_a_mean_leaves_out_agents_without_a_value():
+    values = np.random.default_rng(0).normal(size=(3, 20))
+    values[1, 5:] = np.nan
+    values[2] = np.nan
+    found = np.array(statistics.mean_interval(jnp.asarray(values)))
+    for row, known in enumerate((values[0], values[1, :5])):
+        mean, half = known.mean(), 1.959964 * known.std(ddof=1) / np.sqrt(len(known))
+        np.testing.assert_allclose(found[:, row], [mean, mean - half, mean + half], rtol=1e-5)
+    assert np.isnan(found[:, 2]).all()
+
+
 # The bootstrap ------------------------------------------------------------------------------------
 
 

@@ -153,6 +153,7 @@ def test_agents_are_setting_by_setting_with_the_same_keys_in_each():
             [1e-3],
             "'learning_rte' is not a sweepable hyperparameter; did you mean learning_rate?",
         ),
+        ("lr", [1e-3], "'lr' is not a sweepable hyperparameter; did you mean learning_rate?"),
         (
             "env_params",
             [1],

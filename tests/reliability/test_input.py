@@ -161,7 +161,7 @@ REFUSED_BY_THE_PARSER = [
 ]
 REFUSED_WITH_THE_ENVIRONMENT = [
     row("unknown environment", "--env CartPol", "'CartPol' is unknown", "near it: CartPole-v1"),
-    row("environment like no other", "--env xyz", "'xyz' is unknown", "gymnax.registered_envs"),
+    row("environment like no other", "--env xyz", "'xyz' is unknown", "`ppo-jax envs` lists all"),
     row(
         "suite without an adapter",
         "--env nowhere::it",

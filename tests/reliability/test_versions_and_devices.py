@@ -10,10 +10,10 @@ import pytest
 
 from ppo_jax import env, recipe
 from ppo_jax.envs import sources
-from ppo_jax.run import compiled
+from ppo_jax.run import compiled, devices
 from ppo_jax.run.errors import run_command as run_main
 from ppo_jax.run.storage import checkpoints
-from tests.helpers.commands import run_command
+from tests.helpers.commands import SMALL, run_command
 from tests.helpers.faults import EVERY, contents, one_line, resume, updates
 
 
@@ -83,13 +83,14 @@ def test_out_of_memory_says_what_was_asked_and_costs_no_checkpoint(program, kill
         "chunk": lambda *arguments: build(*arguments)._replace(chunk=exhausted),
     }
     monkeypatch.setattr(compiled, "build", failing[program])
+    monkeypatch.setattr(compiled.Programs, "memory", lambda _: 0)
     before = contents(killed / "checkpoints")
     code, error = resume(killed)
     assert code == 4
     one_line(
         error,
-        *("1 agents of 4 environments", "RESOURCE_EXHAUSTED: 4000000 bytes."),
-        *("plan says what fits", "--group-size trains fewer"),
+        *("1 agent of 4 environments", "RESOURCE_EXHAUSTED: 4000000 bytes."),
+        "give fewer num_envs, or smaller hidden_sizes",
     )
     assert contents(killed / "checkpoints") == before
     found, corrupt = checkpoints.newest_intact(killed, lambda _: None)
@@ -104,9 +105,26 @@ def test_memory_of_the_host_is_the_devices_too(capsys):
     one_line(capsys.readouterr().err, "out of memory (", "--group-size trains fewer")
 
 
+@pytest.mark.parametrize(
+    ("agents", "words"),
+    [
+        (1, ("1 agent at once would take", "give fewer num_envs, or smaller hidden")),
+        (5, ("5 agents at once would take ", "--group-size trains fewer at once")),
+    ],
+)
+def test_what_the_machine_cannot_hold_is_refused_before_it_is_killed(
+    agents, words, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(devices, "memory_free", lambda _: 1000)
+    out = tmp_path / "run"
+    code, _, error = run_command("train", *SMALL, "--num-seeds", agents, "--quiet", "--out", out)
+    assert code == 4
+    one_line(error, "1.0 kB is free", *words)
+
+
 @pytest.mark.slow
 def test_a_network_that_no_memory_holds(tmp_path):
     arguments = ("--hidden-sizes", 10**6, 10**6, "--num-updates", 1, "--out", tmp_path / "run")
     code, _, error = run_command("train", *arguments, "--quiet")
     assert code == 4
-    one_line(error, "RESOURCE_EXHAUSTED", "1 agents of 8 environments")
+    one_line(error, "1 agent at once would take", "give fewer num_envs, or smaller hidden_sizes")

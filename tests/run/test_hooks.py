@@ -107,16 +107,16 @@ def test_a_boundary_once_asked_for_comes_whatever_the_clock_does(tmp_path):
     assert {done for _, done, _ in hook.seen} >= {3, 4, 6, 8, 9, 10}
 
 
-def test_a_hook_may_stop_a_batch(tmp_path):
+def test_a_hook_may_stop_a_batch(tmp_path, capsys):
     """Which is then evaluated and saved like any other; the next batch begins."""
 
     def stop(batch):
         if batch.number == 1:
             batch.stop("that is enough")
 
-    run = train(
-        CONFIG, num_seeds=2, group_size=1, out=str(tmp_path / "run"), hooks=[Every(4, stop)]
-    )
+    alone = {"num_seeds": 2, "group_size": 1, "out": str(tmp_path / "run"), "quiet": False}
+    run = train(CONFIG, **alone, hooks=[Every(4, stop)])
+    assert capsys.readouterr().out.count("stopped after 4 of 10 updates: that is enough\n") == 1
     updates = (~np.isnan(run.metrics["step"])).sum(axis=0)
     assert updates.tolist() == [4, 10]
     assert run.summary["finished"]

@@ -75,7 +75,7 @@ def test_a_hook_sees_them_before_the_first_update(base, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
     [
-        (("--hidden-sizes", 16), "env and network"),
+        (("--hidden-sizes", 16), "is of shape (8,); such a network's is (16,)"),
         (("--hidden-sizes", 8, 8), "env and network"),
         (("--env", "Acrobot-v1"), "env and network"),
         (("--agent", 2), "the run's agents are 0 to 1"),

@@ -45,6 +45,11 @@ def test_what_is_returned_is_what_load_gives(run):
     assert returned.summary["finished"]
 
 
+def test_an_interpreter_shows_a_run_in_a_line(run):
+    assert repr(run[1]) == "<Run of CartPole-v1, agents: 1>"
+    assert repr(run[1].agent(0)) == "<Agent of CartPole-v1>"
+
+
 def test_it_is_the_commands_run(run, tmp_path):
     out = tmp_path / "run"
     assert run_command("train", *SMALL, "--seed", 5, "--quiet", "--out", out) == (0, "", "")
@@ -111,7 +116,13 @@ def test_it_trains_in_the_precision_of_its_thread(tmp_path):
         ({"resume": "newest", "out": None}, "--resume needs --out"),
         ({"resume": "sometimes"}, "--resume is 'sometimes'; it must be newest or auto"),
         ({"sweep": ("discount=2",)}, "discount is 2.0; it must be between 0 and 1"),
-        ({"sweep": "discount=0.5"}, "--sweep is 'discount=0.5'; it must be a tuple of texts"),
+        (
+            {"sweep": "discount=0.5"},
+            "--sweep is 'discount=0.5'; it must be a tuple of texts, such as ('",
+        ),
+        ({"learning_rate": 1e-3}, "give the config recipe(..., learning_rate=...)"),
+        ({"gamma": 0.9}, "give the config recipe(..., discount=...)"),
+        ({"hooks": print}, "hooks is a builtin_function_or_method; give a list of hooks"),
         ({"init_from": "nowhere", "agent": 0}, "--init-from nowhere"),
         ({"config": CONFIG.replace(env="CartPol")}, "near it: CartPole-v1"),
         ({"config": CONFIG.replace(discount=2.0)}, "discount is 2.0"),

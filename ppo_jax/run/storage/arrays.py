@@ -53,7 +53,8 @@ def to_parameters(named: dict[str, np.ndarray], config: Config) -> Params:
     def find(path: Any, leaf: Any) -> jax.Array:
         array = named.get(_name(path))
         if array is None or array.shape[array.ndim - leaf.ndim :] != leaf.shape:
-            raise ValueError(f"{_name(path)} is not that of such a network")
+            found = "missing" if array is None else f"of shape {array.shape}"
+            raise ValueError(f"{_name(path)} is {found}; such a network's is {leaf.shape}")
         return jnp.asarray(array)
 
     params = jax.tree_util.tree_map_with_path(find, like)
