@@ -18,9 +18,9 @@ import numpy as np
 from ppo_jax import __version__, env, objects, population, ppo, rollout
 from ppo_jax.config import OBJECTS
 from ppo_jax.policy import Params
-from ppo_jax.run import agents, compiled, devices, distributed, ranking, report, resume, sinks
+from ppo_jax.run import agents, compiled, devices, distributed, ranking, report, sinks
 from ppo_jax.run.agents import AgentTable
-from ppo_jax.run.checkpointer import Checkpointer
+from ppo_jax.run.checkpointer import Checkpointer, find_checkpoint, is_finished
 from ppo_jax.run.compiled import EVAL_EPISODES, Programs
 from ppo_jax.run.console import Console
 from ppo_jax.run.errors import DivergedError, InputError, Interrupted, file_system_errors
@@ -63,7 +63,7 @@ def run(
     """
     own, main = [UserHook(hook) for hook in hooks], distributed.is_main_process()
     plan, storage = make_plan(experiment), experiment.storage
-    if storage.resume and resume.is_finished(path, experiment):
+    if storage.resume and is_finished(path, experiment):
         console.say(f"{path}: run already finished; nothing was changed")
         return None
     if storage.resume:
@@ -74,7 +74,7 @@ def run(
             folder.check_request(path, storage.resume, storage.overwrite)
         checkpoint = None
         if storage.resume:
-            checkpoint = resume.find(path, plan.table, plan.chosen, console)
+            checkpoint = find_checkpoint(path, plan.table, plan.chosen, console)
             plan = plan._replace(lanes=max(plan.lanes, _lanes_of(checkpoint, plan)))
         print_header(plan, console)
         with plan.device_errors():
