@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,18 +18,10 @@ from ppo_jax.run.errors import InputError
 from ppo_jax.run.experiment import Experiment, differences
 from ppo_jax.run.storage import arrays, checkpoints, folder, tables
 from ppo_jax.run.storage.checkpoints import Checkpoint, Writer
-from ppo_jax.run.training import Batch, BatchState, Hook, Results, next_multiple
+from ppo_jax.run.training import Batch, Hook, Results, next_multiple
 
 _BUDGET = {"total_timesteps", "num_updates"}
 _DECIDES = {"prng": "random numbers", "x64": "precision"}  # another one makes another run
-
-
-class Saved(NamedTuple):
-    """The pytree of a checkpoint."""
-
-    batch: BatchState
-    finished: Results  # of earlier batches
-    hooks: dict[str, Any]  # by name
 
 
 class Checkpointer(Hook):
@@ -82,10 +74,10 @@ class Checkpointer(Hook):
         """
         try:
             saved = arrays.from_named(self._tree(batch), checkpoint.arrays)
-            batch.restore(saved.batch, checkpoint.metadata["stop_reason"])
-            self.finished = [saved.finished] if len(saved.finished.agent_ids) else []
+            batch.restore(saved["batch"], checkpoint.metadata["stop_reason"])
+            self.finished = [saved["finished"]]
             for name, hook in self._hooks.items():
-                hook.restore(saved.hooks[name])
+                hook.restore(saved["hooks"][name])
         except InputError:
             raise
         except (ValueError, LookupError, TypeError) as error:
@@ -97,10 +89,11 @@ class Checkpointer(Hook):
     def close(self) -> None:
         self._writer.close()
 
-    def _tree(self, batch: Batch) -> Saved:
-        finished = [training.no_results(batch.states), *self.finished]
+    def _tree(self, batch: Batch) -> dict[str, Any]:
+        """The pytree of a checkpoint."""
+        earlier = training.join([training.no_results(batch.states), *self.finished])
         states = {name: hook.state() for name, hook in self._hooks.items()}
-        return Saved(batch.state(), training.join(finished), states)
+        return {"batch": batch.state(), "finished": earlier, "hooks": states}
 
 
 def machine(chosen: list[jax.Device]) -> dict[str, Any]:

@@ -186,7 +186,7 @@ def _run(
     with console.waiting(
         f"compiling {plan.experiment.agents.recipe} for {_agents(len(plan.table))}"
     ):
-        first = next(plan.table.batches(plan.lanes)).agent_ids
+        first = next(plan.table.batches(plan.lanes))
         programs = compiled.build(plan.table.configure(first), plan.lanes, plan.chosen)
     compile_seconds = time.perf_counter() - started
     if main:  # only now, for the run can begin or continue
