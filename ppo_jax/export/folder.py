@@ -1,6 +1,5 @@
 """Writes an exported policy as a folder."""
 
-import io
 import json
 import os
 import re
@@ -111,10 +110,8 @@ def _as_archive(own: graph.Graph, found: Interface) -> bytes:
     size of the memory, and the nodes."""
     ranks = {name: len(found.inputs[name].shape) for name in found.observations}
     memory_size = found.inputs["memory"].shape[0] if found.has_memory else 0
-    content = io.BytesIO()
     nodes = json.dumps([ranks, memory_size, own.nodes])
-    np.savez(content, allow_pickle=False, graph=np.array(nodes), **own.constants)
-    return content.getvalue()
+    return folder.as_npz({"graph": np.array(nodes), **own.constants})
 
 
 def _evaluate(agent: Agent, key: jax.Array) -> dict[str, Any]:

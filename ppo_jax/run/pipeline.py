@@ -311,7 +311,8 @@ def _report(
     summary: dict[str, Any],
 ) -> None:
     """Complete the summary, and write what comes at the end."""
-    folder.write_arrays(path / folder.PARAMETERS, arrays.to_named(made.params))
+    named = arrays.to_named(made.params)
+    folder.write(path / folder.PARAMETERS, folder.as_npz(named))
     for hook in hooks:
         if isinstance(hook, Evolution):
             summary["evolution"] = hook.best(made.eval_returns)
