@@ -51,7 +51,7 @@ def take(run_path: Path, out: Path) -> str:
     folder.write_json(out / folder.CONFIG, experiment.describe())
     folder.write_json(out / folder.SUMMARY, summary)
     alone = {name: array[None] for name, array in named.items()}  # a run has [agents, ...]
-    folder.write_arrays(out / folder.PARAMETERS, alone)
+    folder.write(out / folder.PARAMETERS, folder.as_npz(alone))
     return f"seed {seed} of {len(returns)}, greedy return {returns[best]:.5g}"
 
 

@@ -22,8 +22,8 @@ class Options:
     """Print the traceback of an error."""
 
 
-def main(arguments: list[str]) -> int:
-    """Print the table, and return the process's exit code."""
+def main(arguments: list[str]) -> None:
+    """Print the table."""
     asked = flags.parse(Options, arguments, "envs").name
     from ppo_jax import env  # gymnax: seconds
     from ppo_jax.envs import suites
@@ -47,7 +47,6 @@ def main(arguments: list[str]) -> int:
             console.table("Suites of other packages", ["suite", "installed"], others, note)
     except (ValueError, ImportError) as error:
         raise InputError(str(error)) from error
-    return 0
 
 
 def _row(name: str) -> list[str]:

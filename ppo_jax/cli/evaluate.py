@@ -34,8 +34,8 @@ class Options(flags.Common):
     """Episodes of each agent."""
 
 
-def main(arguments: list[str]) -> int:
-    """Parse the command line, evaluate, and return the process's exit code."""
+def main(arguments: list[str]) -> None:
+    """Parse the command line, and evaluate."""
     options = flags.read_options(Options, arguments, "evaluate", episodes=2)
     if options.all and options.agent is not None:
         raise InputError(f"--agent {options.agent} and --all: leave out one")
@@ -43,7 +43,6 @@ def main(arguments: list[str]) -> int:
     xla.set_flags(1)
     for path in paths:
         _evaluate_run(path, options)
-    return 0
 
 
 def _evaluate_run(path: Path, options: Options) -> None:

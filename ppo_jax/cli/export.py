@@ -30,8 +30,8 @@ class Options(flags.Common):
     )
 
 
-def main(arguments: list[str]) -> int:
-    """Parse the command line, export the policy, and return the process's exit code."""
+def main(arguments: list[str]) -> None:
+    """Parse the command line, and export the policy."""
     options = flags.read_options(Options, arguments, "export")
     path = folder.find_agents(options.run)
     default = (
@@ -51,4 +51,3 @@ def main(arguments: list[str]) -> int:
     ):
         own = {name: getattr(options, name) for name in ("seed", "overwrite", "quiet")}
         export(path, options.agent, out, **own)
-    return 0

@@ -35,8 +35,8 @@ class Options(flags.Common):
     """Frames a second; None is as many as let it be watched."""
 
 
-def main(arguments: list[str]) -> int:
-    """Parse the command line, film, and return the process's exit code."""
+def main(arguments: list[str]) -> None:
+    """Parse the command line, and film."""
     options = flags.read_options(Options, arguments, "film", agent=0, episodes=1, grid=1)
     path, console = folder.find_agents(options.run), Console(options.quiet)
     _check(options, path)
@@ -60,7 +60,6 @@ def main(arguments: list[str]) -> int:
         else:
             own = {name: getattr(options, name) for name in ("seed", "episodes", "sampled", "fps")}
             frames.film_agent(run.agent(number), f"agent {number}", out, console, **own)
-    return 0
 
 
 def _check(options: Options, path: Path) -> None:

@@ -239,9 +239,7 @@ def _read_run(path: Path, flag: str, remedy: str) -> Flags:
 
 def _config(flags: Algorithm, defaults: Algorithm) -> Config:
     base, asked = _values(defaults), _values(flags)
-    given = {
-        name: asked[name] for name, value in vars(flags).items() if value != vars(defaults)[name]
-    }
+    given = {name: value for name, value in asked.items() if value != base[name]}
     try:
         return override(Config(**base), **given)
     except ValueError as error:

@@ -35,8 +35,8 @@ class Options(flags.Common):
     """Replace the replay that the folder holds."""
 
 
-def main(arguments: list[str]) -> int:
-    """Parse the command line, replay the agent, and return the process's exit code."""
+def main(arguments: list[str]) -> None:
+    """Parse the command line, and replay the agent."""
     options = flags.read_options(Options, arguments, "replay", agent=0, episodes=1)
     path = folder.find_agents(options.run)
     folder.check_has_training(path)
@@ -65,7 +65,6 @@ def main(arguments: list[str]) -> int:
         if is_new:
             folder.remove_if_empty(out)
     _report(found, out, console)
-    return 0
 
 
 def _report(summary: dict[str, Any], out: Path, console: Console) -> None:

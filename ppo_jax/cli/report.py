@@ -31,8 +31,8 @@ class Options:
     """Print the traceback of an error."""
 
 
-def main(arguments: list[str]) -> int:
-    """Parse the command line, write the page, and return the process's exit code."""
+def main(arguments: list[str]) -> None:
+    """Parse the command line, and write the page."""
     options = flags.parse(Options, arguments, "report")
     paths = [folder.find(run) for run in options.runs]
     if not paths:
@@ -48,4 +48,3 @@ def main(arguments: list[str]) -> int:
 
     folder.write(out, report.make(paths).encode())
     Console(options.quiet).say(f"wrote {out}")
-    return 0

@@ -14,14 +14,14 @@ _PLANS = """Say what a training would need, in memory and time, after a few upda
 The options are those of ppo-jax train."""
 
 
-def main(arguments: list[str], plans: bool = False) -> int:
-    """Parse the command line, train or plan, and return the process's exit code."""
+def main(arguments: list[str], plans: bool = False) -> None:
+    """Parse the command line, and train or plan."""
     command, about = ("plan", _PLANS) if plans else ("train", None)
     experiment = flags.read(arguments, command, about)
     storage, machine, screen = experiment.storage, experiment.machine, experiment.console
     if screen.version:
         print(f"ppo_jax {__version__}")
-        return 0
+        return
     path = folder.choose(storage.out, experiment.label)
     if not machine.distributed and not screen.plan:  # of several processes the main one checks
         folder.check_not_locked(path)
@@ -37,16 +37,15 @@ def main(arguments: list[str], plans: bool = False) -> int:
     console = Console(screen.quiet or not distributed.is_main_process())
     if screen.plan:
         planning.show(experiment, console)
-        return 0
+        return
     with xla.compilation_cache(machine.compilation_cache):
         summary = pipeline.run(experiment, path, console)
     if summary is None:
-        return 0
+        return
     best = agents.best_known(experiment, experiment.algorithm.env)
     _report(summary, f"{best.kind}: {number(best.value)}" if best else "", console)
     files = [name for name in folder.FILES if (path / name).exists()]
     console.say(f"wrote {path}{os.sep}: {', '.join(files)}, TensorBoard events")
-    return 0
 
 
 def _report(summary: dict[str, Any], known: str, console: Console) -> None:

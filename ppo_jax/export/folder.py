@@ -1,6 +1,5 @@
 """Writes an exported policy as a folder."""
 
-import io
 import json
 import os
 import re
@@ -82,8 +81,7 @@ def make(agent: Agent, key: jax.Array) -> tuple[dict[str, Any], dict[str, bytes]
     results = _evaluate(agent, key)
     policies, notes = _policies(agent, found)
     contents = {**policies, CONTRACT: _as_json(described), RESULTS: _as_json(results)}
-    files = [name for name in FILES if name in contents or name == FILM]
-    contents[CARD] = card.text(described, results, files, notes).encode()
+    contents[CARD] = card.text(described, results, contents, notes).encode()
     return results, contents, notes
 
 
@@ -97,9 +95,7 @@ def _policies(agent: Agent, found: Interface) -> tuple[dict[str, bytes], list[st
     files |= {NUMPY: _as_archive(own, found), SCRIPT: Path(__file__).with_name(SCRIPT).read_bytes()}
     if find_spec("onnx") is None:
         return files, [f"{ONNX} is left out: onnx is not installed; pip install onnx"]
-    from ppo_jax.export import onnx_file
-
-    return {**files, ONNX: onnx_file.serialize(own, found)}, []
+    return {**files, ONNX: graph.to_onnx(own, found)}, []
 
 
 def _as_stablehlo(found: Interface) -> bytes:
@@ -118,10 +114,8 @@ def _as_archive(own: graph.Graph, found: Interface) -> bytes:
     size of the memory, and the nodes."""
     ranks = {name: len(found.inputs[name].shape) for name in found.observations}
     memory_size = found.inputs["memory"].shape[0] if found.has_memory else 0
-    content = io.BytesIO()
     nodes = json.dumps([ranks, memory_size, own.nodes])
-    np.savez(content, allow_pickle=False, graph=np.array(nodes), **own.constants)
-    return content.getvalue()
+    return folder.as_npz({"graph": np.array(nodes), **own.constants})
 
 
 def _evaluate(agent: Agent, key: jax.Array) -> dict[str, Any]:

@@ -5,11 +5,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ppo_jax import network, normalize, spaces
+from ppo_jax import __version__, network, normalize, spaces
 from ppo_jax.export.interface import NEXT, Interface
 from ppo_jax.run.saved import Agent
 from ppo_jax.run.storage import arrays
 
+_OPSET, _IR_VERSION = 15, 8  # what runtimes for browsers and game engines read as well
 _ONE, _ACTOR = np.float32(1), "trainable.network.actor."
 
 
@@ -71,6 +72,36 @@ def build(agent: Agent, interface: Interface) -> Graph:
     action = _act(graph, graph.dense(features, f"{prefix}output"), agent, interface)
     graph.add("Cast", action, to=str(outputs["action"].dtype), output="action")
     return graph
+
+
+def to_onnx(graph: Graph, interface: Interface) -> bytes:
+    """The graph as an ONNX file; the first axis of inputs and outputs is of any length."""
+    from onnx import checker, helper, numpy_helper  # an extra
+
+    def kind(dtype: Any) -> int:
+        return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+
+    def describe(arrays: dict[str, Any]) -> list[Any]:
+        return [
+            helper.make_tensor_value_info(name, kind(array.dtype), ["batch", *array.shape])
+            for name, array in arrays.items()
+        ]
+
+    nodes = []
+    for operator, inputs, output, attributes in graph.nodes:
+        own: dict[str, Any] = {
+            name: kind(one) if name == "to" else one for name, one in attributes.items()
+        }
+        nodes.append(helper.make_node(operator, inputs, [output], **own))
+    constants = [numpy_helper.from_array(array, name) for name, array in graph.constants.items()]
+    made = helper.make_graph(
+        nodes, "policy", describe(interface.inputs), describe(interface.outputs), constants
+    )
+    opsets = [helper.make_opsetid("", _OPSET)]
+    about = {"producer_name": "ppo_jax", "producer_version": __version__}
+    model = helper.make_model(made, opset_imports=opsets, ir_version=_IR_VERSION, **about)
+    checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())
 
 
 def _weights(agent: Agent) -> dict[str, np.ndarray]:

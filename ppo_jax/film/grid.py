@@ -19,7 +19,6 @@ from ppo_jax.film.recording import Stage
 from ppo_jax.film.writing import Frame
 from ppo_jax.policy import Params
 from ppo_jax.run import replaying
-from ppo_jax.run.agents import Lanes
 from ppo_jax.run.console import Console, number
 from ppo_jax.run.errors import InputError
 from ppo_jax.run.saved import Run
@@ -73,8 +72,8 @@ def film_grid(
     stages = [recording.set_stage(run.agent(agent).config) for agent in ids.tolist()]
     stages[0].say_what_is_drawn(console)
     updates = run.summary["num_updates"]
-    hook, lanes = Snapshots(updates), Lanes(ids, np.ones(len(ids), bool))
-    replaying.train_again(run, lanes, updates, chosen, hook, console)
+    hook = Snapshots(updates)
+    replaying.train_again(run, ids, updates, chosen, hook, console)
     snapshots = hook.made
     with console.waiting(f"playing and drawing {len(snapshots)} stages of {_agents(len(ids))}"):
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(options.seed), ids)

@@ -8,12 +8,10 @@ import numpy as np
 from ppo_jax import env, evaluate, objects, policy, population, spaces
 from ppo_jax.config import Config
 from ppo_jax.evaluate import Trace
-from ppo_jax.film import drawers_bandits, drawers_boards, drawers_motion
 from ppo_jax.film.drawers import Drawer, Scene, draw_observation
+from ppo_jax.film.gymnax_drawers import DRAWERS
 from ppo_jax.policy import Params
 from ppo_jax.run.console import Console
-
-_DRAWERS = {**drawers_motion.DRAWERS, **drawers_boards.DRAWERS, **drawers_bandits.DRAWERS}
 
 
 class Stage(NamedTuple):
@@ -67,7 +65,7 @@ def _find_drawer(found: Any) -> Drawer | None:
     """The drawer of gymnax's pair of environment and parameters; none for another environment."""
     kinds = type(found[0]).__mro__ if found else ()
     names = (kind.__name__ for kind in kinds if kind.__module__.startswith("gymnax."))
-    return next((_DRAWERS[name] for name in names if name in _DRAWERS), None)
+    return next((DRAWERS[name] for name in names if name in DRAWERS), None)
 
 
 def play(params: Params, config: Config, key: jax.Array, num_episodes: int, sampled: bool) -> Trace:

@@ -95,14 +95,9 @@ def _gpu(gpu: _Gpu) -> list[jax.Device]:
 
 
 def _tpus(name: str, chips: tuple[int, int, int]) -> list[jax.Device]:
-    count = chips[0] * chips[1]
-    asked = {
-        "TPU_SKIP_MDS_QUERY": "1",  # there is no cloud to be asked
-        "TPU_ACCELERATOR_TYPE": f"v5litepod-{count}",
-        "TPU_WORKER_HOSTNAMES": "localhost",
-    }
-    for variable, value in asked.items():
-        os.environ.setdefault(variable, value)
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no cloud to be asked
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", f"v5litepod-{chips[0] * chips[1]}")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     topology = topologies.get_topology_desc(
         platform="tpu", topology_name=name.partition(":")[2], chips_per_host_bounds=chips
     )

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,13 +13,6 @@ from ppo_jax.run.experiment import Experiment
 
 _SEARCH = 0x5EA2C4  # the search draws from its own key: settings do not depend on the agents' seeds
 _EVOLUTION = 3  # child of the run's key; agents use the first three children of theirs
-
-
-class Lanes(NamedTuple):
-    """Which agents this process trains in the lanes of one batch."""
-
-    agent_ids: np.ndarray  # [lanes]
-    is_real: np.ndarray  # [lanes], false where a lane only fills the batch, with its last agent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +70,12 @@ class AgentTable:
         processes: int = 1,
         finished: Sequence[int] = (),
         current: Sequence[int] = (),
-    ) -> Iterator[Lanes]:
-        """A process's batches of `lanes` agents: the current one of a resumed run, then those that
-        are not finished. Every process has as many."""
+    ) -> Iterator[np.ndarray]:
+        """A process's batches, the agent in each lane: the current one of a resumed run, then those
+        that are not finished. Every process has as many.
+
+        -1, which is the table's last agent as well, is in lanes that only fill the batch.
+        """
         numbers, share = np.arange(len(self)), self.per_process(processes)
         others = numbers[~np.isin(numbers, [*finished, *current])]
         if len(current):
@@ -123,8 +119,5 @@ def evolution_key(seed: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(np.uint32(seed)), _EVOLUTION)
 
 
-def _fill(agent_ids: np.ndarray, lanes: int) -> Lanes:
-    """The agents in as many lanes, the last agent in those that are left."""
-    filled = np.resize(agent_ids[-1:], lanes)  # zeros where there is no agent
-    filled[: len(agent_ids)] = agent_ids
-    return Lanes(filled, np.arange(lanes) < len(agent_ids))
+def _fill(agent_ids: np.ndarray, lanes: int) -> np.ndarray:
+    return np.pad(agent_ids, (0, lanes - len(agent_ids)), constant_values=-1)

@@ -61,12 +61,13 @@ def file_system_errors(path: str | os.PathLike[str] = "") -> Iterator[None]:
         raise FileSystemError(f"{where}: {said}" if where else said) from error
 
 
-def run_command(main: Callable[[list[str]], int], given: list[str]) -> int:
+def run_command(main: Callable[[list[str]], None], given: list[str]) -> int:
     """Run a command's `main` and return its exit code; what ends it early is said in one line,
     with --debug as a traceback."""
     try:
         with file_system_errors():
-            return main(given)
+            main(given)
+        return 0
     except (CommandError, Interrupted) as error:
         ended: CommandError | Interrupted = error
     except BrokenPipeError:  # nobody reads any more (`--help | head`), not even at exit

@@ -187,18 +187,18 @@ class Experiment:
 
     def replace(self, **options: Any) -> Self:
         """This experiment with some options changed. Raises InputError for unknown ones."""
-        boxes = {}
-        for name in _OPTION_BOXES:
-            box = getattr(self, name)
-            changes = {key: options.pop(key) for key in vars(box).keys() & options.keys()}
-            boxes[name] = dataclasses.replace(box, **changes)
-        for name in options:
-            known = [key for box in boxes.values() for key in vars(box)]
-            near = "".join(difflib.get_close_matches(name, known, n=1))
-            field = ALIASES.get(name, name)
-            if field in (known.name for known in dataclasses.fields(Config)):
-                raise InputError(f"{name} is no option: give the config recipe(..., {field}=...)")
-            raise InputError(f"no option is called {name}" + f"; did you mean {near}?" * bool(near))
+        boxes = {name: getattr(self, name) for name in _OPTION_BOXES}
+        homes = {option: name for name, box in boxes.items() for option in vars(box)}
+        for name, value in options.items():
+            if name not in homes:
+                field = ALIASES.get(name, name)
+                if field in (known.name for known in dataclasses.fields(Config)):
+                    given = f"recipe(..., {field}=...)"
+                    raise InputError(f"{name} is no option: give the config {given}")
+                near = "".join(difflib.get_close_matches(name, homes, n=1))
+                hint = f"; did you mean {near}?" if near else ""
+                raise InputError(f"no option is called {name}{hint}")
+            boxes[homes[name]] = dataclasses.replace(boxes[homes[name]], **{name: value})
         return dataclasses.replace(self, **boxes)
 
     @property

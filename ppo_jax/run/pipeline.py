@@ -20,9 +20,9 @@ from rich.filesize import decimal
 from ppo_jax import __version__, env, objects, population, ppo, rollout
 from ppo_jax.config import OBJECTS
 from ppo_jax.policy import Params
-from ppo_jax.run import agents, compiled, devices, distributed, ranking, report, resume, sinks
+from ppo_jax.run import agents, compiled, devices, distributed, ranking, report, sinks
 from ppo_jax.run.agents import AgentTable
-from ppo_jax.run.checkpointer import Checkpointer
+from ppo_jax.run.checkpointer import Checkpointer, find_checkpoint, is_finished
 from ppo_jax.run.compiled import EVAL_EPISODES, Programs
 from ppo_jax.run.console import Console
 from ppo_jax.run.errors import (
@@ -77,7 +77,7 @@ def run(
     """
     own, main = [UserHook(hook) for hook in hooks], distributed.is_main_process()
     plan, storage = make_plan(experiment), experiment.storage
-    if storage.resume and resume.is_finished(path, experiment):
+    if storage.resume and is_finished(path, experiment):
         console.say(f"{path}: run already finished; nothing was changed")
         return None
     if storage.resume:
@@ -88,7 +88,7 @@ def run(
             folder.check_request(path, storage.resume, storage.overwrite)
         checkpoint = None
         if storage.resume:
-            checkpoint = resume.find(path, plan.table, plan.chosen, console)
+            checkpoint = find_checkpoint(path, plan.table, plan.chosen, console)
             plan = plan._replace(lanes=max(plan.lanes, _lanes_of(checkpoint, plan)))
         print_header(plan, console)
         with plan.device_errors():
@@ -202,7 +202,7 @@ def _run(
     with console.waiting(
         f"compiling {plan.experiment.agents.recipe} for {_agents(len(plan.table))}"
     ):
-        first = next(plan.table.batches(plan.lanes)).agent_ids
+        first = next(plan.table.batches(plan.lanes))
         programs = compiled.build(plan.table.configure(first), plan.lanes, plan.chosen)
     _check_memory(plan, programs)
     compile_seconds = time.perf_counter() - started
@@ -348,7 +348,8 @@ def _report(
     summary: dict[str, Any],
 ) -> None:
     """Complete the summary, and write what comes at the end."""
-    folder.write_arrays(path / folder.PARAMETERS, arrays.to_named(made.params))
+    named = arrays.to_named(made.params)
+    folder.write(path / folder.PARAMETERS, folder.as_npz(named))
     for hook in hooks:
         if isinstance(hook, Evolution):
             summary["evolution"] = hook.best(made.eval_returns)

@@ -9,7 +9,6 @@ from rich.filesize import decimal
 
 from ppo_jax import population
 from ppo_jax.run import absent, compiled, devices, pipeline, program, sinks
-from ppo_jax.run.agents import Lanes
 from ppo_jax.run.console import Console
 from ppo_jax.run.experiment import Experiment
 from ppo_jax.run.pipeline import Plan
@@ -45,15 +44,15 @@ def _measure(plan: Plan, console: Console) -> int:
     started = time.perf_counter()
     with console.waiting(f"compiling {plan.experiment.agents.recipe} for {lanes:,} agents at once"):
         own = next(plan.table.batches(lanes))
-        programs = compiled.build(plan.table.configure(own.agent_ids), lanes, plan.chosen)
+        programs = compiled.build(plan.table.configure(own), lanes, plan.chosen)
     compile_seconds = time.perf_counter() - started
     compiling = max(0, devices.memory(_PEAK) - before) + _REST  # less where programs are cached
     per_agent = programs.memory() * count / lanes
     fit = int((free - compiling) / per_agent)
     if fit < lanes:  # what does not fit cannot be timed: time what does
         lanes = max(count, fit // 2 // count * count)
-        own = Lanes(own.agent_ids[:lanes], own.is_real[:lanes])
-        programs = compiled.build(plan.table.configure(own.agent_ids), lanes, plan.chosen)
+        own = own[:lanes]
+        programs = compiled.build(plan.table.configure(own), lanes, plan.chosen)
     batch, updates = Batch(plan.table, own, programs), min(_UPDATES, compiled.capacity(config))
     for size in (1, updates):
         started = time.perf_counter()

@@ -11,7 +11,6 @@ import numpy as np
 from ppo_jax import __version__, evaluate, ppo
 from ppo_jax.evaluate import Trace
 from ppo_jax.run import compiled, devices, pipeline, saved
-from ppo_jax.run.agents import Lanes
 from ppo_jax.run.console import Console
 from ppo_jax.run.errors import DeviceError, InputError
 from ppo_jax.run.progress import Progress
@@ -45,8 +44,8 @@ def replay(request: Any, out: Path, console: Console) -> dict[str, Any]:
     with devices.device_errors("this agent", "--how alone needs less"):
         if request.how != "load":
             lanes, lane = (run.summary["lanes"], lane) if request.how == "batch" else (1, 0)
-            # All lanes hold the same agent: its bits depend on the program, not on its neighbors.
-            own = Lanes(np.full(lanes, request.agent), np.arange(lanes) == lane)
+            # Its bits depend on the program, not on its neighbors, so that nobody else is real.
+            own = np.where(np.arange(lanes) == lane, request.agent, -1)
             hook = Metrics(out, run.table)
             states = train_again(run, own, num_updates, chosen, hook, console)
             params = jax.tree.map(lambda leaf: leaf[lane], states.params)
@@ -123,12 +122,12 @@ def _print_header(request: Any, run: Run, chosen: list[jax.Device], console: Con
 
 
 def train_again(
-    run: Run, own: Lanes, updates: int, chosen: list[jax.Device], hook: Hook, console: Console
+    run: Run, own: np.ndarray, updates: int, chosen: list[jax.Device], hook: Hook, console: Console
 ) -> ppo.TrainState:
     """Train these agents of the run from their keys for so many updates, on the chosen devices;
     the hook sees it. Returns their states, [lanes, ...]. Raises InputError for agents that evolved.
     """
-    lanes, experiment = len(own.agent_ids), run.table.experiment
+    lanes, experiment = len(own), run.table.experiment
     where = f"a batch of {lanes:,} on {len(chosen)} device{'s' * (len(chosen) > 1)}"
     with contextlib.closing(hook):
         if experiment.evolving:
@@ -138,7 +137,7 @@ def train_again(
             )
         initial = pipeline.initial_parameters(experiment)
         with console.waiting(f"compiling {experiment.agents.recipe} for {where}"):
-            programs = compiled.build(run.table.configure(own.agent_ids), lanes, chosen)
+            programs = compiled.build(run.table.configure(own), lanes, chosen)
         batch = Batch(run.table, own, programs, initial=initial)
         batch.total_updates = updates
         with contextlib.closing(Progress(console, 1, updates, chosen)) as progress:

@@ -1,6 +1,5 @@
 """Reads a run's folder back: configuration, parameters, metrics, summary."""
 
-import csv
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -170,7 +169,5 @@ def _hyperparameters(path: Path, table: AgentTable, numbers: np.ndarray) -> dict
     evolving = table.experiment.evolving
     if not evolving:
         return {name: own[table.setting[numbers]] for name, own in table.values.items()}
-    with open(path / folder.EVOLUTION, newline="") as file:
-        last = {int(row["agent"]): row for row in csv.DictReader(file)}
-    rows = [last[number] for number in numbers.tolist()]
-    return {name: np.array([float(row[name]) for row in rows]) for name in evolving}
+    columns = tables.read_metrics(path / folder.EVOLUTION)
+    return {name: columns[name][-1, numbers] for name in evolving}

@@ -13,7 +13,7 @@ from ppo_jax.config import Config, with_hyperparameters
 from ppo_jax.objects import first_line
 from ppo_jax.policy import Params
 from ppo_jax.run import compiled, distributed
-from ppo_jax.run.agents import AgentTable, Lanes
+from ppo_jax.run.agents import AgentTable
 from ppo_jax.run.compiled import Programs
 from ppo_jax.run.errors import InputError
 from ppo_jax.run.signals import Signals
@@ -82,18 +82,18 @@ class Batch:
     def __init__(
         self,
         table: AgentTable,
-        lanes: Lanes,
+        lanes: np.ndarray,
         programs: Programs,
         after: "Batch | None" = None,
         initial: Params | None = None,
     ):
-        """`after` is the run's batch before; `initial` are parameters that every agent begins with,
-        instead of its own draw."""
+        """`lanes` are a batch of the table; `after` is the run's batch before; `initial` are
+        parameters that every agent begins with, instead of its own draw."""
         self.table, self.programs = table, programs
-        self.agent_ids, self.is_real = lanes
+        self.agent_ids, self.is_real = lanes % len(table), lanes >= 0
         self.seeds = table.seeds[self.agent_ids]
         self._config: Config = table.configure(self.agent_ids)
-        self._own_ids = np.where(self.is_real, self.agent_ids, -1).astype(np.int32)
+        self._own_ids = lanes.astype(np.int32)
         self._real = distributed.gather(self._own_ids) >= 0
         self.real_ids = distributed.gather(self._own_ids)[self._real]  # [agents], of all processes
         self._states = jax.block_until_ready(programs.init(self.seeds, self.config))

@@ -154,5 +154,5 @@ def test_agents_that_cannot_be_trained_again_make_no_grid(copied):
     )
     edit(copied / "summary.json", finished=True)
     edit(copied / "config.json", "agents", evolve=["learning_rate=log:1e-4:1e-2"])
-    (copied / "evolution.csv").write_text("agent,learning_rate\n0,0.001\n1,0.001\n")
+    (copied / "evolution.csv").write_text("update,agent,learning_rate\n0,0,0.001\n0,1,0.001\n")
     refused(2, "the run evolved its agents", "film", copied, "--grid", 3, *new)

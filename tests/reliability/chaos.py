@@ -154,13 +154,13 @@ def _train(arguments: list[str], errors: Path) -> None:
         sys.exit(run_command(_command, arguments))  # a signal may come before the command begins
 
 
-def _command(arguments: list[str]) -> int:
+def _command(arguments: list[str]) -> None:
     """The command, with the flags that it sets itself where jax is not imported yet."""
     from ppo_jax.cli import flags, train
     from ppo_jax.run import xla
 
     os.environ["XLA_FLAGS"] = xla.flags(flags.read(arguments, "train").agents_at_once)
-    return train.main(arguments)
+    train.main(arguments)
 
 
 def uninterrupted(case: str, out: Path) -> dict[str, Any]:

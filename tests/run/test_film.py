@@ -14,7 +14,7 @@ from PIL import Image, ImageColor
 
 from ppo_jax import env, evaluate, ppo, recipe, spaces
 from ppo_jax.config import Config
-from ppo_jax.film import canvas, drawers_bandits, frames, grid, recording, writing
+from ppo_jax.film import canvas, frames, grid, gymnax_drawers, recording, writing
 from ppo_jax.film.canvas import BLUE, GREEN, INK, ORANGE, RED, SKY, Canvas
 from ppo_jax.film.drawers import Scene
 from ppo_jax.run.console import Console
@@ -148,12 +148,12 @@ def test_a_digit_is_seen_and_then_its_answer():
     image = np.zeros((28, 28))
     image[4, 20] = 1
     state = type("State", (), {"correct_label": 7})
-    pixels = picture(drawers_bandits.draw_mnist, Scene(None, None, state, image))
+    pixels = picture(gymnax_drawers.draw_mnist, Scene(None, None, state, image))
     assert cell(pixels, 4, 20, 28, 0.5) == ImageColor.getrgb(BLUE)
     assert cell(pixels, 5, 20, 28, 0.5) == ImageColor.getrgb(canvas.FLOOR)
     for reward, color in ((1.0, GREEN), (-1.0, RED)):
         scene = Scene(None, None, state, 0 * image, 3, reward)
-        assert where(picture(drawers_bandits.draw_mnist, scene), color)[0].size > 50
+        assert where(picture(gymnax_drawers.draw_mnist, scene), color)[0].size > 50
 
 
 # The panel ----------------------------------------------------------------------------------------

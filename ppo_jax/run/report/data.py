@@ -71,12 +71,11 @@ def read(
     saved = folder.read_json(path / folder.CONFIG)
     algorithm = saved.get("algorithm") or {}
     objects = {name for name in _STAND_INS if isinstance(algorithm.get(name), dict)}
-    if table is None:  # a part that was an object, which no file holds, decides nothing here
-        kinds = ("sweep", "search", "evolve")
-        varied = [one for kind in kinds for one in (saved.get("agents") or {}).get(kind, ())]
-        if any(one.startswith("env_params.") for one in varied):
-            objects = objects - {"env"}  # but for the values of its parameters: it is asked for
-        own = {name: _STAND_INS[name] for name in objects}
+    if table is None:
+        # Another part stands in for an object, which no file holds; not for an environment whose
+        # parameters varied, for the default setting has its own.
+        needed = {"env"} if "env_params." in str(saved.get("agents")) else set()
+        own = {name: _STAND_INS[name] for name in objects - needed}
         table = agents.table(read_description(saved, **own))
     if summary is None:
         found = (path / folder.SUMMARY).exists()

@@ -232,11 +232,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write(path, f"{text}\n".encode())
 
 
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write named arrays as .npz (plain data, no pickle), atomically."""
+def as_npz(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Named arrays as the content of an .npz file: plain data, no pickle."""
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays)
-    write(path, content.getbuffer())
+    return content.getvalue()
 
 
 def write(path: Path, content: Any) -> None:

@@ -65,9 +65,8 @@ def truncate(path: Path, offsets: dict[str, dict[str, Any]]) -> None:
             file.unlink()
 
 
-def read_metrics(path: Path, *names: str, growing: bool = False) -> dict[str, np.ndarray]:
-    """Columns (all, unless some are named) of metrics.csv, evaluations.csv or evolution.csv, [rows,
-    agents] each.
+def read_metrics(path: Path, growing: bool = False) -> dict[str, np.ndarray]:
+    """Columns of metrics.csv, evaluations.csv or evolution.csv, [rows, agents] each.
 
     Agents go setting by setting, as in the agent table; NaN where an agent stopped before others.
     Empty where there is no such file. Of one that is still `growing`, half a last line is left out.
@@ -81,7 +80,7 @@ def read_metrics(path: Path, *names: str, growing: bool = False) -> dict[str, np
     agents, agent = np.unique(key, return_inverse=True)
     updates, row = np.unique(columns["update"], return_inverse=True)
     tables = {}
-    for name in names or header:
+    for name in header:
         tables[name] = np.full((len(updates), len(agents)), np.nan)
         tables[name][row, agent] = columns[name]
     return tables
