@@ -370,7 +370,8 @@ def _source(given: Any) -> dict[str, str] | None:
     """File and hash of the module that the user's own part comes from; none for built-in ones."""
     name = given.partition(":")[0] if isinstance(given, str) and ":" in given else None
     if given is not None and not isinstance(given, str):
-        name = (given if isinstance(given, type) else type(given)).__module__
+        own = given[0] if isinstance(given, tuple) else given  # an Environment is of functions
+        name = getattr(own, "__module__", type(own).__module__)
     path = Path(getattr(sys.modules.get(name or ""), "__file__", None) or "")
     if path.suffix != ".py":
         return None

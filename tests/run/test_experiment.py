@@ -1,8 +1,10 @@
 """The one description of a run: its options, its config.json, its older formats."""
 
 import dataclasses
+import hashlib
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +23,7 @@ from ppo_jax.run.experiment import (
     differences,
     read_description,
 )
+from tests.helpers import own_parts
 from tests.helpers.commands import SMALL, refused, run_command
 
 BOXES = (Agents, Stopping, Storage, Machine, Screen)
@@ -226,3 +229,10 @@ def test_a_part_that_does_not_import_is_named(edited):
 
 def test_a_configuration_by_itself_is_an_experiment():
     assert Experiment(Config()).check() == Experiment()
+
+
+@pytest.mark.parametrize("part", [{"env": own_parts.lottery()}, {"network": own_parts.Shared}])
+def test_the_file_of_a_users_own_object_is_remembered(part):
+    [source] = Experiment(recipe("standard", **part)).describe()["sources"].values()
+    content = Path(own_parts.__file__).read_bytes()
+    assert source == {"file": "own_parts.py", "sha256": hashlib.sha256(content).hexdigest()}
