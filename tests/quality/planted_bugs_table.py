@@ -169,7 +169,7 @@ LOSSES = (
         "deviation-of-a-sample",
         "Advantages are normalized by the sample's deviation (ddof 1), as torch.std has it.",
         "loss:_advantage",
-        replace("jnp.std", "partial(OLD, ddof=1)"),
+        replace("jnp.var", "partial(OLD, ddof=1)"),
         f"{GRADIENTS}[standard]",
     ),
     Bug(
