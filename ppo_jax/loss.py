@@ -100,7 +100,7 @@ def _advantage(value: jax.Array, batch: Minibatch, config: Config) -> jax.Array:
         advantage = jax.lax.stop_gradient(batch.target - value)
     if config.normalize_advantage:
         mean = jnp.mean(advantage, where=batch.valid)
-        # The least that is added keeps a derivative finite where all advantages are equal.
+        # Far below any rounding: √0 has an infinite derivative where all advantages are equal.
         deviation = jnp.sqrt(jnp.var(advantage, where=batch.valid) + 1e-36)
         advantage = (advantage - mean) / (deviation + 1e-8)
     return advantage

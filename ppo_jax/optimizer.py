@@ -88,7 +88,7 @@ def _norm(tree: Any) -> jax.Array:
     """The global norm, of real numbers: optax's square of the imaginary part has no GPU kernel."""
     squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)]
     total = sum(squares, jnp.zeros((), float))
-    # The root of another number where it is 0: that of 0 has an infinite derivative.
+    # √0 has an infinite derivative, so the root is taken of another number there.
     return jnp.where(total == 0, 0, jnp.sqrt(jnp.where(total == 0, 1, total)))
 
 

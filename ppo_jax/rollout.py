@@ -357,7 +357,7 @@ def _draw(
     reset_pool: int | None,
 ) -> tuple[_Noise, Any]:
     """All noise of a rollout, and the pool of reset states; none where every step has its own."""
-    # All three are one kernel of a GPU where nothing else is made of their halves.
+    # Without the barrier XLA draws them in two kernels on a GPU.
     action_key, step_key, reset_key = jax.lax.optimization_barrier(jax.random.split(key, 3))
     size = math.prod(shape)
 

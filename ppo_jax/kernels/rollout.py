@@ -17,10 +17,8 @@ from ppo_jax.kernels.entries import Entries, Program, entries
 from ppo_jax.policy import Params, Policy
 
 _WARPS = 4
-_AS_FLOAT = {  # whole numbers whose bits lie in the table of floats: one table is one kernel less
-    **{"int32": "float32", "uint32": "float32"},
-    **{"int64": "float64", "uint64": "float64"},
-}
+# Whole numbers lie in the table of floats, as the same bits: one table is one kernel less.
+_AS_FLOAT = {"int32": "float32", "uint32": "float32", "int64": "float64", "uint64": "float64"}
 
 
 def scan(
@@ -142,6 +140,7 @@ def _tables(
 
 
 def _bits_as(array: jax.Array, dtype: str) -> jax.Array:
+    """The array's bits as numbers of that type."""
     return array if str(array.dtype) == dtype else jax.lax.bitcast_convert_type(array, dtype)
 
 

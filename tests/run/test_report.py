@@ -12,7 +12,6 @@ from PIL import Image
 
 from ppo_jax import recipe
 from ppo_jax.run import console, pipeline, report
-from ppo_jax.run.errors import InputError
 from ppo_jax.run.report import charts, curves, data
 from tests.helpers.commands import refused, run_command
 from tests.helpers.runs import invent_metrics, write_run
@@ -362,18 +361,6 @@ def test_an_interrupted_sweep_shows_the_settings_that_it_began(tmp_path):
     expected = carried_by_definition(metrics["episode_return"])[:, 2]
     np.testing.assert_allclose(begun[1].lines[:, 0], expected)
     assert "discount 0.5" in read(path).text
-
-
-def test_an_object_whose_parameters_varied_is_named_as_missing(tmp_path):
-    """Another environment, which stands in for an object elsewhere, need not have them."""
-    path = tmp_path / "run"
-    write_run(path, invent_metrics(4, 10), num_seeds=2)
-    description = json.loads((path / "config.json").read_text())
-    description["algorithm"]["env"] = {"object": "own.Pendulum"}
-    description["agents"]["sweep"] = ["env_params.g=8.0"]
-    (path / "config.json").write_text(json.dumps(description))
-    with pytest.raises(InputError, match=r"no file holds its env \(own\.Pendulum\)"):
-        report.make([path])
 
 
 def test_names_are_shown_and_never_run(tmp_path):
