@@ -661,18 +661,11 @@ def test_a_gru_recalls_what_a_perceptron_can_only_guess():
     assert np.abs(perceptron).max() <= 0.4  # of 100 throws of a coin: 4 standard deviations
 
 
-CARTPOLE = CHAIN | {
-    "env": "CartPole-v1",
-    "total_timesteps": 200_000,
-    "memory_size": 32,
-    "hidden_sizes": (32,),
-}
-
-
 @pytest.mark.slow
-def test_a_gru_learns_cartpole_as_well_as_a_perceptron():
-    """Where nothing need be remembered."""
-    for network in ("mlp", "gru"):
-        scores = final_scores(recipe("standard", **CARTPOLE, network=network), seeds=4)
-        print(network, np.sort(scores))
-        assert (scores >= env.SOLVED_AT["CartPole-v1"]).all()
+def test_a_gru_learns_cartpole_where_nothing_need_be_remembered():
+    """Most agents, for which ones turns with rounding: 31 of 32 with these settings."""
+    config = recipe("fast", env="CartPoleNoVelocity-v1", total_timesteps=100_000)
+    scores = final_scores(config.replace(env="CartPole-v1"), seeds=16)
+    print(np.sort(scores))
+    assert config.network == "gru"
+    assert np.mean(scores >= env.SOLVED_AT["CartPole-v1"]) >= 0.75
