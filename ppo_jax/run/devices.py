@@ -5,6 +5,7 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import jax
 
@@ -58,11 +59,31 @@ def memory_in_use(devices: list[jax.Device]) -> int:
 
 
 def memory_free(devices: list[jax.Device]) -> int:
-    """Bytes that the devices have left, where they tell; else the machine."""
+    """Bytes that the devices have left, where they tell; else the machine, or the container."""
     known = [device.memory_stats() for device in devices]
     if not all(known):
-        return memory("MemAvailable")
+        own = Path("/proc/self/cgroup")
+        groups = own.read_text() if own.exists() else ""
+        return min(memory("MemAvailable"), left_to_group(groups, Path("/sys/fs/cgroup")))
     return sum(one["bytes_limit"] - one["bytes_in_use"] for one in known)
+
+
+def left_to_group(groups: str, root: Path) -> int:
+    """Bytes that a container or a cluster's job may still take.
+
+    groups: The process's control groups, as Linux lists them; only version 2 is asked.
+    """
+    left = sys.maxsize
+    paths = [line.removeprefix("0::/") for line in groups.splitlines() if line.startswith("0::/")]
+    for group in (folder for path in paths for folder in (root / path, *(root / path).parents)):
+        try:
+            most, taken = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
+            held = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            given_back = int(held["inactive_file"])  # of files read, which the system drops first
+            left = min(left, int(most) - int(taken) + given_back)
+        except (OSError, ValueError):  # no such file, or "max": without a limit
+            continue
+    return left
 
 
 def memory(name: str) -> int:

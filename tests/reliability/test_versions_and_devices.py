@@ -122,6 +122,23 @@ def test_what_the_machine_cannot_hold_is_refused_before_it_is_killed(
     one_line(error, "1.0 kB is free", *words)
 
 
+def test_a_container_has_what_its_groups_leave(tmp_path):
+    def limit(path, most):
+        (tmp_path / path).mkdir(parents=True, exist_ok=True)
+        numbers = {"max": most, "current": 70, "stat": "anon 50\ninactive_file 15"}
+        for name, number in numbers.items():
+            (tmp_path / path / f"memory.{name}").write_text(f"{number}\n")
+
+    assert devices.left_to_group("0::/job/step\n", tmp_path) == sys.maxsize
+    limit("job", 100)
+    limit("job/step", "max")
+    assert devices.left_to_group("0::/job/step\n", tmp_path) == 100 - 70 + 15
+    assert devices.left_to_group("4:memory:/job/step\n", tmp_path) == sys.maxsize
+    limit(".", 80)  # of a container, whose own group is its root
+    assert devices.left_to_group("0::/\n", tmp_path) == 80 - 70 + 15
+    assert devices.left_to_group("0::/job/step\n", tmp_path) == 80 - 70 + 15
+
+
 @pytest.mark.slow
 def test_a_network_that_no_memory_holds(tmp_path):
     arguments = ("--hidden-sizes", 10**6, 10**6, "--num-updates", 1, "--out", tmp_path / "run")
