@@ -147,7 +147,7 @@ def gradient_steps(
             key = jax.random.fold_in(state.key, index)
             trainable, adam = carry
             params = state.params._replace(trainable=trainable)
-            return ppo.optimize(key, params, adam, batch, 1.0, own_policy, config)[:2]
+            return ppo.optimize(key, params, adam, batch, 0, own_policy, config)[:2]
 
         carry = state.params.trainable, state.optimizer_state
         return jax.lax.fori_loop(0, updates, step, carry)[0]
@@ -162,7 +162,7 @@ def optimizer_steps(
 
     def one(state: ppo.TrainState, batch: loss.Minibatch) -> Any:
         optimized, to_trainable = optimizer.to_optimized(state.params.trainable, config)
-        transformation = optimizer.make(config, 1.0)
+        transformation = optimizer.make(config, 0)
 
         def step(_: jax.Array, carry: Any) -> Any:
             optimized, own_state = carry

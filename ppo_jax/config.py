@@ -198,7 +198,7 @@ class Config:
     previous_reward: bool = static(False, BOOLEAN)
     """The network sees the reward before as well, 0 where an episode begins."""
     kernel: Literal["xla", "pallas"] = static("xla", one_of("xla", "pallas"))
-    """Rollout and epochs as loops of XLA's kernels, or as one GPU kernel each (pallas; on a CPU
+    """An update's phases as loops of XLA's kernels, or as one GPU kernel each (pallas; on a CPU
     interpreted, for tests)."""
 
     def __post_init__(self) -> None:

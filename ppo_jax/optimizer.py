@@ -21,7 +21,7 @@ class GradNorms(NamedTuple):
 
 def init(trainable: Any, config: Config) -> Any:
     """The optimizer's state: Adam's moments, zero, or whatever the user's own has."""
-    return make(config, 1.0).init(to_optimized(trainable, config)[0])
+    return make(config, 0).init(to_optimized(trainable, config)[0])
 
 
 def to_optimized(trainable: Any, config: Config) -> tuple[Any, Callable[[Any], Any]]:
@@ -44,14 +44,29 @@ def to_optimized(trainable: Any, config: Config) -> tuple[Any, Callable[[Any], A
     return (policy.halves if numbers <= fast.FEW_PARAMETERS else policy.split)(trainable)
 
 
-def make(config: Config, scale: jax.Array | float) -> optax.GradientTransformation:
+def learning_rate_scale(num_updates: jax.Array | int, config: Config) -> jax.Array | float:
+    """The factor on an update's learning rates, 1 - i / `config.num_updates`; 1 unless annealed.
+
+    Args:
+        num_updates: [], the updates before this one, i.
+
+    Returns:
+        [], from 0 to 1; 0 after the last update.
+    """
+    if not config.anneal_learning_rate:
+        return 1.0
+    assert config.num_updates is not None
+    return jnp.maximum(1 - jnp.asarray(num_updates, float) / config.num_updates, 0)
+
+
+def make(config: Config, num_updates: jax.Array | int) -> optax.GradientTransformation:
     """θ ← θ - scale · rate · m̂ / (√v̂ + ε), on the clipped gradient, each half at its own rate.
 
     A gradient g becomes g · min(1, max_grad_norm / |g|), where |g| is the norm of both halves'
     gradient together, or of each half's own. The user's own optimizer replaces all of it.
 
     Args:
-        scale: [], the factor on the rates (annealing).
+        num_updates: [], the updates before this one, for `learning_rate_scale`.
 
     Returns:
         A transformation of what `to_optimized` gives.
@@ -63,7 +78,7 @@ def make(config: Config, scale: jax.Array | float) -> optax.GradientTransformati
     """
     if config.optimizer is not None:
         return _own(config.optimizer)
-    critic_rate = config.critic_learning_rate
+    scale, critic_rate = learning_rate_scale(num_updates, config), config.critic_learning_rate
     rates = policy.Halves(
         scale * config.learning_rate,
         scale * (config.learning_rate if critic_rate is None else critic_rate),

@@ -105,13 +105,13 @@ def run(
     ) -> tuple[ppo.TrainState, ppo.Metrics]:
         states, metrics = carry
         attempted, row = update(states, config)
-        none = jax.tree.map(_nan_like, row)
         if config.kernel == "pallas":
             from ppo_jax.kernels import finite  # Pallas takes a while to import
 
             learned = _learned(attempted, row)
-            return finite.keep_finite(index, learned, (attempted, states), (row, none, metrics))
+            return finite.keep_finite(index, learned, (attempted, states), (row, metrics))
         all_finite = _all_finite(attempted, row)
+        none = jax.tree.map(_nan_like, row)
         states, row = rollout.where(all_finite, (attempted, row), (states, none))
         return states, jax.tree.map(lambda rows, one: rows.at[index].set(one), metrics, row)
 

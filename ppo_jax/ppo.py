@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -115,9 +116,8 @@ def update(state: TrainState, config: Config) -> tuple[TrainState, Metrics]:
     batch = compute_advantages(
         params, transitions._replace(reward=rewards), rollout_state, own_policy, config
     )
-    scale = learning_rate_scale(state.num_updates, config)
     trainable, optimizer_state, stats = optimize(
-        shuffle_key, params, state.optimizer_state, batch, scale, own_policy, config
+        shuffle_key, params, state.optimizer_state, batch, state.num_updates, own_policy, config
     )
     statistics = normalize.merge(params.statistics, transitions.observation, transitions.valid)
     new_state = TrainState(
@@ -128,7 +128,7 @@ def update(state: TrainState, config: Config) -> tuple[TrainState, Metrics]:
         key=state.key,
         num_updates=state.num_updates + 1,
     )
-    return new_state, _metrics(transitions, batch, stats)
+    return new_state, _metrics(transitions, batch, stats, config)
 
 
 def run(state: TrainState, config: Config, num_updates: int) -> tuple[TrainState, Metrics]:
@@ -214,21 +214,6 @@ def _without_memory(config: Config) -> Policy:
     return own_policy
 
 
-def learning_rate_scale(num_updates: jax.Array, config: Config) -> jax.Array | float:
-    """The factor on an update's learning rates, 1 - i / `config.num_updates`; 1 unless annealed.
-
-    Args:
-        num_updates: [], the updates before this one, i.
-
-    Returns:
-        [], from 0 to 1; 0 after the last update.
-    """
-    if not config.anneal_learning_rate:
-        return 1.0
-    assert config.num_updates is not None
-    return jnp.maximum(1 - jnp.asarray(num_updates, float) / config.num_updates, 0)
-
-
 def scale_rewards(
     statistics: Any, transitions: rollout.Transition, config: Config
 ) -> tuple[Any, jax.Array]:
@@ -273,7 +258,9 @@ def compute_advantages(
     if config.kernel == "pallas":
         from ppo_jax.kernels import advantages as kernel  # Pallas takes a while to import
 
-        log_probs, values, advantages = kernel.evaluate(params, transitions, policy, config)
+        log_probs, values, advantages, targets = kernel.evaluate(
+            params, transitions, policy, config
+        )
     else:
         distribution, values, memories = policy.unroll(
             params, transitions.observation, transitions.memory, transitions.start
@@ -288,6 +275,7 @@ def compute_advantages(
             config.discount,
             config.gae_lambda,
         )
+        targets = advantages + values
     batch = loss.Minibatch(
         observation=transitions.observation,
         action=transitions.action,
@@ -295,7 +283,7 @@ def compute_advantages(
         log_prob=log_probs,
         value=values,
         advantage=advantages,
-        target=advantages + values,
+        target=targets,
         valid=transitions.valid if config.whole_episodes else None,
         memory=transitions.memory,
         start=transitions.start,
@@ -328,7 +316,7 @@ def optimize(
     params: Params,
     optimizer_state: Any,
     batch: loss.Minibatch,
-    scale: jax.Array | float,
+    num_updates: jax.Array | int,
     policy: Policy,
     config: Config,
 ) -> tuple[Any, Any, UpdateStats]:
@@ -344,7 +332,7 @@ def optimize(
         params: Before the first step; the observations' statistics stay as they are.
         optimizer_state: From `optimizer.init`, or an earlier update.
         batch: From `compute_advantages`, [B, ...]; for a network with memory [T, N, ...].
-        scale: [], the factor on the learning rates.
+        num_updates: [], the updates before this one, with which annealed learning rates fall.
 
     Returns:
         The trainable parameters after the last step.
@@ -354,18 +342,20 @@ def optimize(
     capacity, size, minibatch_at = _minibatches(batch, policy, config)
     num_valid = capacity if batch.valid is None else jnp.sum(batch.valid, dtype=jnp.int32)
     num_minibatches = -(-num_valid // size)
-    orders = epoch_orders(key, capacity + -capacity % size, num_valid, config.num_epochs)
+    shape = capacity + -capacity % size, num_valid, config.num_epochs
     if config.kernel == "pallas":
-        from ppo_jax.kernels import epochs  # Pallas takes a while to import
+        from ppo_jax.kernels import epochs, shuffles  # Pallas takes a while to import
 
+        orders = shuffles.epoch_orders(key, *shape)
         trainable, optimizer_state, steps, diagnostics, norms = epochs.optimize(
-            orders, num_valid, params, optimizer_state, batch, scale, policy, config
+            orders, num_valid, params, optimizer_state, batch, num_updates, policy, config
         )
         return trainable, optimizer_state, UpdateStats(steps, diagnostics, norms)
+    orders = epoch_orders(key, *shape)
     # With whole episodes every agent has its own number of transitions, so its own `first`.
     slice_row = fast.plain_slice_row if batch.valid is None else fast.slice_row
     optimized, to_trainable = optimizer.to_optimized(params.trainable, config)
-    transformation = optimizer.make(config, scale)
+    transformation = optimizer.make(config, num_updates)
 
     def loss_of(optimized: Any, minibatch: loss.Minibatch) -> Any:
         own = params._replace(trainable=to_trainable(optimized))
@@ -449,17 +439,53 @@ def epoch_orders(
     return jax.lax.optimization_barrier(jnp.where(positions < num_valid, orders, 0))
 
 
-def _metrics(transitions: rollout.Transition, batch: loss.Minibatch, stats: UpdateStats) -> Metrics:
-    ended = transitions.done & transitions.valid
-    unexplained = jnp.var(batch.target - batch.value, where=batch.valid)
+class _Steps(NamedTuple):
+    """What is counted of an update's steps, as many numbers each."""
+
+    valid: Any  # None where all of them are
+    terminated: jax.Array
+    truncated: jax.Array
+    episode_return: jax.Array
+    episode_length: jax.Array
+    target: jax.Array
+    value: jax.Array
+
+
+def _metrics(
+    transitions: rollout.Transition, batch: loss.Minibatch, stats: UpdateStats, config: Config
+) -> Metrics:
+    steps = _Steps(
+        batch.valid,
+        transitions.terminated,
+        transitions.truncated,
+        transitions.episode_return,
+        transitions.episode_length,
+        batch.target,
+        batch.value,
+    )
+    summarize = _summarize
+    if config.kernel == "pallas":
+        from ppo_jax.kernels import summary  # Pallas takes a while to import
+
+        if steps.value.size <= summary.MOST_STEPS:
+            summarize = partial(summary.summarize, _summarize)
     return Metrics(
-        env_steps=jnp.sum(transitions.valid, dtype=jnp.int32),
         gradient_steps=stats.gradient_steps.astype(jnp.int32),
-        episodes=jnp.sum(ended, dtype=jnp.int32),
-        episode_return=jnp.mean(transitions.episode_return, where=ended),
-        episode_length=jnp.mean(transitions.episode_length.astype(float), where=ended),
         **stats.diagnostics._asdict(),
-        explained_variance=1 - unexplained / jnp.var(batch.target, where=batch.valid),
         actor_grad_norm=stats.norms.actor,
         critic_grad_norm=stats.norms.critic,
+        **summarize(steps),
     )
+
+
+def _summarize(steps: _Steps) -> dict[str, jax.Array]:
+    done, valid = steps.terminated | steps.truncated, steps.valid
+    ended = done if valid is None else done & valid.reshape(done.shape)
+    unexplained = jnp.var(steps.target - steps.value, where=valid)
+    return {
+        "env_steps": jnp.sum(jnp.ones_like(done) if valid is None else valid, dtype=jnp.int32),
+        "episodes": jnp.sum(ended, dtype=jnp.int32),
+        "episode_return": jnp.mean(steps.episode_return, where=ended),
+        "episode_length": jnp.mean(steps.episode_length.astype(float), where=ended),
+        "explained_variance": 1 - unexplained / jnp.var(steps.target, where=valid),
+    }

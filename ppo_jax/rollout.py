@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ppo_jax import fast, spaces
+from ppo_jax import fast, kernels, spaces
 from ppo_jax.config import Config
 from ppo_jax.env import Environment
 from ppo_jax.policy import Params, Policy
@@ -133,7 +133,15 @@ def collect(
     """
     check_resets(config, environment)
     shape = length(config, environment), config.num_envs
-    noise, pool = _draw(key, environment, policy, shape, config.reset_pool)
+    draw = partial(_draw, environment=environment, policy=policy, reset_pool=config.reset_pool)
+    if config.kernel == "pallas":
+        from ppo_jax.kernels import noise as noise_kernel  # Pallas takes a while to import
+
+        kernels.check(config)
+        noise, pool = noise_kernel.draw(key, draw, shape)
+    else:
+        # Without the barrier XLA draws them in two kernels on a GPU.
+        noise, pool = draw(jax.lax.optimization_barrier(jax.random.split(key, 3)), shape)
     every_final = policy.has_memory or config.kernel == "pallas"
     slots = None if every_final else truncation_slots(config, environment)
     is_large = sum(leaf.nbytes for leaf in jax.tree.leaves(state.observation)) > _LARGE * shape[1]
@@ -350,15 +358,15 @@ def _step(
 
 
 def _draw(
-    key: jax.Array,
+    keys: jax.Array,
+    shape: tuple[int, int],
     environment: Environment,
     policy: Policy,
-    shape: tuple[int, int],
     reset_pool: int | None,
 ) -> tuple[_Noise, Any]:
-    """All noise of a rollout, and the pool of reset states; none where every step has its own."""
-    # Without the barrier XLA draws them in two kernels on a GPU.
-    action_key, step_key, reset_key = jax.lax.optimization_barrier(jax.random.split(key, 3))
+    """All noise of a rollout of three keys, and the pool of reset states; none where every step has
+    its own."""
+    action_key, step_key, reset_key = keys
     size = math.prod(shape)
 
     def unflatten(flat: jax.Array) -> jax.Array:

@@ -1,5 +1,7 @@
 """Random permutations without a sort: a keyed bijection of 0..n-1, evaluated point by point."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -22,15 +24,26 @@ def permute(key: jax.Array, positions: jax.Array, length: jax.Array | int) -> ja
 
     Hoang, Morris & Rogaway, An Enciphering Scheme Based on a Card Shuffle (CRYPTO 2012), fig. 1.
     """
-    length = jnp.asarray(length, jnp.int32)
     words = jax.random.bits(key, (2 * ROUNDS,), jnp.uint32).reshape(2, ROUNDS)
-    pivots = (words[0] % length.astype(jnp.uint32)).astype(jnp.int32)
+    length = jnp.asarray(length, jnp.int32)
+    pivots = words[0] % length.astype(jnp.uint32)
+    return permute_by(pivots.astype(jnp.int32), words[1], positions, length)
+
+
+def permute_by(pivots: Any, coins: Any, positions: jax.Array, length: jax.Array) -> jax.Array:
+    """`permute` with the numbers that it draws.
+
+    Args:
+        pivots: [ROUNDS] of int32, from 0 to length - 1.
+        coins: [ROUNDS] of uint32.
+        length: [], int32.
+    """
     result = positions.astype(jnp.int32)
     # Unrolled on purpose: all rounds fuse into one kernel over the positions.
     for round_ in range(ROUNDS):
         partner = pivots[round_] - result
         partner = jnp.where(partner < 0, partner + length, partner)
-        coin = _hash(jnp.maximum(result, partner).astype(jnp.uint32) ^ words[1, round_]) & 1
+        coin = _hash(jnp.maximum(result, partner).astype(jnp.uint32) ^ coins[round_]) & 1
         result = jnp.where(coin == 1, partner, result)
     return result
 

@@ -24,9 +24,9 @@ def check(config: Config) -> None:
     }
     for reason, is_refused in reasons.items():
         if is_refused:
-            refuse(reason)
+            raise refusal(reason)
 
 
-def refuse(reason: str) -> None:
-    """Raise ValueError with the reason and the remedy."""
-    raise ValueError(f"{reason}, which kernel 'pallas' does not serve; give --kernel xla")
+def refusal(reason: str) -> ValueError:
+    """The error that says the reason and the remedy, to be raised."""
+    return ValueError(f"{reason}, which kernel 'pallas' does not serve; give --kernel xla")

@@ -32,14 +32,16 @@ class _Outputs(NamedTuple):
     log_probs: Any
     values: Any
     advantages: Any
+    targets: Any
     next_values: Any
 
 
 def evaluate(
     params: Params, transitions: rollout.Transition, policy: Policy, config: Config
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Log-probabilities, values and advantages [T, N] of transitions whose final observations are
-    those of every step: what `ppo.compute_advantages` makes of `Policy.unroll` and `returns.gae`.
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Log-probabilities, values, advantages and returns [T, N] of transitions whose final
+    observations are those of every step: what `ppo.compute_advantages` makes of `Policy.unroll`
+    and `returns.gae`.
 
     Raises ValueError, in one line, for what the kernel does not serve.
     """
@@ -54,7 +56,7 @@ def evaluate(
     arrays, numbers_of = memory.numbers((config.discount, config.gae_lambda))
 
     def advantages_kernel(inputs: _Inputs, outputs: _Outputs, barrier: Any) -> None:
-        log_probs, values, advantages, next_values = outputs
+        log_probs, values, advantages, targets, next_values = outputs
         discount, gae_lambda = numbers_of(inputs.arrays)
         pieces = memory.read(places, inputs.parameters)
         observations, finals, actions, rewards, terminations, truncations = (
@@ -88,10 +90,12 @@ def evaluate(
             terminated, truncated = terminations[at], truncations[at]
             continues = discount * (1 - terminated.astype(following.dtype))
             next_value = jnp.where(terminated, 0, next_values[at])
-            delta = rewards[at] + continues * next_value - values[at]
+            value = values[at]
+            delta = rewards[at] + continues * next_value - value
             decay = discount * gae_lambda * (1 - (terminated | truncated).astype(following.dtype))
             advantage = delta + decay * following
-            triton.store(advantages.at[at[0], lane], advantage, mask=lane < num_envs)
+            for ref, vector in ((advantages, advantage), (targets, advantage + value)):
+                triton.store(ref.at[at[0], lane], vector, mask=lane < num_envs)
             return advantage
 
         jax.lax.fori_loop(0, length, step, jnp.zeros(lanes, rewards.dtype))
@@ -105,7 +109,7 @@ def evaluate(
             jax.tree.map(jnp.ravel, params.trainable),
             {name: getattr(transitions, name) for name in _READ},
         ),
-        _Outputs(*[output] * 4),
+        _Outputs(*[output] * 5),
         _WARPS,
     )
-    return written.log_probs, written.values, written.advantages
+    return written.log_probs, written.values, written.advantages, written.targets

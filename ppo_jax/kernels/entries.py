@@ -6,6 +6,7 @@ its equations are evaluated on NumPy arrays of `entries`: each entry is one numb
 array, for all environments at once, a vector [lanes]. NumPy then cuts and joins.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any
@@ -16,13 +17,19 @@ import numpy as np
 from jax.extend.core import Literal
 from jax.interpreters import partial_eval
 
-Entries = np.ndarray  # of vectors [lanes], in the shape of the array that they stand for
+from ppo_jax import kernels
+from ppo_jax.kernels import threefry
+
+# Of vectors [lanes], in the shape of the array that they stand for; an array of keys is one of
+# `threefry.Key`s.
+Entries = np.ndarray
 
 _ELEMENTWISE = (  # operations, all of which Triton has
-    "abs acos acosh add and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type cos"
-    " cosh div eq erf_inv exp exp2 expm1 floor ge gt integer_pow is_finite le log log1p logistic lt"
-    " max min mul ne neg not or pow rem rsqrt select_n shift_left shift_right_arithmetic"
-    " shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh xor"
+    "abs acos acosh add and asin asinh atan atan2 atanh bitcast_convert_type cbrt ceil clamp"
+    " convert_element_type cos cosh div eq erf_inv exp exp2 expm1 floor ge gt integer_pow is_finite"
+    " le log log1p logistic lt max min mul ne neg not or pow rem rsqrt select_n shift_left"
+    " shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient sub tan"
+    " tanh xor"
 )
 _REDUCTIONS = {
     "reduce_sum": jnp.add,
@@ -42,6 +49,13 @@ _MOVES: dict[str, Callable[..., Any]] = {  # of (the equation's parameters, its 
     "unstack": lambda of, x: list(np.moveaxis(x, of["axis"], 0)),
     "split": lambda of, x: np.split(x, np.cumsum(of["sizes"])[:-1], of["axis"]),
     "slice": lambda of, x: x[_slices(of["start_indices"], of["limit_indices"], of["strides"])],
+}
+_RANDOM: dict[str, Callable[..., Entries]] = {  # of (the equation's parameters, its inputs)
+    "random_bits": lambda of, keys: _drawn(threefry.bits, keys, of["shape"], of["bit_width"]),
+    "random_split": lambda of, keys: _drawn(threefry.children, keys, of["shape"]),
+    "random_fold_in": lambda of, *both: _children(*np.broadcast_arrays(*both)),
+    "random_wrap": lambda of, numbers: to_keys(numbers),
+    "random_unwrap": lambda of, keys: to_words(keys),
 }
 
 
@@ -80,6 +94,21 @@ def entries(shape: tuple[int, ...], at: Callable[..., Any]) -> Entries:
     return flat.reshape(shape)
 
 
+def is_key(like: Any) -> bool:
+    """Whether an array of that type is of keys, which a kernel holds as their words [..., 2]."""
+    return jnp.issubdtype(like.dtype, jax.dtypes.prng_key)
+
+
+def to_keys(words: Entries) -> Entries:
+    """The keys of words [..., 2]."""
+    return entries(words.shape[:-1], lambda *at: threefry.Key(tuple(words[at])))
+
+
+def to_words(keys: Entries) -> Entries:
+    """The words [..., 2] of keys."""
+    return entries((*keys.shape, 2), lambda *at: keys[at[:-1]].words[at[-1]])
+
+
 def _run(jaxpr: Any, lanes: int, constants: list[Entries], arguments: list[Any]) -> list[Entries]:
     known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True))
 
@@ -112,6 +141,8 @@ def _evaluate(equation: Any, lanes: int, inputs: list[Entries]) -> list[Entries]
     if name in _MOVES:
         moved = _MOVES[name](of, *inputs)
         return moved if equation.primitive.multiple_results else [moved]
+    if name in _RANDOM:
+        return [_RANDOM[name](of, *inputs)]
     if name == "broadcast_in_dim":
         [small] = inputs
         axes = dict(zip(of["broadcast_dimensions"], small.shape, strict=True))
@@ -120,15 +151,11 @@ def _evaluate(equation: Any, lanes: int, inputs: list[Entries]) -> list[Entries]
     if name == "iota":
         return [of_array(np.indices(shape)[of["dimension"]].astype(of["dtype"]), lanes)]
     if name in _REDUCTIONS:
-        rows = np.moveaxis(inputs[0], of["axes"], range(len(of["axes"]))).reshape(-1, *shape)
+        rows = _rows(inputs[0], of["axes"], shape)
         return [reduce(partial(_each, _REDUCTIONS[name], shape), rows)]
     if name == "argmax":
-        [axis] = of["axes"]
-        return [_argmax(np.moveaxis(inputs[0], axis, 0), shape, lanes, of["index_dtype"])]
-    raise ValueError(
-        f"the environment's step or the policy has the operation {name}, which kernel 'pallas' does"
-        " not serve; give --kernel xla"
-    )
+        return [_argmax(_rows(inputs[0], of["axes"], shape), shape, lanes, of["index_dtype"])]
+    raise kernels.refusal(f"the environment or the policy has the operation {name}")
 
 
 def _each(function: Callable[..., Any], shape: tuple[int, ...], *inputs: Entries) -> Entries:
@@ -136,7 +163,13 @@ def _each(function: Callable[..., Any], shape: tuple[int, ...], *inputs: Entries
     return entries(shape, lambda *place: function(*(one[place] for one in spread)))
 
 
-def _argmax(rows: Entries, shape: tuple[int, ...], lanes: int, dtype: Any) -> Entries:
+def _rows(array: Entries, axes: tuple[int, ...], shape: tuple[int, ...]) -> list[Entries]:
+    """What lies along those axes, each of the shape that is left."""
+    flat = np.moveaxis(array, axes, range(len(axes))).reshape(-1, *shape)
+    return [flat[index, ...] for index in range(len(flat))]
+
+
+def _argmax(rows: list[Entries], shape: tuple[int, ...], lanes: int, dtype: Any) -> Entries:
     """The first index at which the rows are largest."""
     largest, best = rows[0], of_array(np.zeros(shape, dtype), lanes)
     for index, row in enumerate(rows[1:], 1):
@@ -145,6 +178,17 @@ def _argmax(rows: Entries, shape: tuple[int, ...], lanes: int, dtype: Any) -> En
         here = of_array(np.full(shape, index, dtype), lanes)
         best = _each(jnp.where, shape, larger, here, best)
     return best
+
+
+def _drawn(draw: Callable[..., Any], keys: Entries, shape: tuple[int, ...], *of: Any) -> Entries:
+    """What is drawn from each key, [*keys, *shape]."""
+    rows = [draw(keys[at], math.prod(shape), *of) for at in np.ndindex(keys.shape)]
+    flat = entries((len(rows), math.prod(shape)), lambda row, column: rows[row][column])
+    return flat.reshape(*keys.shape, *shape)
+
+
+def _children(keys: Entries, numbers: Entries) -> Entries:
+    return entries(keys.shape, lambda *at: threefry.child(keys[at], numbers[at]))
 
 
 def _slices(starts: Any, limits: Any, strides: Any) -> tuple[slice, ...]:

@@ -24,7 +24,7 @@ class _Inputs(NamedTuple):
     """What the kernel reads; every tree flat, leaf by leaf."""
 
     constants: Any  # of the actor and critic
-    arrays: Any  # among the hyperparameters
+    arrays: Any  # among the hyperparameters and the number of updates
     orders: Any  # [epochs, capacity]
     num_valid: Any  # [1]
     batch: Any  # [B, ...]
@@ -47,7 +47,7 @@ def optimize(
     params: Params,
     optimizer_state: Any,
     batch: loss.Minibatch,
-    scale: jax.Array | float,
+    num_updates: jax.Array | int,
     policy: Policy,
     config: Config,
 ) -> tuple[Any, Any, jax.Array, loss.Diagnostics, optimizer.GradNorms]:
@@ -68,13 +68,13 @@ def optimize(
     parts = batch.observation, batch.action, batch.noise
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), parts)
     actor_critic = ActorCritic(params, policy, config.activation, *one)
-    arrays, hyperparameters_of = memory.numbers((config, scale))
+    arrays, hyperparameters_of = memory.numbers((config, num_updates))
 
     def epochs_kernel(inputs: _Inputs, outputs: _Outputs, barrier: Any) -> None:
         new, new_state = outputs.trainable, outputs.optimizer_state
         lane = jax.lax.broadcasted_iota(jnp.int32, (rows,), 0)
-        own_config, own_scale = hyperparameters_of(inputs.arrays)
-        transformation = optimizer.make(own_config, own_scale)
+        own_config, own_updates = hyperparameters_of(inputs.arrays)
+        transformation = optimizer.make(own_config, own_updates)
         held = inputs.num_valid[0]
         num_minibatches = (held + size - 1) // size
 

@@ -14,7 +14,7 @@ _WIDTH = 1024  # numbers that are looked at together
 
 
 def keep_finite(
-    index: jax.Array, learned: Any, states: tuple[Any, Any], metrics: tuple[Any, Any, Any]
+    index: jax.Array, learned: Any, states: tuple[Any, Any], metrics: tuple[Any, Any]
 ) -> tuple[Any, Any]:
     """The states of agents after an update, and their metrics with a row of it.
 
@@ -25,22 +25,23 @@ def keep_finite(
         learned: What must be finite, every leaf [agents, ...].
         states: The new ones and the old ones, [agents, ...]; an agent that learned something that
             is not finite keeps its old one. Keys of random numbers are the new ones.
-        metrics: Those of the update [agents], what stands for them where it is not kept, [agents],
-            and those so far [capacity, agents].
+        metrics: Those of the update [agents], NaN or 0 where it is not kept, and those so far
+            [capacity, agents].
     """
     (new, structure), old = jax.tree.flatten(states[0]), jax.tree.leaves(states[1])
     is_key = [jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in new]
-    row, instead, rows = map(jax.tree.leaves, metrics)
+    row, rows = map(jax.tree.leaves, metrics)
 
     def finite_kernel(inputs: Any, outputs: Any, _: Any) -> None:
-        index, learned, new, row, instead = inputs
+        index, learned, new, row = inputs
         kept, rows = outputs
         agent = pallas.program_id(0)
         bad = sum((_count_bad(ref, agent) for ref in learned), jnp.zeros((), jnp.int32))
         for source, target in zip(new, kept, strict=True):
             _copy_if(bad == 0, source, target, agent)
-        for source, other, target in zip(row, instead, rows, strict=True):
-            target[index[0], agent] = jnp.where(bad == 0, source[agent], other[agent])
+        for source, target in zip(row, rows, strict=True):
+            none = jnp.nan if jnp.issubdtype(source.dtype, jnp.floating) else 0
+            target[index[0], agent] = jnp.where(bad == 0, source[agent], none)
 
     def flat(leaves: list[jax.Array]) -> list[jax.Array]:
         return [
@@ -49,7 +50,7 @@ def keep_finite(
 
     agents = len(row[0])
     every = [leaf.reshape(agents, -1) for leaf in jax.tree.leaves(learned)]
-    inputs = index[None], every, flat(new), row, instead
+    inputs = index[None], every, flat(new), row
     kept, rows = memory.call(finite_kernel, inputs, (flat(old), rows), _WARPS, (agents,))
     chosen = iter(kept)
     states_after = [
@@ -57,7 +58,7 @@ def keep_finite(
         for leaf, key in zip(new, is_key, strict=True)
     ]
     unflatten = jax.tree.unflatten
-    return unflatten(structure, states_after), unflatten(jax.tree.structure(metrics[2]), rows)
+    return unflatten(structure, states_after), unflatten(jax.tree.structure(metrics[1]), rows)
 
 
 def _count_bad(ref: Any, agent: jax.Array) -> jax.Array:

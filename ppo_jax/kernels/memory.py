@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas
 from jax.experimental.pallas import triton
 
+from ppo_jax.kernels.entries import is_key
+
 
 def padded(size: int) -> int:
     """The least power of two from `size` on, at least 16, which Triton's products need."""
@@ -95,10 +97,11 @@ def call(
 
     The kernel is a function of the inputs and the outputs, as refs in trees like these, and of a
     barrier, after which all threads see what each of them has written. An output is given as its
-    shape, or as an array that the kernel writes in place.
+    shape, or as an array that the kernel writes in place. Refs of keys are of their words [..., 2].
     """
     sources, source_tree = jax.tree.flatten(inputs)
-    targets, target_tree = jax.tree.flatten(outputs)
+    likes, target_tree = jax.tree.flatten(outputs)
+    sources, targets = [_words(leaf) for leaf in sources], [_words(leaf) for leaf in likes]
     num_inputs = len(sources)
     in_place = [place for place, target in enumerate(targets) if isinstance(target, jax.Array)]
     sources = [*sources, *(targets[place] for place in in_place)]
@@ -126,4 +129,17 @@ def call(
     written = jax.lax.platform_dependent(
         *sources, cpu=partial(launch, True), cuda=partial(launch, False)
     )
-    return jax.tree.unflatten(target_tree, written)
+    typed = [
+        jax.random.wrap_key_data(leaf) if is_key(like) else leaf
+        for leaf, like in zip(written, likes, strict=True)
+    ]
+    return jax.tree.unflatten(target_tree, typed)
+
+
+def _words(leaf: Any) -> Any:
+    """An array's shape or numbers, of keys those of their words [..., 2]."""
+    if not is_key(leaf):
+        return leaf
+    if isinstance(leaf, jax.Array):
+        return jax.random.key_data(leaf)
+    return jax.eval_shape(jax.random.key_data, leaf)

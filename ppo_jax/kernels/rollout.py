@@ -1,24 +1,20 @@
 """A rollout as one GPU kernel: actor, environment and resets in the body of one loop."""
 
-import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.pallas import triton
 
-from ppo_jax import kernels
 from ppo_jax.config import Config
 from ppo_jax.kernels import memory, network
-from ppo_jax.kernels.entries import Entries, Program, entries
+from ppo_jax.kernels.entries import Entries, Program, entries, is_key, to_keys
 from ppo_jax.policy import Params, Policy
 
 _WARPS = 4
-# Whole numbers lie in the table of floats, as the same bits: one table is one kernel less.
-_AS_FLOAT = {"int32": "float32", "uint32": "float32", "int64": "float64", "uint64": "float64"}
 
 
 def scan(
@@ -36,9 +32,8 @@ def scan(
 
     carry: the rollout's state [N, ...], then whatever else, numbers too; noise: [T, N, ...].
 
-    Raises ValueError, in one line, for what the kernel does not serve.
+    Raises ValueError, in one line, for an operation that no kernel has.
     """
-    kernels.check(config)
     length, num_envs = jax.tree.leaves(noise)[0].shape[:2]
     lanes = memory.padded(num_envs)
     actor = network.half(params.trainable, "actor")
@@ -54,26 +49,20 @@ def scan(
     one_noise = jax.tree.map(lambda leaf: _like(leaf, (1, *leaf.shape[2:])), noise)
     see = Program(partial(policy.encode, params), one[0].observation)
     act = Program(step_given, network.output(params.trainable), one, one_noise)
-    noise_is_read = act.used[1 + len(jax.tree.leaves(carry)) :]
-    tables, columns = _tables(jax.tree.leaves(noise), noise_is_read)
 
     def rollout_kernel(inputs: Any, outputs: Any, _: Any) -> None:
-        constants, parameters, start, tables = inputs
+        constants, parameters, start, drawn = inputs
         end, rows = outputs
         lane = jax.lax.broadcasted_iota(jnp.int32, (lanes,), 0)
         source = jnp.minimum(lane, num_envs - 1)  # lanes too many repeat the last environment
         half = memory.read(weights, parameters)
 
-        def read(ref: Any, like: Any) -> Entries:
+        def read(ref: Any, like: Any, *time: jax.Array) -> Entries:
             if not like.shape:
                 return entries((), lambda: jnp.full(lanes, ref[0]))
-            return entries(like.shape, lambda _, *place: ref[(source, *place)])
-
-        def read_columns(at: _Columns, time: jax.Array) -> Entries:
-            def column(*place: int) -> jax.Array:
-                return _bits_as(tables[at.table][time, source, int(at.columns[place])], at.dtype)
-
-            return entries(at.columns.shape, column)
+            shape = (1, *ref.shape[len(time) + 1 :])  # of a key's words, if it is one
+            numbers = entries(shape, lambda _, *place: ref[(*time, source, *place)])
+            return to_keys(numbers) if is_key(like) else numbers
 
         def write(ref: Any, leaf: Entries, *time: jax.Array) -> None:
             for place in np.ndindex(leaf.shape[1:]):
@@ -85,7 +74,7 @@ def scan(
             seen = jax.tree.leaves(see(lanes, constants[0], carry[0].observation))
             inputs = [vector for leaf in seen for vector in leaf.flat]
             output = network.forward(half, inputs, config.activation)
-            noise = [0 if at is None else read_columns(at, time) for at in columns]
+            noise = jax.tree.map(lambda ref, like: read(ref, like, time), drawn, one_noise)
             given = entries((1, len(output)), lambda _, place: output[place])
             carry, row = act(lanes, constants[1], given, carry, noise)
             for ref, leaf in zip(rows, jax.tree.leaves(row), strict=True):
@@ -104,44 +93,12 @@ def scan(
     ]
     flat = jax.tree.map(jnp.ravel, ([see.constants, act.constants], actor))
     shapes = [_like(leaf, leaf.shape) for leaf in start], rows
-    end, rows = memory.call(rollout_kernel, (*flat, start, tables), shapes, _WARPS)
+    end, rows = memory.call(rollout_kernel, (*flat, start, noise), shapes, _WARPS)
     end = [leaf.reshape(like.shape) for leaf, like in zip(end, leaves, strict=True)]
     return (
         jax.tree.unflatten(structure, end),
         jax.tree.unflatten(jax.tree.structure(act.outputs[1]), rows),
     )
-
-
-class _Columns(NamedTuple):
-    """Where a leaf lies in the tables."""
-
-    table: str
-    columns: np.ndarray  # [1, ...]
-    dtype: str
-
-
-def _tables(
-    leaves: list[jax.Array], is_read: list[bool]
-) -> tuple[dict[str, jax.Array], list[_Columns | None]]:
-    """The leaves [T, N, ...] that are read, as one table [T, N, columns] a type, which XLA makes at
-    once; and each leaf's columns."""
-    parts: dict[str, list[jax.Array]] = {}
-    places: list[_Columns | None] = []
-    for leaf, wanted in zip(leaves, is_read, strict=True):
-        if not wanted:
-            places.append(None)
-            continue
-        table, shape = _AS_FLOAT.get(str(leaf.dtype), str(leaf.dtype)), leaf.shape[2:]
-        first = sum(part.shape[2] for part in parts.setdefault(table, []))
-        columns = first + np.arange(math.prod(shape)).reshape(1, *shape)
-        places.append(_Columns(table, columns, str(leaf.dtype)))
-        parts[table].append(_bits_as(leaf, table).reshape(*leaf.shape[:2], -1))
-    return {table: jnp.concatenate(each, axis=-1) for table, each in parts.items()}, places
-
-
-def _bits_as(array: jax.Array, dtype: str) -> jax.Array:
-    """The array's bits as numbers of that type."""
-    return array if str(array.dtype) == dtype else jax.lax.bitcast_convert_type(array, dtype)
 
 
 def _like(leaf: Any, shape: tuple[int, ...]) -> Any:

@@ -105,7 +105,7 @@ def second_update(config, jit, init):
 
         return own._replace(noise=noise)
 
-    def recording_optimize(key, params, optimizer_state, batch, scale, policy, config):
+    def recording_optimize(key, params, optimizer_state, batch, num_updates, policy, config):
         distribution, value, _ = policy.apply(params, batch.observation)
         drawn = noises[-1].reshape(-1, noises[-1].shape[-1])
         found.append(
@@ -118,7 +118,7 @@ def second_update(config, jit, init):
                 "count": params.statistics.count if config.normalize_observation else 0,
             }
         )
-        return optimize(key, params, optimizer_state, batch, scale, policy, config)
+        return optimize(key, params, optimizer_state, batch, num_updates, policy, config)
 
     def run(state):
         with pytest.MonkeyPatch.context() as patch:

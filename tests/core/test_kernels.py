@@ -2,6 +2,7 @@
 tests/core/test_rollout.py holds to gymnax's own steps; the epochs against the NumPy oracle."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import pytest
 
 from ppo_jax import env, fast, population, ppo, recipe, rollout, spaces
 from ppo_jax.config import with_hyperparameters
-from ppo_jax.kernels import finite
+from ppo_jax.kernels import finite, noise, shuffles, summary
 from tests.helpers import problems
 from tests.helpers.own_parts import lottery
 from tests.helpers.quick import quick_jit
@@ -39,6 +40,7 @@ CASES = {
     "Pendulum": PENDULUM,
     "whole episodes": recipe("notebook", max_episode_steps=40, num_updates=30),
     "three actions": recipe("fast", env="MountainCar-v0", num_envs=4, num_steps=32),
+    "random steps": CARTPOLE.replace(env="PointRobot-misc"),
     "squashed": PENDULUM.replace(squash_action=True, time_limit="terminate"),
 }
 
@@ -72,6 +74,74 @@ def test_a_rollout_equals_the_scan(name):
     assert_equal((state, transitions), expected)
     if name != "three actions":
         assert np.sum(transitions.done & transitions.valid) >= 1
+
+
+def draws(keys, shape):
+    """What may be drawn in a rollout: by all steps together, and by each with a key of its own."""
+    together, size = jax.random.normal(keys[0], (2 * math.prod(shape),)), math.prod(shape)
+
+    def alone(key):
+        one, two = jax.random.split(jax.random.fold_in(key, 7))
+        return {
+            "bits": [jax.random.bits(one, (1,), f"uint{width}") for width in (8, 16, 32)],
+            "uniform": jax.random.uniform(two, (2,), minval=-1),
+            "whole": jax.random.randint(one, (), -3, 9),
+            "words": jax.random.key_data(two),
+        }
+
+    own = jax.random.split(keys[2], size)
+    apart = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), jax.vmap(alone)(own))
+    return together.reshape(*shape, 2), jax.random.split(keys[1], size).reshape(shape), apart
+
+
+@pytest.mark.parametrize(
+    ("precision", "shape"),  # three blocks of the kernel, or a part of one
+    [("float32", (70, 4)), pytest.param("float64", (5, 3), marks=pytest.mark.slow)],
+)
+def test_random_numbers_are_those_of_jax(precision, shape, request):
+    if precision == "float64":
+        request.getfixturevalue("x64")
+    keys = jax.random.split(jax.random.key(3), 2)
+    expected = jax.vmap(lambda key: draws(jax.random.split(key, 3), shape))(keys)
+    found = quick_jit(jax.vmap(lambda key: noise.draw(key, draws, shape)))(keys)
+    assert_equal(*(jax.tree.map(in_numbers, tree) for tree in (found, expected)))
+
+
+def in_numbers(leaf):
+    """The leaf, or a key's words."""
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(leaf) if is_key else leaf
+
+
+@pytest.mark.parametrize(("capacity", "length"), [(40, 40), (600, 571)])
+def test_orders_are_those_of_the_loops(capacity, length):
+    keys = jax.random.split(jax.random.key(5), 2)
+
+    def orders(function):
+        return jax.jit(jax.vmap(lambda key, length: function(key, capacity, length, 3), (0, None)))(
+            keys, length
+        )
+
+    found, expected = orders(shuffles.epoch_orders), orders(ppo.epoch_orders)
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("num_valid", [None, 23, 0])
+def test_what_is_counted_of_an_update_is_what_the_loops_count(num_valid):
+    rng, size = np.random.default_rng(0), 37
+    steps = ppo._Steps(
+        None if num_valid is None else np.arange(size) < num_valid,
+        *(rng.random((2, size)) < 0.3),
+        rng.normal(size=size),
+        rng.integers(9, size=size),
+        *rng.normal(size=(2, size)),
+    )
+    held = ppo._summarize(jax.tree.map(jnp.asarray, steps))
+    found = jax.jit(lambda steps: summary.summarize(ppo._summarize, steps))(steps)
+    jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, 1e-12), found, held)
+    assert found["env_steps"] == (size if num_valid is None else num_valid)
 
 
 def test_agents_of_one_kernel_have_their_own_worlds():
@@ -170,13 +240,15 @@ def test_an_agent_that_learned_something_infinite_keeps_all_that_it_was():
 
     learned, new, old = agents()[:3], agents(), agents()
     learned[0][1], learned[1][2, 2, 499] = np.nan, -np.inf
-    row, none, rows = np.arange(4), np.full(4, -1), rng.integers(9, size=(3, 4))
-    arguments = jax.tree.map(jnp.asarray, (1, learned, (new, old), (row, none, rows)))
+    row, rows = (np.arange(4), rng.random(4)), (rng.integers(9, size=(3, 4)), rng.random((3, 4)))
+    arguments = jax.tree.map(jnp.asarray, (1, learned, (new, old), (row, rows)))
     states, metrics = jax.jit(finite.keep_finite)(*arguments)
     for one, fresh, kept in zip(states, new, old, strict=True):
         expected = [(kept if agent in (1, 2) else fresh)[agent] for agent in range(4)]
         np.testing.assert_array_equal(one, np.stack(expected).astype(one.dtype))
-    np.testing.assert_array_equal(metrics, [rows[0], [0, -1, -1, 3], rows[2]])
+    for found, own, before, none in zip(metrics, row, rows, (0, np.nan), strict=True):
+        expected = [before[0], [own[0], none, none, own[3]], before[2]]
+        np.testing.assert_array_equal(found, np.array(expected).astype(found.dtype))
 
 
 REFUSED = {
@@ -184,7 +256,7 @@ REFUSED = {
     "no hidden layer": ({"hidden_sizes": ()}, "hidden_sizes is empty"),
     "optimizer": ({"optimizer": optax.sgd(0.1)}, "optimizer is Gradient"),
     "pool": ({"reset_pool": 8}, "reset_pool is 8"),
-    "random steps": ({"env": "Acrobot-v1"}, "gather"),
+    "indices": ({"env": "Acrobot-v1"}, "gather"),
     "images": ({"env": "Breakout-MinAtar"}, "400 numbers, above 64"),
     "several actions": (
         {"env": lottery()._replace(action_space=spaces.MultiDiscrete((2, 3)))},
@@ -200,3 +272,11 @@ def test_what_has_no_kernel_is_refused_with_the_remedy(name):
     with pytest.raises(ValueError, match=f"{said}.*give --kernel xla") as found:
         jax.eval_shape(collect, jax.random.key(0), config)
     assert "\n" not in str(found.value)
+
+
+def test_keys_of_another_generator_are_refused():
+    config = CARTPOLE.replace(kernel="pallas")
+    with pytest.raises(ValueError, match=r"keys are of rbg, not threefry2x32.*--kernel xla"):
+        jax.eval_shape(collect, jax.random.key(0, impl="rbg"), config)
+    with jax.threefry_partitionable(False), pytest.raises(ValueError, match=r"is False.*--kernel"):
+        jax.eval_shape(collect, jax.random.key(0), config)

@@ -22,7 +22,7 @@ def assert_close(one, other):
 def after_steps(params, draws, config):
     """The parameters after a step of the optimizer along each of the gradients."""
     optimized, to_trainable = optimizer.to_optimized(params, config)
-    transformation, state = optimizer.make(config, 1.0), optimizer.init(params, config)
+    transformation, state = optimizer.make(config, 0), optimizer.init(params, config)
     for gradients in draws:
         gradients = optimizer.to_optimized(gradients, config)[0]
         updates, state = transformation.update(gradients, state, optimized)
@@ -94,14 +94,14 @@ def test_learning_rate_falls_linearly_to_zero_over_the_run():
     assert config.num_updates == 976
     updates = np.array([0, 1, 500, 975])
     more = np.array([976, 977, 2000])  # of `ppo.run`, which must not climb
-    scales = jax.vmap(ppo.learning_rate_scale, (0, None))(np.append(updates, more), config)
+    scales = jax.vmap(optimizer.learning_rate_scale, (0, None))(np.append(updates, more), config)
     np.testing.assert_allclose(scales[:4], 1 - updates / 976, rtol=1e-12)
     assert (scales[4:] == 0).all()
 
 
 def test_learning_rate_of_the_notebook_is_constant():
     for index in (0, 999):
-        assert ppo.learning_rate_scale(jnp.asarray(index), recipe("notebook")) == 1
+        assert optimizer.learning_rate_scale(jnp.asarray(index), recipe("notebook")) == 1
 
 
 def _fails(*_):

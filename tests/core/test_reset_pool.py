@@ -94,8 +94,9 @@ def test_places_in_a_pool_come_of_a_key_that_no_reset_had():
         patch.setattr(jax.random, "randint", record)
         with jax.disable_jit():
             environment = env.make(config)
-            rollout._draw(jax.random.key(0), environment, policy.make(config), (6, 4), 4)
-    pool = jax.random.split(jax.random.split(jax.random.key(0), 3)[2], 4)
+            keys = jax.random.split(jax.random.key(0), 3)
+            rollout._draw(keys, (6, 4), environment, policy.make(config), 4)
+    pool = jax.random.split(keys[2], 4)
     assert not np.isin(jax.random.key_data(places[-1]), jax.random.key_data(pool)).all()
 
 

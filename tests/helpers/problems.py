@@ -127,7 +127,7 @@ class Problem(NamedTuple):
     adam: tuple  # the optimizer's state
     transitions: rollout.Transition
     log_prob: jax.Array  # [T, N], of the policy that acted
-    scale: float
+    num_updates: float  # before this one
     settings: oracle.Settings
     judged: tuple  # the oracle's params, adam and rollout
     key: jax.Array
@@ -159,13 +159,14 @@ def make_problem(case, seed):
         held.pop("noise", None)  # no other entropy needs it
     if config.whole_episodes and not held["terminated"][-1]:
         held["truncated"][-1] = True
-    scale = 1.0 if seed == 0 else rng.uniform(0.1, 0.9)
+    progress = 0.0 if seed == 0 else rng.uniform(0.1, 0.9)
+    config = config.replace(anneal_learning_rate=seed > 0)
     return Problem(
         config,
         policy.Params(trainable(params), ()),
         adam_state(adam, config),
         *as_transitions(rng, held, capacity),
-        scale,
+        progress * config.num_updates,
         settings,
         (params, adam, held),
         jax.random.key(seed),
@@ -291,20 +292,20 @@ def orders_of(key, transitions, config):
 
 
 @quick_jit
-def learn(key, params, adam, transitions, log_prob, scale, config):
+def learn(key, params, adam, transitions, log_prob, num_updates, config):
     """The learning part of `ppo.update`: what it ends with, its batch, and its orders; of a policy
     that acted with other log-probabilities, so that ratios lie on both sides of the edges."""
     own_policy = ppo.policy(config)
     batch = ppo.compute_advantages(params, transitions, None, own_policy, config)
     acted = batch._replace(log_prob=log_prob.reshape(-1))
     orders = orders_of(key, transitions, config)
-    learned = ppo.optimize(key, params, adam, acted, scale, own_policy, config)
+    learned = ppo.optimize(key, params, adam, acted, num_updates, own_policy, config)
     return learned, batch, orders
 
 
 def learn_from(problem):
     """What the library makes of a problem, its batch and its orders of what is valid."""
-    names = "key", "params", "adam", "transitions", "log_prob", "scale", "config"
+    names = "key", "params", "adam", "transitions", "log_prob", "num_updates", "config"
     learned, batch, orders = learn(*(getattr(problem, name) for name in names))
     return learned, batch, np.array(orders)[:, : problem.judged[2]["reward"].size]
 
@@ -319,7 +320,8 @@ def learn_and_orders(problem):
 def learn_both_ways(problem):
     """What the library and the oracle make of a problem."""
     learned, batch, orders = learn_from(problem)
-    expected = oracle.update(problem.settings, *problem.judged, orders, 1 - problem.scale)
+    progress = problem.num_updates / problem.config.num_updates
+    expected = oracle.update(problem.settings, *problem.judged, orders, progress)
     return learned, batch, expected
 
 

@@ -151,7 +151,7 @@ def updates_laid_open(config, number, offset=0.0):
             inside["transitions"] = transitions
             return after, transitions
 
-        def recording_optimize(key, params, optimizer_state, batch, scale, policy, config):
+        def recording_optimize(key, params, optimizer_state, batch, num_updates, policy, config):
             turned = jax.tree.map(lambda leaf: leaf[:, ::-1], batch._replace(memory=()))
             distribution, value, _ = policy.unroll(
                 params,
@@ -169,7 +169,7 @@ def updates_laid_open(config, number, offset=0.0):
             inside["ratio"] = jnp.exp(distribution.log_prob(turned.action) - turned.log_prob)
             inside["value"] = value - turned.value
             inside["acted"] = distribution.sample(correlated(inside["noise"])[:, ::-1])[:, ::-1]
-            return optimize(key, params, optimizer_state, batch, scale, policy, config)
+            return optimize(key, params, optimizer_state, batch, num_updates, policy, config)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(ppo, "policy", recording_policy)

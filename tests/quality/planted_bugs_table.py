@@ -309,13 +309,13 @@ EPOCHS_AND_OPTIMIZERS = (
         "annealed-by-gradient-steps",
         "Annealing counts gradient steps where the run's length is in updates.",
         "ppo:update",
-        argument("learning_rate_scale", 0, 'optax.tree.get(state.optimizer_state, "count")'),
+        argument("optimize", 4, 'optax.tree.get(state.optimizer_state, "count")'),
         UPDATES,
     ),
     Bug(
         "annealed-too-early",
         "The learning rate is 0 already in the last update, which learns nothing.",
-        "ppo:learning_rate_scale",
+        "optimizer:learning_rate_scale",
         replace(
             "jnp.asarray(num_updates, float) / config.num_updates",
             "jnp.asarray(num_updates, float) / (config.num_updates - 1)",
@@ -415,10 +415,8 @@ AGENTS = (
     Bug(
         "variance-explained-of-the-values",
         "Explained variance is measured against the variance of the values, not of the returns.",
-        "ppo:_metrics",
-        replace(
-            "jnp.var(batch.target, where=batch.valid)", "jnp.var(batch.value, where=batch.valid)"
-        ),
+        "ppo:_summarize",
+        replace("jnp.var(steps.target, where=valid)", "jnp.var(steps.value, where=valid)"),
         UPDATES,
     ),
     Bug(
