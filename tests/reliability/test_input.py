@@ -142,6 +142,7 @@ REFUSED = [
 ]
 REFUSED_BY_THE_PARSER = [
     row("unknown flag", "--learning-rte 1", "--learning-rte", "did you mean --learning-rate?"),
+    row("environment without a flag", "CartPole-v1", "did you mean --env CartPole-v1?"),
     row("unknown short flag", "--sed 1", "--sed", "did you mean --seed?"),
     row("wrong type of a size", "--num-envs many", "'many'", "--num-envs INT"),
     row(
