@@ -153,11 +153,10 @@ def _shorten(box: str, known: list[str], remedy: str) -> str:
     reason = re.sub(r"\. +Got errors:.*", "", reason).strip(".! ")
     if re.search(r"options: (true|false|yes|no|on|off|0|1)$", reason, re.IGNORECASE):
         remedy = "a switch takes no value: give --name for yes, --no-name for no"
+    elif bare := re.fullmatch(r"Unrecognized options: ([A-Za-z][\w:.-]*)", reason):
+        remedy = f"did you mean --env {bare[1]}?" if "--env" in known else remedy
     unknown = re.match(r"Unrecognized options: (--[\w-]+)", reason)
     near = difflib.get_close_matches(unknown[1], [*known, *_ALIASES], n=1) if unknown else []
-    bare = re.fullmatch(r"Unrecognized options: ([A-Za-z][\w:.-]*)", reason)
-    if bare and "--env" in known:
-        near = [f"--env {bare[1]}"]
     form = re.search(r"Argument helptext:.*\n[│ ] +(--.*?) *│?\n", box)
     example = re.search(r"such as (.*?)\.? \(default", " ".join(re.split(r"[│\s]+", box)))
     remedy = f"give {form[1]}" if form else remedy
