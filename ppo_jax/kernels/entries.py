@@ -94,11 +94,6 @@ def entries(shape: tuple[int, ...], at: Callable[..., Any]) -> Entries:
     return flat.reshape(shape)
 
 
-def is_key(like: Any) -> bool:
-    """Whether an array of that type is of keys, which a kernel holds as their words [..., 2]."""
-    return jnp.issubdtype(like.dtype, jax.dtypes.prng_key)
-
-
 def to_keys(words: Entries) -> Entries:
     """The keys of words [..., 2]."""
     return entries(words.shape[:-1], lambda *at: threefry.Key(tuple(words[at])))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas
 from jax.experimental.pallas import triton
 
+from ppo_jax import kernels
 from ppo_jax.kernels import memory
 
 _WARPS = 4
@@ -29,7 +30,7 @@ def keep_finite(
             [capacity, agents].
     """
     (new, structure), old = jax.tree.flatten(states[0]), jax.tree.leaves(states[1])
-    is_key = [jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in new]
+    is_key = [kernels.is_key(leaf) for leaf in new]
     row, rows = map(jax.tree.leaves, metrics)
 
     def finite_kernel(inputs: Any, outputs: Any, _: Any) -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas
 from jax.experimental.pallas import triton
 
-from ppo_jax.kernels.entries import is_key
+from ppo_jax.kernels import is_key
 
 
 def padded(size: int) -> int:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.pallas import triton
 
-from ppo_jax.kernels import memory, threefry
-from ppo_jax.kernels.entries import Program, entries, is_key, to_words
+from ppo_jax.kernels import is_key, memory, threefry
+from ppo_jax.kernels.entries import Program, entries, to_words
 
 _WARPS = 16
 _LANES = 512  # steps of an environment that are drawn at once

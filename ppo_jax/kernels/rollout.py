@@ -10,8 +10,8 @@ import numpy as np
 from jax.experimental.pallas import triton
 
 from ppo_jax.config import Config
-from ppo_jax.kernels import memory, network
-from ppo_jax.kernels.entries import Entries, Program, entries, is_key, to_keys
+from ppo_jax.kernels import is_key, memory, network
+from ppo_jax.kernels.entries import Entries, Program, entries, to_keys
 from ppo_jax.policy import Params, Policy
 
 _WARPS = 4
