@@ -242,7 +242,7 @@ def draw(content: dict[str, Any], path: Path) -> None:
     bars.barh(labels, outside, left=inside, label="outside", color="tab:orange")
     bars.invert_yaxis()
     room = 8 * max(map(sum, zip(inside, outside, strict=True)))  # beside the bars, for the legend
-    bars.set(xscale="log", xlim=(10, room), xlabel="launches an update, one agent")
+    bars.set(xscale="log", xlim=(1, room), xlabel="launches an update, one agent")
     bars.set(title="compiled for an H100, not timed")
     bars.legend(fontsize=8, frameon=False, loc="upper right")
     for color, name in enumerate(dict.fromkeys(row["program"] for row in content["predictions"])):

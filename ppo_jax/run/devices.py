@@ -49,6 +49,8 @@ def device_errors(request: str, remedy: str) -> Iterator[None]:
         yield
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         reason = (str(error).splitlines() or ["out of memory"])[0]
+        if "Shared memory size limit" in reason:  # of a Pallas kernel, which only XLA knows
+            remedy = "give --kernel xla, or more num_minibatches, or smaller hidden_sizes"
         raise DeviceError(f"the device failed with {request} ({reason}); {remedy}") from error
 
 

@@ -149,7 +149,8 @@ def torch_update(problem, orders):
     log_std = flat(tensors(params.get("log_std", [])))
     networks = [*flat(actor), *log_std], flat(critic)
     both = [*networks[0], *networks[1]]
-    optimizer = make_optimizer(config, *networks, adam, problem.scale)
+    scale = 1 - problem.num_updates / config.num_updates
+    optimizer = make_optimizer(config, *networks, adam, scale)
     data = {name: torch.tensor(array) for name, array in held.items()}
     data["value"], data["advantage"], data["target"] = returns_and_advantages(config, critic, data)
     data = {name: tensor.flatten(0, 1) for name, tensor in data.items()}
