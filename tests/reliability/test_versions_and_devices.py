@@ -11,6 +11,7 @@ import pytest
 from ppo_jax import env, recipe
 from ppo_jax.envs import sources
 from ppo_jax.run import compiled, devices
+from ppo_jax.run.errors import DeviceError
 from ppo_jax.run.errors import run_command as run_main
 from ppo_jax.run.storage import checkpoints
 from tests.helpers.commands import SMALL, run_command
@@ -120,6 +121,13 @@ def test_what_the_machine_cannot_hold_is_refused_before_it_is_killed(
     code, _, error = run_command("train", *SMALL, "--num-seeds", agents, "--quiet", "--out", out)
     assert code == 4
     one_line(error, "1.0 kB is free", *words)
+
+
+def test_a_kernel_too_large_for_a_gpu_names_what_needs_less():
+    exceeded = "RESOURCE_EXHAUSTED: Shared memory size limit exceeded: requested 294912"
+    wanted = pytest.raises(DeviceError, match=r"requested 294912.*give --kernel xla, or")
+    with wanted, devices.device_errors("compiling", "--group-size trains fewer"):
+        raise jax.errors.JaxRuntimeError(exceeded)
 
 
 def test_a_container_has_what_its_groups_leave(tmp_path):
