@@ -46,7 +46,7 @@ _MOVES: dict[str, Callable[..., Any]] = {  # of (the equation's parameters, its 
     "transpose": lambda of, x: x.transpose(of["permutation"]),
     "concatenate": lambda of, *each: np.concatenate(each, of["dimension"]),
     "stack": lambda of, *each: np.stack(each, of["axis"]),
-    "unstack": lambda of, x: list(np.moveaxis(x, of["axis"], 0)),
+    "unstack": lambda of, x: _parts(np.moveaxis(x, of["axis"], 0)),
     "split": lambda of, x: np.split(x, np.cumsum(of["sizes"])[:-1], of["axis"]),
     "slice": lambda of, x: x[_slices(of["start_indices"], of["limit_indices"], of["strides"])],
 }
@@ -160,8 +160,12 @@ def _each(function: Callable[..., Any], shape: tuple[int, ...], *inputs: Entries
 
 def _rows(array: Entries, axes: tuple[int, ...], shape: tuple[int, ...]) -> list[Entries]:
     """What lies along those axes, each of the shape that is left."""
-    flat = np.moveaxis(array, axes, range(len(axes))).reshape(-1, *shape)
-    return [flat[index, ...] for index in range(len(flat))]
+    return _parts(np.moveaxis(array, axes, range(len(axes))).reshape(-1, *shape))
+
+
+def _parts(array: Entries) -> list[Entries]:
+    """An array along its first axis: arrays too, where iterating a vector would give numbers."""
+    return [array[index, ...] for index in range(len(array))]
 
 
 def _argmax(rows: list[Entries], shape: tuple[int, ...], lanes: int, dtype: Any) -> Entries:
