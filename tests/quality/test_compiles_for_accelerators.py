@@ -43,6 +43,16 @@ CASES = [
 @pytest.mark.parametrize("device", ["gpu:h100", "tpu:v5e:2x2"])
 @pytest.mark.parametrize(("own", "agents", "options"), CASES)
 def test_a_recipe_compiles(device, own, agents, options):
+    check_that_it_compiles(device, own, agents, options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env", ["CartPole-v1", "PointRobot-misc"])  # whose steps draw
+def test_pallas_kernels_compile(env):
+    check_that_it_compiles("gpu:h100", "standard", 2, {"env": env, "kernel": "pallas"})
+
+
+def check_that_it_compiles(device, own, agents, options):
     given = [device, own, str(agents), json.dumps(options)]
     command = [sys.executable, "-c", COMPILE, *given]
     result = subprocess.run(command, capture_output=True, text=True, timeout=600)
