@@ -3,6 +3,7 @@ run. Skipped where jax has no plugin for the device, which `pip` installs withou
 `jax-cuda13-plugin` and `jax-cuda13-pjrt` of jax's own version, `--no-deps`, and `jax[tpu]`."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -56,7 +57,8 @@ def test_pallas_kernels_compile():
 def check_that_it_compiles(device, own, agents, options):
     given = [device, own, str(agents), json.dumps(options)]
     command = [sys.executable, "-c", COMPILE, *given]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    env = {**os.environ, "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}  # for tests side by side
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600, env=env)
     if "skip: " in result.stderr:
         pytest.skip(result.stderr.strip())
     assert result.returncode == 0, result.stderr
