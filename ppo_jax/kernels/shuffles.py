@@ -1,4 +1,4 @@
-"""The orders of an update's epochs as one GPU kernel, where XLA has four."""
+"""The orders of an update's epochs as one GPU kernel, where XLA has several."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Sums and means over an update's steps as one GPU kernel, where XLA has six."""
+"""Sums and means over an update's steps as one GPU kernel, where XLA has several."""
 
 from collections.abc import Callable
 from typing import Any

@@ -663,7 +663,7 @@ def test_a_gru_recalls_what_a_perceptron_can_only_guess():
 
 @pytest.mark.slow
 def test_a_gru_learns_cartpole_where_nothing_need_be_remembered():
-    """Most agents, for which ones turns with rounding: 31 of 32 with these settings."""
+    """Most agents, for which ones turns with rounding: 15 of 16 with these settings."""
     config = recipe("fast", env="CartPoleNoVelocity-v1", total_timesteps=100_000)
     scores = final_scores(config.replace(env="CartPole-v1"), seeds=8)
     print(np.sort(scores))
