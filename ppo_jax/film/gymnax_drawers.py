@@ -1,5 +1,6 @@
 """Draws gymnax's environments from their states."""
 
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from math import copysign, cos, pi, sin
@@ -321,20 +322,25 @@ def draw_discounting_chain(canvas: Canvas, scene: Scene) -> None:
     canvas.text((50, -6), f"time {time}", 8, MUTED)
 
 
-def draw_simple_bandit(canvas: Canvas, scene: Scene) -> None:
-    """What each arm pays, and the one that was pulled."""
-    _draw_arms(canvas, np.ravel(scene.state.rewards), scene.action, "what each arm pays")
-
-
-def draw_bernoulli_bandit(canvas: Canvas, scene: Scene) -> None:
-    """How probably each arm pays, which the agent must find out."""
-    _draw_arms(canvas, np.ravel(scene.state.reward_probs), scene.action, _say("how often", scene))
-
-
-def draw_gaussian_bandit(canvas: Canvas, scene: Scene) -> None:
-    """What both arms pay on average: nothing, and what the agent must find out."""
-    pays = np.array([0.0, float(scene.state.mu)])
-    _draw_arms(canvas, pays, scene.action, _say("how much", scene))
+def draw_arms(what: str, pays_of: Callable[[Any], Any], canvas: Canvas, scene: Scene) -> None:
+    """A column for what each arm pays, which the state tells and the agent must find out; the one
+    that was pulled is colored."""
+    pays = np.ravel(pays_of(scene.state)).astype(float)
+    low, high = min(0.0, float(pays.min())), max(1.0, float(pays.max()))
+    canvas.view((-0.25, -0.3), (1.25, 1.25))
+    paid = "" if scene.action is None else f": it paid {scene.reward:.2g}"
+    canvas.text((0.5, 1.14), f"{what} each arm pays{paid}", 0.09, MUTED, most=1.4)
+    wide, zero = 1 / len(pays), -low / (high - low)
+    for arm, pay in enumerate(pays.tolist()):
+        top = (pay - low) / (high - low)
+        left, right = (arm + 0.1) * wide, (arm + 0.9) * wide
+        is_pulled = arm == scene.action
+        canvas.box((left, zero), (right, top), ORANGE if is_pulled else SKY, 0.01)
+        canvas.text(((left + right) / 2, top + (0.06 if pay >= 0 else -0.06)), f"{pay:.2g}", 0.075)
+        if is_pulled:
+            canvas.circle(((left + right) / 2, -0.16), 0.06, ORANGE)
+        canvas.text(((left + right) / 2, -0.16), f"{arm}", 0.075, INK if is_pulled else MUTED)
+    canvas.line([(0, zero), (1, zero)], MUTED, 0.008)
 
 
 def draw_mnist(canvas: Canvas, scene: Scene) -> None:
@@ -346,29 +352,6 @@ def draw_mnist(canvas: Canvas, scene: Scene) -> None:
     canvas.text((0, 0.3), f"{int(scene.state.correct_label)}", 1.0)
     if scene.action is not None:
         _draw_verdict(canvas, f"said {int(scene.action)}", scene.reward, -0.6)
-
-
-def _draw_arms(canvas: Canvas, pays: np.ndarray, pulled: Any, title: str) -> None:
-    """A column for what each arm pays, the pulled one colored."""
-    low, high = min(0.0, float(pays.min())), max(1.0, float(pays.max()))
-    canvas.view((-0.25, -0.3), (1.25, 1.25))
-    canvas.text((0.5, 1.14), title, 0.09, MUTED, most=1.4)
-    wide, zero = 1 / len(pays), -low / (high - low)
-    for arm, pay in enumerate(pays.tolist()):
-        top = (pay - low) / (high - low)
-        left, right = (arm + 0.1) * wide, (arm + 0.9) * wide
-        is_pulled = arm == pulled
-        canvas.box((left, zero), (right, top), ORANGE if is_pulled else SKY, 0.01)
-        canvas.text(((left + right) / 2, top + (0.06 if pay >= 0 else -0.06)), f"{pay:.2g}", 0.075)
-        if is_pulled:
-            canvas.circle(((left + right) / 2, -0.16), 0.06, ORANGE)
-        canvas.text(((left + right) / 2, -0.16), f"{arm}", 0.075, INK if is_pulled else MUTED)
-    canvas.line([(0, zero), (1, zero)], MUTED, 0.008)
-
-
-def _say(what: str, scene: Scene) -> str:
-    paid = "" if scene.action is None else f": it paid {scene.reward:.2g}"
-    return f"{what} each arm pays{paid}"
 
 
 def _draw_time(canvas: Canvas, time: int, steps: int, y: float) -> None:
@@ -384,6 +367,7 @@ def _draw_verdict(canvas: Canvas, said: str, reward: float, y: float) -> None:
 
 
 _PUSHES = "left", "none", "right"
+_ARMS = "arm 0", "arm 1"
 _COMPASS = "up", "right", "down", "left"
 DRAWERS = {
     "CartPole": Drawer(draw_cart_pole, ("left", "right")),
@@ -407,8 +391,10 @@ DRAWERS = {
     "MemoryChain": Drawer(draw_memory_chain),
     "UmbrellaChain": Drawer(draw_umbrella_chain, ("leave it", "take it")),
     "DiscountingChain": Drawer(draw_discounting_chain),
-    "SimpleBandit": Drawer(draw_simple_bandit),
-    "BernoulliBandit": Drawer(draw_bernoulli_bandit, ("arm 0", "arm 1")),
-    "GaussianBandit": Drawer(draw_gaussian_bandit, ("arm 0", "arm 1")),
+    "SimpleBandit": Drawer(partial(draw_arms, "what", lambda state: state.rewards)),
+    "BernoulliBandit": Drawer(
+        partial(draw_arms, "how often", lambda state: state.reward_probs), _ARMS
+    ),
+    "GaussianBandit": Drawer(partial(draw_arms, "how much", lambda state: (0, state.mu)), _ARMS),
     "MNISTBandit": Drawer(draw_mnist),
 }
