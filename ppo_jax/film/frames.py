@@ -74,87 +74,74 @@ class _Panel:
     """What stands beside the picture in every step of an episode."""
 
     def __init__(self, stage: Stage, trace: Trace, episode: int):
-        self._stage, self._names = stage, recording.action_names(stage)
+        self._title, self._names = stage.title, recording.action_names(stage)[:_MOST_BARS]
         self._steps = recording.length(trace, episode)
         own = slice(0, self._steps), episode
         self._value = trace.value[own]
         self._returns = np.concatenate([[0.0], np.cumsum(trace.reward[own], dtype=float)])
-        self._action = trace.action[own].reshape(self._steps, -1)
-        self._policy = {
-            name: numbers[own].reshape(self._steps, -1) for name, numbers in trace.policy.items()
-        }
+        said = {"action": trace.action, **trace.policy}
+        policy = {name: one[own].reshape(self._steps, -1) for name, one in said.items()}
+        self._set_bars(policy, stage.action_space)
         self._ended = "end" if trace.terminated[self._steps - 1, episode] else "time limit"
         low, high = float(np.min(self._value)), float(np.max(self._value))
         room = max(0.2 * max(-low, high, 0.1) - (high - low), 1e-3)  # noise fills no panel
         self._low, self._high = low - room / 2, high + room / 2
 
+    def _set_bars(self, policy: dict[str, Any], space: Any) -> None:
+        """What is drawn of the policy in every step, [steps, bars]: the probability of every
+        action, the chosen one colored, of several entries one each; or of every continuous entry
+        mean and deviation between its bounds, and the action that was taken."""
+        action = policy["action"]
+        if "mean" in policy:
+            low, mean, high = (policy[name] for name in ("low", "mean", "high"))
+            least, most = _bounds(space, np.concatenate([low, mean, high, action]))
+            marked, colored = [0 * action, mean, action], action[:, :0]
+            self._number, self._form = action, "z.2f"  # no -0
+        else:
+            share = policy["probability"].astype(float)
+            low, high, least, most = 0 * share, np.maximum(share, 0.02), np.zeros(1), np.ones(1)
+            starts = np.cumsum([0, *getattr(space, "nvec", ())])  # of entries' bars
+            marked, colored = [], action + starts[: action.shape[1]]
+            self._number, self._form = share, ".0%"
+
+        def at(values: Any) -> Any:
+            return _LEFT + np.clip((values - least) / (most - least), 0, 1) * (_RIGHT - _LEFT)
+
+        self._start, self._end = at(low), np.maximum(at(high), at(low) + 2)
+        self._colored, self._marks = colored, [at(one) for one in marked]
+
     def draw(self, step: int, said: str) -> Image.Image:
         """The panel before that step; after the last one there is no action to choose."""
         canvas = Canvas(PANEL, SIDE)
-        canvas.text((6, 20), self._stage.title, 16, INK, "lm", most=PANEL - 18)
+        canvas.text((6, 20), self._title, 16, INK, "lm", most=PANEL - 18)
         canvas.text((6, 39), said, 13, MUTED, "lm", most=PANEL - 18)
         canvas.text((6, 62), f"step {step:,}", 14, INK, "lm")
         canvas.text((PANEL - 12, 62), f"return {number(self._returns[step])}", 14, INK, "rm")
         ended = f" ({self._ended})" * (step == self._steps)
         canvas.text((6, 85), f"policy{ended}", 13, MUTED, "lm")
-        draw_policy = self._draw_intervals if "mean" in self._policy else self._draw_bars
-        draw_policy(canvas, step)
+        self._draw_policy(canvas, step)
         self._draw_value(canvas, min(step, self._steps - 1))
         return canvas.finish()
 
-    def _rows(self, canvas: Canvas) -> Iterator[tuple[int, float, float, float]]:
-        """Draw the first entries' names, each before an empty bar; gives each with its row's
-        middle, half of the bar's height, and the size of its words."""
-        shown = min(len(self._names), _MOST_BARS)
-        tall = min(20.0, 80 / shown)
-        for index in range(shown):
-            y, half, size = 96 + (index + 0.5) * tall, tall * 0.36, min(13.0, tall)
-            canvas.text((6, y), self._names[index], size, INK, "lm", most=_LEFT - 10)
-            canvas.box((_LEFT, y - half), (_RIGHT, y + half), FLOOR, 2)
-            yield index, y, half, size
-
-    def _draw_bars(self, canvas: Canvas, step: int) -> None:
-        """The probability of every action, the chosen one colored: of several entries one each."""
-        starts = np.cumsum([0, *getattr(self._stage.action_space, "nvec", ())])  # of entries' bars
-        for index, y, half, size in self._rows(canvas):
-            if step < self._steps:
-                chosen = self._action[step] + starts[: self._action.shape[1]]
-                share = float(self._policy["probability"][step, index])
-                end = _LEFT + max(share, 0.02) * (_RIGHT - _LEFT)
-                color = ORANGE if index in chosen else SKY
-                canvas.box((_LEFT, y - half), (end, y + half), color, 2)
-                canvas.text((PANEL - 12, y), f"{share:.0%}", size, INK, "rm")
-
-    def _draw_intervals(self, canvas: Canvas, step: int) -> None:
-        """Mean and deviation of every entry between its bounds, and the action that was taken."""
-        lows, highs = self._bounds()
-
-        def at(values: Any) -> list[float]:
-            shares = np.clip((values - lows) / (highs - lows), 0, 1)
-            return list((_LEFT + shares * (_RIGHT - _LEFT)).tolist())
-
-        for index, y, half, size in self._rows(canvas):
-            zero = at(0)[index]
-            canvas.line([(zero, y - half), (zero, y + half)], LINE, 1)
-            if step < self._steps:
-                own = (self._policy[name][step] for name in ("low", "mean", "high"))
-                low, mean, high, taken = (at(one)[index] for one in (*own, self._action[step]))
-                canvas.box((low, y - half), (max(high, low + 2), y + half), SKY, 2)
-                canvas.line([(mean, y - half), (mean, y + half)], BLUE, 1.5)
-                canvas.circle((taken, y), 3.6, ORANGE)
-                said = f"{round(float(self._action[step, index]), 2) + 0.0:.2f}"  # no -0
-                canvas.text((PANEL - 12, y), said, size, INK, "rm")
-
-    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of every entry's axis: the action's, or where they are infinite, what was done."""
-        space: Any = self._stage.action_space
-        most = np.abs(np.concatenate([*self._policy.values(), self._action])).max(axis=0) + 1e-6
-        ends = [
-            np.broadcast_to(np.asarray(bound, float), space.shape).reshape(-1)
-            for bound in (space.low, space.high)
-        ]
-        finite = np.isfinite(ends[0]) & np.isfinite(ends[1]) & (ends[1] - ends[0] < 1e6)
-        return np.where(finite, ends[0], -most), np.where(finite, ends[1], most)
+    def _draw_policy(self, canvas: Canvas, step: int) -> None:
+        """The first bars, each in a row with its name and, before the end, its number."""
+        tall = min(20.0, 80 / len(self._names))
+        size, ended = min(13.0, tall), step == self._steps
+        for index, name in enumerate(self._names):
+            y, at = 96 + (index + 0.5) * tall, (step - ended, index)
+            top, bottom, marks = y - tall * 0.36, y + tall * 0.36, [one[at] for one in self._marks]
+            canvas.text((6, y), name, size, INK, "lm", most=_LEFT - 10)
+            canvas.box((_LEFT, top), (_RIGHT, bottom), FLOOR, 2)
+            if marks:
+                canvas.line([(marks[0], top), (marks[0], bottom)], LINE, 1)
+            if ended:
+                continue
+            color = ORANGE if index in self._colored[step] else SKY
+            canvas.box((self._start[at], top), (self._end[at], bottom), color, 2)
+            if marks:
+                canvas.line([(marks[1], top), (marks[1], bottom)], BLUE, 1.5)
+                canvas.circle((marks[2], y), 3.6, ORANGE)
+            canvas.text((PANEL - 12, y), f"{self._number[at]:{self._form}}", size, INK, "rm")
 
     def _draw_value(self, canvas: Canvas, step: int) -> None:
         """The critic's value up to now."""
@@ -168,3 +155,14 @@ class _Panel:
         if len(points) > 1:
             canvas.line(points, GREEN, 1.3)
         canvas.circle(points[-1], 3, GREEN)
+
+
+def _bounds(space: Any, done: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of every entry's axis: the action's, or where they are infinite, what was done, [N, bars]."""
+    most = np.abs(done).max(axis=0) + 1e-6
+    low, high = (
+        np.broadcast_to(np.asarray(bound, float), space.shape).reshape(-1)
+        for bound in (space.low, space.high)
+    )
+    finite = np.isfinite(low) & np.isfinite(high) & (high - low < 1e6)
+    return np.where(finite, low, -most), np.where(finite, high, most)
