@@ -195,18 +195,14 @@ def _machine(run: Run) -> str:
 
 
 def _compared(run: Run, name: str, first: Run) -> list[str]:
-    group, solved = run.groups[0], None
-    if len(group.returns) and run.solved_at is not None:
-        solved = float((group.returns >= run.solved_at).mean())
+    facts = {fact: value for fact, value, _ in _facts(run)}
     return [
         name,
         f"{run.description['agents']['num_seeds']:,}",
-        number(_final(run)),
+        facts.get("greedy return", "–"),
         interval(run.rows[0]) if run.rows else "–",
-        percent(solved),
-        number(_quartiles(group.solving)[1] if len(group.solving) else None),
-        number(run.summary.get("steps_per_second")),
-        probability(None if run is first else _improvement(group, first.groups[0])),
+        *(facts.get(fact, "–") for fact in ("solved", "steps to solve", "steps per second")),
+        probability(None if run is first else _improvement(run.groups[0], first.groups[0])),
     ]
 
 
