@@ -100,7 +100,8 @@ def _facts(run: Run) -> Iterator[tuple[str, str, str]]:
         note = f"{solved:,} of {count:,} seeds{best} at {run.solved_at:g}"
         yield "solved", percent(solved / count), note
     if np.isfinite(group.solving).any():
-        low, middle, high = map(number, _quartiles(group.solving))
+        quartiles = statistics.quantiles_of_solving(jnp.asarray(group.solving))
+        low, middle, high = map(number, quartiles.tolist())
         note = f"of an agent; quartiles {low} and {high}" if len(group.solving) > 1 else ""
         yield "steps to solve", middle, note
     if value is not None and run.best is not None:
@@ -239,8 +240,3 @@ def _final(run: Run) -> float | None:
         return run.rows[0]["iqm"]
     known = run.groups[0].returns[~np.isnan(run.groups[0].returns)]
     return float(known[0]) if known.size else None
-
-
-def _quartiles(steps: np.ndarray) -> np.ndarray:
-    """Order statistics, as `statistics.quantiles_of_solving`: infinite where too few solved."""
-    return np.quantile(steps, [0.25, 0.5, 0.75], method="inverted_cdf")
