@@ -5,56 +5,38 @@ Nothing runs, and no accelerator is initialized. Needs the plugin of the device'
 
 import functools
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax.experimental import topologies
 
 from ppo_jax.run.errors import DeviceError
 
-
-class _Gpu(NamedTuple):
-    """What XLA asks of a GPU; the numbers are of NVIDIA's data sheets, as XLA itself has them."""
-
-    name: str
-    capability: int
-    cores: int
-    units_per_core: int  # for float32
-    shared_memory: int  # bytes of a core
-    cache: int  # bytes of the second level
-    memory: int  # bytes
-    bandwidth: int  # bytes/s
-    gigahertz: float
-
-
-_GPUS = {
-    "gpu:a100": _Gpu(
-        *("NVIDIA A100-SXM4-80GB", 8, 108, 64, 167936, 41943040),
-        *(85100068864, 2039040000000, 1.41),
-    ),
-    "gpu:h100": _Gpu(
-        *("NVIDIA H100 80GB HBM3", 9, 132, 128, 233472, 52428800),
-        *(84942979072, 3352320000000, 1.98),
-    ),
-    "gpu:h200": _Gpu(
-        *("NVIDIA H200 141GB HBM3e", 9, 132, 128, 233472, 52428800),
-        *(151397597184, 4800000000000, 1.98),
-    ),
+# What XLA asks of a GPU: numbers of NVIDIA's data sheets, as XLA itself has them; sizes in bytes.
+_AMPERE = {"major": 8, "cores": 108, "units": 64, "shared": 167936, "cache": 41943040, "ghz": 1.41}
+_HOPPER = {"major": 9, "cores": 132, "units": 128, "shared": 233472, "cache": 52428800, "ghz": 1.98}
+_GPUS: dict[str, dict[str, Any]] = {
+    "gpu:a100": _AMPERE
+    | {"name": "NVIDIA A100-SXM4-80GB", "memory": 85100068864, "bandwidth": 2039040000000},
+    "gpu:h100": _HOPPER
+    | {"name": "NVIDIA H100 80GB HBM3", "memory": 84942979072, "bandwidth": 3352320000000},
+    "gpu:h200": _HOPPER
+    | {"name": "NVIDIA H200 141GB HBM3e", "memory": 151397597184, "bandwidth": 4800000000000},
 }
 _TPUS = {"tpu:v5e:1x1": (1, 1, 1), "tpu:v5e:2x2": (2, 2, 1)}  # chips
 _V5E_MEMORY = int(15.75 * 2**30)  # of a chip's 16 GiB, what XLA lets programs have
 _GPU_SHARE = 0.75  # that jax takes of a GPU's memory unless XLA_PYTHON_CLIENT_MEM_FRACTION says so
 # XLA makes graphs of loops and branches for a driver from 12.3 on.
 _GPU_TARGET = """gpu_device_info {{ threads_per_block_limit: 1024 threads_per_warp: 32
-shared_memory_per_block: 49152 shared_memory_per_core: {0.shared_memory}
-threads_per_core_limit: 2048 core_count: {0.cores} fpus_per_core: {0.units_per_core}
+shared_memory_per_block: 49152 shared_memory_per_core: {shared}
+threads_per_core_limit: 2048 core_count: {cores} fpus_per_core: {units}
 block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
-memory_bandwidth: {0.bandwidth} l2_cache_size: {0.cache} clock_rate_ghz: {0.gigahertz}
-device_memory_size: {0.memory} shared_memory_per_block_optin: {1}
-cuda_compute_capability {{ major: {0.capability} }} registers_per_core_limit: 65536
+memory_bandwidth: {bandwidth} l2_cache_size: {cache} clock_rate_ghz: {ghz}
+device_memory_size: {memory} shared_memory_per_block_optin: {shared_per_block}
+cuda_compute_capability {{ major: {major} }} registers_per_core_limit: 65536
 registers_per_block_limit: 65536 driver_version: "13.0.0" runtime_version: "13.0.0"
 compile_time_toolkit_version: "13.0.0" }} platform_name: "CUDA"
-dnn_version_info {{ major: 9 minor: 8 }} device_description_str: "{0.name}" """
+dnn_version_info {{ major: 9 minor: 8 }} device_description_str: "{name}" """
 
 
 def is_absent(name: str) -> bool:
@@ -86,8 +68,8 @@ def select(name: str) -> list[jax.Device]:
     return found
 
 
-def _gpu(gpu: _Gpu) -> list[jax.Device]:
-    target = _GPU_TARGET.format(gpu, gpu.shared_memory - 1024)
+def _gpu(gpu: dict[str, Any]) -> list[jax.Device]:
+    target = _GPU_TARGET.format(**gpu, shared_per_block=gpu["shared"] - 1024)
     topology = topologies.get_topology_desc(
         platform="cuda", topology_name="1x1x1", topology="1x1x1", target_config=target
     )
@@ -109,7 +91,7 @@ def memory(name: str) -> int:
     if name in _TPUS:
         return _V5E_MEMORY
     share = float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", _GPU_SHARE))
-    return int(share * _GPUS[name].memory)
+    return int(share * _GPUS[name]["memory"])
 
 
 def compiler_options(name: str) -> dict[str, Any]:
