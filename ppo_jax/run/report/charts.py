@@ -50,7 +50,6 @@ def chart(
     log: str = "",
     percent: bool = False,
     names: Sequence[str] = (),
-    wide: bool = False,
 ) -> str:
     """A figure with the lines over x; empty where none has a value.
 
@@ -59,7 +58,6 @@ def chart(
         log: the axes that are logarithmic, of "xy".
         percent: whether values are fractions, to be shown as percentages, from 0 to 100.
         names: of whole numbers on the x axis, instead of the numbers.
-        wide: whether it takes the page's whole width.
     """
     lines = [line for line in lines if np.isfinite(line.y).any()]
     if not lines:
@@ -86,7 +84,7 @@ def chart(
     data = f'data-x="{left:.6g} {right:.6g}" data-unit="{escape(x_label)}"'
     data += " data-log" * ("x" in log) + " data-percent" * percent + " data-names" * bool(names)
     return (
-        f'<figure class="chart{" wide" * wide}"><figcaption>{escape(title)}'
+        f'<figure class="chart"><figcaption>{escape(title)}'
         f"{_cut_off(lines, bottom, top)}</figcaption>"
         f'<div class="plot" {data}><svg viewBox="0 0 {_SIZE} {_SIZE}" preserveAspectRatio="none"'
         f' role="img" aria-label="{escape(_describe(title, lines, x_label, form))}">'

@@ -32,7 +32,7 @@ def learning(groups: Groups, levels: Sequence[Level]) -> str:
         for keys in [f"seeds s{seed:.0f}" if len(groups) == 1 else f"seeds g{color}"]
     ]
     lines = [*thin, *_lines(groups, "episode_return")]
-    return chart("episode return while training", lines, _STEPS, levels=levels, wide=True)
+    return chart("episode return while training", lines, _STEPS, levels=levels)
 
 
 def legend(groups: Groups) -> str:

@@ -125,7 +125,7 @@ def _results(
         some += ", which the legend switches on" * (len(groups) > figures.FEW)
         note = f"Interquartile mean, its 95 % bootstrap interval, and {some}. {note}"
     if curve:
-        yield f"<h2>Learning</h2>{figures.legend(groups)}{side_by_side([curve])}"
+        yield f"<h2>Learning</h2>{figures.legend(groups)}<div class='wide'>{curve}</div>"
         yield f"<p class='soft'>{note}</p>"
     else:
         yield "<h2>Learning</h2><p>There are no curves.</p>"
