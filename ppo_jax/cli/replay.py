@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ppo_jax.cli import flags
 from ppo_jax.run import xla
-from ppo_jax.run.console import Console, number
+from ppo_jax.run.console import Console, count, number
 from ppo_jax.run.errors import file_system_errors
 from ppo_jax.run.storage import folder
 
@@ -80,9 +80,9 @@ def _report(summary: dict[str, Any], out: Path, console: Console) -> None:
             " the next one would have made it non-finite"
         )
     returns = summary["episode_returns"]
-    played = f"{len(returns):,} {'sampled' if summary['sampled'] else 'greedy'} episode"
+    played = count(len(returns), f"{'sampled' if summary['sampled'] else 'greedy'} episode")
     console.say(
-        f"played {played}{'s' if len(returns) > 1 else ''}: return {number(summary['mean_return'])}"
+        f"played {played}: return {number(summary['mean_return'])}"
         f"{f' ({number(min(returns))} to {number(max(returns))})' if len(returns) > 1 else ''}"
     )
     files = ", ".join(sorted(file.name for file in out.iterdir()))

@@ -14,7 +14,7 @@ from ppo_jax.film import recording, writing
 from ppo_jax.film.canvas import BLUE, FLOOR, GREEN, INK, LINE, MUTED, ORANGE, SKY, Canvas
 from ppo_jax.film.recording import Stage
 from ppo_jax.film.writing import Frame
-from ppo_jax.run.console import Console, number
+from ppo_jax.run.console import Console, count, number
 from ppo_jax.run.saved import Agent
 
 SIDE, PANEL = 240, 192  # pixels of the picture, and of the panel beside it
@@ -43,9 +43,9 @@ def film_agent(
     made = list(compose(stage, trace, said, every, rate))
     returns = np.sum(trace.reward, axis=0, where=trace.valid, dtype=float)
     shown = f"{f'1 in {every} of ' * (every > 1)}{steps:,} steps shown"
-    how = f"{'sampled' if sampled else 'greedy'} episode{'s' * (episodes > 1)}"
+    played = count(episodes, f"{'sampled' if sampled else 'greedy'} episode")
     reached = f"mean return {number(float(returns.mean()))}"
-    console.say(f"filmed {episodes:,} {how} of {said}, {reached}: {shown}")
+    console.say(f"filmed {played} of {said}, {reached}: {shown}")
     writing.write(out, made, console)
 
 

@@ -19,7 +19,7 @@ from ppo_jax.film.recording import Stage
 from ppo_jax.film.writing import Frame
 from ppo_jax.policy import Params
 from ppo_jax.run import replaying
-from ppo_jax.run.console import Console, number
+from ppo_jax.run.console import Console, count, number
 from ppo_jax.run.errors import InputError
 from ppo_jax.run.saved import Run
 from ppo_jax.run.training import NEVER, Batch, Hook
@@ -75,7 +75,9 @@ def film_grid(
     hook = Snapshots(updates)
     replaying.train_again(run, ids, updates, chosen, hook, console)
     snapshots = hook.made
-    with console.waiting(f"playing and drawing {len(snapshots)} stages of {_agents(len(ids))}"):
+    with console.waiting(
+        f"playing and drawing {len(snapshots)} stages of {count(len(ids), 'agent')}"
+    ):
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(options.seed), ids)
         config = run.table.configure(ids)
         solved_at = env.SOLVED_AT.get(config.env)
@@ -111,11 +113,11 @@ def _compose(
     solved = returns >= (math.inf if solved_at is None else solved_at)
     longest = max(recording.length(trace, agent) for agent in agents)
     every = min(math.ceil(longest / _MOST_FRAMES), 3)
-    count = min(max(math.ceil(longest / every) + 1, _LEAST_FRAMES), _MOST_FRAMES)
+    length = min(max(math.ceil(longest / every) + 1, _LEAST_FRAMES), _MOST_FRAMES)
     cells = [
         [
             _draw_cell(stages[agent], trace, agent, step, number(returns[agent]), solved[agent])
-            for step in recording.moments(trace, agent, every)[:count]
+            for step in recording.moments(trace, agent, every)[:length]
         ]
         for agent in agents
     ]
@@ -125,14 +127,14 @@ def _compose(
     if solved_at is not None:
         said += f", {solved.sum()} of {len(stages)} solved"
     page = Image.new("RGB", (width, height), PAPER)
-    title = f"{_agents(len(stages))} learn{'s' * (len(stages) == 1)} {stages[0].title}"
+    title = f"{count(len(stages), 'agent')} learn{'s' * (len(stages) == 1)} {stages[0].title}"
     page.paste(_draw_head(width, title, env_steps, total, said), (0, 0))
-    for index in range(count):
+    for index in range(length):
         for agent, pictures in enumerate(cells):
             row, column = divmod(agent, columns)
             place = _GAP + column * (_CELL[0] + _GAP), _HEAD + row * (_CELL[1] + _GAP)
             page.paste(pictures[min(index, len(pictures) - 1)], place)
-        yield page.copy(), 0.7 if index == count - 1 else 1 / (fps or _FPS)
+        yield page.copy(), 0.7 if index == length - 1 else 1 / (fps or _FPS)
 
 
 def _draw_cell(
@@ -161,7 +163,3 @@ def _draw_head(width: int, title: str, env_steps: int, total: int, said: str) ->
     share = env_steps / max(total, 1)
     canvas.box((_GAP, 48), (_GAP + max(share * (width - 2 * _GAP), 3), 51), BLUE, 1)
     return canvas.finish()
-
-
-def _agents(number: int) -> str:
-    return f"{number} agent{'s' * (number > 1)}"

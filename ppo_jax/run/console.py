@@ -76,6 +76,11 @@ def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.4g} %"
 
 
+def count(number: int, noun: str) -> str:
+    """So many of them: 1 agent, 2,000 agents."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 class _Rich(RichConsole):
     def on_broken_pipe(self) -> None:
         """Nobody reads any more (`| head`): keep training, and say no more, not even at exit."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from ppo_jax import statistics
 from ppo_jax.run.agents import AgentTable
-from ppo_jax.run.console import Console, number, percent
+from ppo_jax.run.console import Console, count, number, percent
 from ppo_jax.run.storage import folder
 
 _SHOWN = 20  # rows of the table on the screen; the file has all
@@ -38,8 +38,7 @@ def write(
     Returns: the ranked rows.
     """
     rows = rank(table, eval_returns, steps_to_solve(metrics, solved_at), solved_at)
-    several, count = table.num_settings > 1, rows[0]["seeds"]
-    seeds = f"{count:,} seed{'s' * (count > 1)}"
+    several, seeds = table.num_settings > 1, count(rows[0]["seeds"], "seed")
     title = f"{len(rows):,} settings × {seeds}, best" if several else seeds
     title += ": interquartile mean of the greedy return, median steps to solve"
     left = len(rows) - _SHOWN

@@ -14,7 +14,7 @@ import numpy as np
 
 from ppo_jax import statistics
 from ppo_jax.run import ranking
-from ppo_jax.run.console import number, percent
+from ppo_jax.run.console import count, number, percent
 from ppo_jax.run.ranking import interval, probability
 from ppo_jax.run.report import figures
 from ppo_jax.run.report.charts import Level
@@ -30,7 +30,7 @@ def one_run(run: Run) -> str:
     """The report of a run."""
     agents, summary, settings = run.description["agents"], run.summary, run.table.num_settings
     title = f"{run.env} · {agents['recipe']}"
-    size = f"{agents['num_seeds']:,} seed{'s' * (agents['num_seeds'] > 1)}"
+    size = count(agents["num_seeds"], "seed")
     size += f" × {settings:,} settings" * (settings > 1) + f", {run.updates:,} updates"
     badges = ["not finished"] * (not summary.get("finished"))
     diverged = len(summary.get("diverged_seeds", ()))
@@ -96,9 +96,9 @@ def _facts(run: Run) -> Iterator[tuple[str, str, str]]:
             note = f"95 %: {interval(row)}; interquartile mean of the seeds{best}"
         yield "greedy return", number(value), note
     if len(group.returns) and run.solved_at is not None:
-        solved, count = int((group.returns >= run.solved_at).sum()), len(group.returns)
-        note = f"{solved:,} of {count:,} seeds{best} at {run.solved_at:g}"
-        yield "solved", percent(solved / count), note
+        solved, seeds = int((group.returns >= run.solved_at).sum()), len(group.returns)
+        note = f"{solved:,} of {seeds:,} seeds{best} at {run.solved_at:g}"
+        yield "solved", percent(solved / seeds), note
     if np.isfinite(group.solving).any():
         quartiles = statistics.quantiles_of_solving(jnp.asarray(group.solving))
         low, middle, high = map(number, quartiles.tolist())
