@@ -7,8 +7,8 @@ import subprocess
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from PIL import Image, ImageColor
 
 from ppo_jax.film.canvas import PALETTE
@@ -63,11 +63,9 @@ def _palette(pictures: Sequence[Image.Image]) -> Image.Image:
     """One palette for all pictures, from all colors of some of them: each counts once, so that a
     small dot keeps its color."""
     samples = pictures[:: max(1, len(pictures) // _SAMPLES)]
-    packed = [np.asarray(picture).astype(np.int32) @ (1 << 16, 1 << 8, 1) for picture in samples]
-    found = np.unique(np.stack(packed))
-    image = Image.fromarray(
-        np.stack([found >> 16, found >> 8 & 255, found & 255], -1)[None].astype(np.uint8)
-    )
+    colors: set[Any] = {one for picture in samples for _, one in picture.getcolors(1 << 24) or ()}
+    image = Image.new("RGB", (len(colors), 1))
+    image.putdata(sorted(colors))
     own = image.quantize(_COLORS, kmeans=2).getpalette() or []
     palette = Image.new("P", (1, 1))
     palette.putpalette([*sum(map(ImageColor.getrgb, PALETTE), ()), *own[: 3 * _COLORS]])
