@@ -16,12 +16,9 @@ def text(
     environment, parts = contract["environment"], [one["name"] for one in contract["inputs"]]
     observations = [one["name"] for one in contract["inputs"] if "space" in one]
     observation = ", ".join(f'"{name}": inputs["{name}"][index]' for name in observations)
-    observation = f"{{{observation}}}"
-    if observations == ["observation"]:
-        observation = 'inputs["observation"][index]'
-    present = {*files, *(["memory"] if "start" in parts else [])}
-    present |= {"previous" for name in parts if name.startswith("previous_")}
-    reset = '\n    if inputs["start"][index]:\n        policy.reset()' * ("memory" in present)
+    previous = {"previous" for name in parts if name.startswith("previous_")}
+    present = {*files, *parts, *previous}
+    reset = '\n    if inputs["start"][index]:\n        policy.reset()' * ("start" in present)
     template = re.sub(  # what the folder lacks is left out
         r"<!-- (\S+) -->\n(.*?)<!-- end -->\n",
         lambda section: section[2] * (section[1] in present),
