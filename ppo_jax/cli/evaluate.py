@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import tyro
 
 from ppo_jax.cli import flags
-from ppo_jax.run import xla
 from ppo_jax.run.console import Console, count, number
 from ppo_jax.run.errors import InputError
 from ppo_jax.run.storage import folder
@@ -40,27 +39,22 @@ def main(arguments: list[str]) -> None:
     if options.all and options.agent is not None:
         raise InputError(f"--agent {options.agent} and --all: leave out one")
     paths = [folder.find_agents(run) for run in (options.run, *options.more)]
-    xla.set_flags(1)
-    for path in paths:
-        _evaluate_run(path, options)
+    remedy = "give fewer --episodes"
+    with flags.computing(options.device, f"{options.episodes} episodes", remedy) as chosen:
+        for path in paths:
+            _evaluate_run(path, options, chosen)
 
 
-def _evaluate_run(path: Path, options: Options) -> None:
-    from ppo_jax.run import devices, saved  # jax: seconds, only after the flags have passed
+def _evaluate_run(path: Path, options: Options, chosen: list[Any]) -> None:
+    from ppo_jax.run import devices, saved  # which import jax
 
-    console = Console(options.quiet)
-    chosen = devices.select(options.device)
-    run = saved.load(path)
+    console, run = Console(options.quiet), saved.load(path)
     if options.agent is not None:
         run.agent(options.agent)  # refuses one that the run does not have
     numbers = run.numbers.tolist() if options.agent is None else [options.agent]
     how = "sampled" if options.sampled else "greedy"
     what = f"{count(len(numbers), 'agent')} on {devices.describe(chosen)}"
-    with (
-        xla.compilation_cache(),
-        devices.device_errors(f"{options.episodes} episodes", "give fewer --episodes"),
-        console.waiting(f"evaluating {what} over {options.episodes:,} {how} episodes"),
-    ):
+    with console.waiting(f"evaluating {what} over {options.episodes:,} {how} episodes"):
         agents = _evaluate(options, run, numbers)
     rows = [
         [f"{one['agent']}", number(one["mean"]), f"{number(one['low'])} to {number(one['high'])}"]

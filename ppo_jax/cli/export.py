@@ -5,7 +5,6 @@ import dataclasses
 import tyro
 
 from ppo_jax.cli import flags
-from ppo_jax.run import xla
 from ppo_jax.run.storage import folder
 
 
@@ -39,15 +38,9 @@ def main(arguments: list[str]) -> None:
     )
     out = default if options.out is None else options.out
     folder.choose_results(out, options.overwrite)
-    xla.set_flags(1)
+    remedy = "--device cpu may have more memory"
+    with flags.computing(options.device, "100 episodes", remedy):
+        from ppo_jax.export.folder import export  # which imports jax
 
-    from ppo_jax.export.folder import export  # jax: seconds, only after the flags have passed
-    from ppo_jax.run import devices
-
-    devices.select(options.device)
-    with (
-        xla.compilation_cache(),
-        devices.device_errors("100 episodes", "--device cpu may have more memory"),
-    ):
         own = {name: getattr(options, name) for name in ("seed", "overwrite", "quiet")}
         export(path, options.agent, out, **own)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from ppo_jax.cli import flags
 from ppo_jax.film import writing
-from ppo_jax.run import xla
 from ppo_jax.run.console import Console
 from ppo_jax.run.errors import InputError
 from ppo_jax.run.storage import folder
@@ -44,19 +43,14 @@ def main(arguments: list[str]) -> None:
     default = f"{path.name}{which}.gif" if folder.is_pretrained(path) else path / f"film{which}.gif"
     out = Path(options.out or default)
     writing.check(out, options.overwrite)
-    xla.set_flags(1)
+    remedy = "film fewer --episodes, or a smaller --grid"
+    with flags.computing(options.device, "this film", remedy) as chosen:
+        from ppo_jax.film import frames, grid  # which import jax
+        from ppo_jax.run import saved
 
-    from ppo_jax.film import frames, grid  # jax: seconds, only after the flags have passed
-    from ppo_jax.run import devices, saved
-
-    chosen = devices.select(options.device)[:1]
-    run, number = saved.load(path), options.agent or 0
-    with (
-        xla.compilation_cache(),
-        devices.device_errors("this film", "film fewer --episodes, or a smaller --grid"),
-    ):
+        run, number = saved.load(path), options.agent or 0
         if options.grid:
-            grid.film_grid(run, options, chosen, out, console)
+            grid.film_grid(run, options, chosen[:1], out, console)
         else:
             own = {name: getattr(options, name) for name in ("seed", "episodes", "sampled", "fps")}
             frames.film_agent(run.agent(number), f"agent {number}", out, console, **own)

@@ -19,6 +19,7 @@ import tyro
 
 from ppo_jax.config import ALIASES, Config, override
 from ppo_jax.recipes import RECIPES, row
+from ppo_jax.run import xla
 from ppo_jax.run.errors import InputError
 from ppo_jax.run.experiment import (
     LARGEST_SEED,
@@ -175,6 +176,18 @@ def read_options(kind: Any, arguments: list[str], command: str, **least: int) ->
     if not 0 <= options.seed <= LARGEST_SEED:
         raise InputError(f"--seed is {options.seed}; seeds go from 0 to {LARGEST_SEED}")
     return options
+
+
+@contextlib.contextmanager
+def computing(device: str, what: str, remedy: str) -> Iterator[list[Any]]:
+    """Gives the devices of --device, with XLA's flags set; programs compiled meanwhile are cached,
+    and where `what` is too much for a device, the error has the remedy."""
+    xla.set_flags(1)
+    from ppo_jax.run import devices  # jax: seconds, only after the flags have passed
+
+    chosen = devices.select(device)
+    with xla.compilation_cache(), devices.device_errors(what, remedy):
+        yield chosen
 
 
 def _make_current_folder_importable() -> None:
