@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> None:
             grid.film_grid(run, options, chosen[:1], out, console)
         else:
             own = {name: getattr(options, name) for name in ("seed", "episodes", "sampled", "fps")}
-            frames.film_agent(run.agent(number), f"agent {number}", out, console, **own)
+            frames.film_agent(run.agent(number), number, out, console, **own)
 
 
 def _check(options: Options, path: Path) -> None:

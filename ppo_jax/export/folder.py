@@ -64,7 +64,7 @@ def export(
         (path / name).unlink(missing_ok=True)
     for name, content in contents.items():
         folder.write(path / name, content)
-    frames.film_agent(found, f"agent {agent}", path / FILM, Console(quiet=True), seed=seed)
+    frames.film_agent(found, agent, path / FILM, Console(quiet=True), seed=seed)
     mean, deviation = number(results["mean_reward"]), number(results["std_reward"])
     console.say(f"agent {agent}: mean return {mean} +/- {deviation}, {EPISODES} episodes")
     for note in notes:

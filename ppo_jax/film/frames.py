@@ -24,7 +24,7 @@ _MOST_BARS, _LEFT, _RIGHT = 11, 64.0, PANEL - 48.0  # of the panel, and the ends
 
 def film_agent(
     agent: Agent,
-    said: str,
+    which: int,
     out: Path,
     console: Console,
     *,
@@ -33,8 +33,8 @@ def film_agent(
     sampled: bool = False,
     fps: float | None = None,
 ) -> None:
-    """Film episodes of one agent; with the same key those of `replay`."""
-    stage = recording.set_stage(agent.config)
+    """Film episodes of the agent of that number; with the same key those of `replay`."""
+    said, stage = f"agent {which}", recording.set_stage(agent.config)
     stage.say_what_is_drawn(console)
     trace = recording.record(agent.params, agent.config, jax.random.key(seed), episodes, sampled)
     steps = int(trace.valid.sum())

@@ -13,6 +13,8 @@ from ppo_jax.film.gymnax_drawers import DRAWERS
 from ppo_jax.policy import Params
 from ppo_jax.run.console import Console
 
+_UNKNOWN = Drawer(draw_observation)  # of an environment without a drawer of its own
+
 
 class Stage(NamedTuple):
     """An environment as its drawer knows it."""
@@ -21,7 +23,6 @@ class Stage(NamedTuple):
     environment: Any  # gymnax's; none for others
     parameters: Any
     drawer: Drawer
-    is_known: bool  # whether there is a drawer for it: else its observations are drawn
     action_space: Any
     has_parts: bool  # whether observations have the last action or reward beside them
 
@@ -41,38 +42,37 @@ class Stage(NamedTuple):
 
     def say_what_is_drawn(self, console: Console) -> None:
         """Say so where the environment is not known."""
-        if not self.is_known:
+        if self.drawer is _UNKNOWN:
             console.say(f"{self.title} has no drawer, so its observations are drawn")
 
 
 def set_stage(config: Config) -> Stage:
     """The environment of a configuration, and its drawer."""
     made, found = env.make(config), env.in_gymnax(config)
-    drawer = _find_drawer(found)
     environment, parameters = found if found else (None, None)
     return Stage(
         title=objects.name(config.env),
         environment=environment,
         parameters=jax.tree.map(np.asarray, parameters),
-        drawer=drawer or Drawer(draw_observation),
-        is_known=drawer is not None,
+        drawer=_find_drawer(found),
         action_space=made.action_space,
         has_parts=config.previous_action or config.previous_reward,
     )
 
 
-def _find_drawer(found: Any) -> Drawer | None:
-    """The drawer of gymnax's pair of environment and parameters; none for another environment."""
+def _find_drawer(found: Any) -> Drawer:
+    """The drawer of gymnax's pair of environment and parameters; of another environment that of its
+    observations."""
     kinds = type(found[0]).__mro__ if found else ()
     names = (kind.__name__ for kind in kinds if kind.__module__.startswith("gymnax."))
-    return next((DRAWERS[name] for name in names if name in DRAWERS), None)
+    return next((DRAWERS[name] for name in names if name in DRAWERS), _UNKNOWN)
 
 
 def play(params: Params, config: Config, key: jax.Array, num_episodes: int, sampled: bool) -> Trace:
     """`evaluate.play`, with what the policy says of continuous actions in their own unit: mean, and
     low and high a deviation from it."""
     trace = evaluate.play(params, config, key, num_episodes, sampled)
-    if _find_drawer(env.in_gymnax(config)) is None:
+    if _find_drawer(env.in_gymnax(config)) is _UNKNOWN:
         trace = trace._replace(env_state=())  # nobody draws it, and it may hold keys, or be large
     if "mean" in trace.policy:
         mean, deviation = trace.policy["mean"], trace.policy["deviation"]

@@ -369,7 +369,7 @@ def _report(
 
         own = {name: getattr(plan.experiment.algorithm, name) for name in OBJECTS}
         agent = load(path, **own).agent(0)
-        frames.film_agent(agent, "agent 0", path / folder.FILM, console)
+        frames.film_agent(agent, 0, path / folder.FILM, console)
     _write_report(path, console, table=plan.table, summary=summary, metrics=metrics)
 
 

@@ -76,7 +76,7 @@ def where(pixels, color):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_environment_is_drawn(name):
     stage, scenes = random_play(name)
-    assert stage.is_known
+    assert stage.drawer.draw is not recording.draw_observation
     pictures = [picture(stage.drawer.draw, scene) for scene in (scenes[0], scenes[1], scenes[-1])]
     paper = ImageColor.getrgb(canvas.PAPER)
     assert all((one != paper).any(axis=-1).mean() > 0.02 for one in pictures)
@@ -294,7 +294,7 @@ def test_of_ones_own_environment_the_observation_is_drawn():
         env=own_environment(jnp.array([3.0, -1.0])), total_timesteps=512, previous_reward=True
     )
     stage = recording.set_stage(config)
-    assert not stage.is_known
+    assert stage.drawer.draw is recording.draw_observation
     assert recording.action_names(stage) == ["0: 0", "0: 1", "1: 0", "1: 1", "1: 2"]
     chosen = np.full((5, 1, 2), [1, 0])
     trace = trace_of(config, 4, 5, action=chosen, policy={"probability": np.full((5, 1, 5), 0.3)})
