@@ -53,28 +53,24 @@ def legend(groups: Groups) -> str:
     return f'<div class="legend">{"".join(buttons)}</div>' if len(entries) > 1 else ""
 
 
-def results(groups: Groups, levels: Sequence[Level]) -> list[str]:
+def results(groups: Groups, levels: Sequence[Level]) -> str:
     """The evaluations while training; of several seeds also how many are at the threshold, how many
     have been, and where each of them ended."""
     title = "greedy return while training"
     evaluations = chart(title, _lines(groups, "eval_return"), _STEPS, levels=levels)
     if sum(len(group.seeds) for group in groups) == 1:
-        return [evaluations]
-    return [
-        evaluations,
-        chart("share of seeds at the threshold", _lines(groups, "solved"), _STEPS, percent=True),
-        _solving(groups),
-        _finals(groups, levels),
-    ]
+        return _side_by_side([evaluations])
+    solved = chart(
+        "share of seeds at the threshold", _lines(groups, "solved"), _STEPS, percent=True
+    )
+    return _side_by_side([evaluations, solved, _solving(groups), _finals(groups, levels)])
 
 
-def diagnostics(groups: Groups) -> list[str]:
+def diagnostics(groups: Groups) -> str:
     """A figure for each; with bands where there are few groups."""
     banded = len(groups) < FEW
-    return [
-        chart(title, _lines(groups, metric, banded), _STEPS)
-        for metric, title in DIAGNOSTICS.items()
-    ]
+    lines = {title: _lines(groups, metric, banded) for metric, title in DIAGNOSTICS.items()}
+    return _side_by_side([chart(title, own, _STEPS) for title, own in lines.items()])
 
 
 def settings(rows: Sequence[Row], names: Sequence[str]) -> str:
@@ -86,27 +82,24 @@ def settings(rows: Sequence[Row], names: Sequence[str]) -> str:
     cells = [(one, other) for one in axes[0] for other in axes[-1]]
     if len(names) == 2 and len(cells) <= _CELLS and all(cell in grid for cell in cells):
         return _heat(names, axes, grid)
-    return side_by_side([_margin(rows, name, len(names) == 1) for name in names])
+    return _side_by_side([_margin(rows, name, len(names) == 1) for name in names])
 
 
-def evolution(curves: dict[str, Curve]) -> list[str]:
+def evolution(curves: dict[str, Curve]) -> str:
     """A figure for each hyperparameter that evolved."""
-    return [
-        chart(
-            name,
-            [
-                Line("best agent", "", 0, curve.steps, curve.middle),
-                Line("lowest", "", 6, curve.steps, curve.low, kind="thin"),
-                Line("highest", "", 6, curve.steps, curve.high, kind="thin"),
-            ],
-            "updates",
-            log="y" * _spans(np.concatenate([curve.low, curve.high])),
-        )
-        for name, curve in curves.items()
-    ]
+    made = []
+    for name, curve in curves.items():
+        lines = [
+            Line("best agent", "", 0, curve.steps, curve.middle),
+            Line("lowest", "", 6, curve.steps, curve.low, kind="thin"),
+            Line("highest", "", 6, curve.steps, curve.high, kind="thin"),
+        ]
+        log = "y" * _spans(np.concatenate([curve.low, curve.high]))
+        made.append(chart(name, lines, "updates", log=log))
+    return _side_by_side(made)
 
 
-def side_by_side(figures: Sequence[str]) -> str:
+def _side_by_side(figures: Sequence[str]) -> str:
     """The figures in as many columns as there is room for."""
     return f'<div class="charts">{"".join(figures)}</div>' if any(figures) else ""
 

@@ -19,7 +19,6 @@ from ppo_jax.run.ranking import interval, probability
 from ppo_jax.run.report import figures
 from ppo_jax.run.report.charts import Level
 from ppo_jax.run.report.data import Group, Run, differences, options, shown
-from ppo_jax.run.report.figures import side_by_side
 from ppo_jax.run.storage import folder
 
 _FRAMES, _EVERY, _FRAME_WIDTH = 4, 10, 240  # of the film
@@ -129,8 +128,8 @@ def _results(
         yield f"<p class='soft'>{note}</p>"
     else:
         yield "<h2>Learning</h2><p>There are no curves.</p>"
-    yield side_by_side(figures.results(groups, levels + best))
-    found = side_by_side(figures.diagnostics(groups))
+    yield figures.results(groups, levels + best)
+    found = figures.diagnostics(groups)
     yield f"<h2>Diagnostics</h2>{found}" if found else ""
 
 
@@ -145,7 +144,7 @@ def _ranking(run: Run) -> str:
 
 
 def _evolution(run: Run) -> str:
-    found = side_by_side(figures.evolution(run.evolution))
+    found = figures.evolution(run.evolution)
     note = "The agent of the best fitness, and the lowest and the highest of the population."
     return f"<h2>Evolution</h2><p class='soft'>{note}</p>{found}" if found else ""
 
