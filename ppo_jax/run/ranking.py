@@ -75,11 +75,8 @@ def rank(
     compare = jax.jit(statistics.compare_settings)
     compared = compare(jax.random.key(_BOOTSTRAP), jnp.asarray(scores, float))
     settings, none = np.arange(len(scores)), np.full(len(scores), np.nan)
-    after = np.full((len(scores), 3), np.inf)
-    if solving is not None:
-        after = np.asarray(
-            statistics.quantiles_of_solving(jnp.asarray(solving).reshape(scores.shape))
-        )
+    solving = np.full(scores.shape, np.inf) if solving is None else solving.reshape(scores.shape)
+    after = np.asarray(statistics.quantiles_of_solving(jnp.asarray(solving)))
     columns = {
         "seeds": np.full(len(scores), scores.shape[1]),
         **{name: np.asarray(array) for name, array in compared._asdict().items()},

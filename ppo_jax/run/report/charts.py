@@ -157,8 +157,7 @@ def _describe(title: str, lines: Sequence[Line], x_label: str, form: Callable[[f
 
 def _ends(lines: Sequence[Line], log: bool) -> tuple[float, float]:
     """The ends of the x axis: zero where that is near, and room for dots at either end."""
-    across = np.concatenate([line.x[np.isfinite(line.y)] for line in lines])
-    left, right = float(across.min()), float(across.max())
+    left, right = _range(np.concatenate([line.x[np.isfinite(line.y)] for line in lines]))
     if not log and 0 < left < (right - left) / 5:
         left = 0.0
     if right > left and any(line.kind == "dots" for line in lines):
