@@ -105,8 +105,8 @@ def ordinary(tmp_path_factory):
 def test_parts_of_training_are_means_of_what_is_known():
     metrics = invent_metrics(5, 230)["episode_return"]
     metrics[:60, 1] = np.nan
-    found = curves.binned(metrics, 40)
-    np.testing.assert_allclose(found, parts_by_definition(metrics, 40))
+    found = curves.binned(metrics)
+    np.testing.assert_allclose(found, parts_by_definition(metrics, curves.POINTS))
     np.testing.assert_array_equal(curves.carried(found), carried_by_definition(found))
 
 

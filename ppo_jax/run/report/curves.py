@@ -19,10 +19,10 @@ class Curve(NamedTuple):
     high: np.ndarray
 
 
-def binned(values: np.ndarray, points: int = POINTS) -> np.ndarray:
+def binned(values: np.ndarray) -> np.ndarray:
     """Means over equal parts of training, [points, agents], of values [updates, agents]; NaN are
     left out."""
-    known, edges = ~np.isnan(values), _edges(len(values), points)[:-1]
+    known, edges = ~np.isnan(values), _edges(len(values))[:-1]
     counts = np.add.reduceat(known.astype(int), edges)
     sums = np.add.reduceat(np.where(known, values, 0), edges)
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
@@ -30,7 +30,7 @@ def binned(values: np.ndarray, points: int = POINTS) -> np.ndarray:
 
 def ends(values: np.ndarray) -> np.ndarray:
     """The rows at the ends of these parts, [points, agents]."""
-    return values[_edges(len(values), POINTS)[1:] - 1]
+    return values[_edges(len(values))[1:] - 1]
 
 
 def carried(values: np.ndarray) -> np.ndarray:
@@ -58,8 +58,8 @@ def interquartile(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return middle, low, high
 
 
-def _edges(updates: int, points: int) -> np.ndarray:
-    return np.linspace(0, updates, min(points, updates) + 1).astype(int)
+def _edges(updates: int) -> np.ndarray:
+    return np.linspace(0, updates, min(POINTS, updates) + 1).astype(int)
 
 
 @functools.lru_cache(maxsize=2)  # most metrics have values of all agents
