@@ -39,7 +39,8 @@ def main(arguments: list[str]) -> None:
     options = flags.read_options(Options, arguments, "evaluate", episodes=2)
     if options.all and options.agent is not None:
         raise InputError(f"--agent {options.agent} and --all: leave out one")
-    paths = [folder.find_agents(run) for run in (options.run, *options.more)]
+    runs = (options.run, *options.more)
+    paths = [folder.find(run, folder.SUMMARY, folder.PARAMETERS) for run in runs]
     xla.set_flags(1)
     for path in paths:
         _evaluate_run(path, options)
