@@ -57,16 +57,6 @@ compile_time_toolkit_version: "13.0.0" }} platform_name: "CUDA"
 dnn_version_info {{ major: 9 minor: 8 }} device_description_str: "{0.name}" """
 
 
-def is_absent(name: str) -> bool:
-    """Whether `--device` names a device that is to be compiled for, not one of this machine."""
-    return ":" in name
-
-
-def is_gpu(name: str) -> bool:
-    """Whether the absent device is a GPU, whose program is kernels."""
-    return name in _GPUS
-
-
 @functools.cache  # programs take the same devices only
 def select(name: str) -> list[jax.Device]:
     """The devices of that name. Raises DeviceError where this jax has no plugin for them."""
