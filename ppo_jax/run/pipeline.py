@@ -60,6 +60,11 @@ class Plan(NamedTuple):
         )
 
     @property
+    def num_batches(self) -> int:
+        """Batches that each process trains, one after another."""
+        return -(-self.table.per_process(jax.process_count()) // self.lanes)
+
+    @property
     def remedy(self) -> str:
         """What needs less memory."""
         if self.lanes > len(self.chosen):
@@ -184,9 +189,9 @@ def print_header(plan: Plan, console: Console) -> None:
     share = table.per_process(jax.process_count())
     if jax.process_count() > 1:
         console.say(f"{jax.process_count()} processes, at most {_agents(share)} in each")
-    if plan.lanes < share:
-        groups = -(-share // plan.lanes)
-        console.say(f"{_agents(share)} in {groups} groups of {plan.lanes}, one after another")
+    if plan.num_batches > 1:
+        groups = f"{plan.num_batches} groups of {plan.lanes}"
+        console.say(f"{_agents(share)} in {groups}, one after another")
 
 
 def made_on(chosen: list[jax.Device]) -> dict[str, Any]:
@@ -262,8 +267,8 @@ def _hooks(
         yield evolution
     if distributed.is_main_process():
         yield from sinks.make(plan.table, path)
-        batches = -(-plan.table.per_process(jax.process_count()) // plan.lanes)
-        yield Progress(console, batches, experiment.algorithm.num_updates or 0, plan.chosen)
+        updates = experiment.algorithm.num_updates or 0
+        yield Progress(console, plan.num_batches, updates, plan.chosen)
     yield from own
 
 

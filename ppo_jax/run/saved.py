@@ -138,10 +138,8 @@ def load(
 def _saved_numbers(table: AgentTable, summary: dict[str, Any], count: int) -> np.ndarray:
     """The numbers of the `count` agents that a run saved, in order: batches train one after
     another, so a run that was stopped saved those of the first ones."""
-    numbers = np.arange(len(table))
-    place = numbers % table.per_process(summary.get("processes", 1))  # in its process
-    batch = place // (summary.get("lanes") or len(numbers))
-    return np.sort(numbers[np.argsort(batch, kind="stable")][:count])
+    batch, _ = table.place(summary.get("lanes") or len(table), summary.get("processes", 1))
+    return np.sort(np.argsort(batch, kind="stable")[:count])
 
 
 def _of_agents(
