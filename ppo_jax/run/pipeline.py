@@ -358,7 +358,8 @@ def _report(
     if not summary["finished"]:
         folder.write_json(path / folder.SUMMARY, summary)
         return
-    metrics, solved_at = tables.read_metrics(path / folder.METRICS), summary["solved_at"]
+    metrics = tables.read_metrics(path / folder.METRICS, plan.table)
+    solved_at = summary["solved_at"]
     if len(plan.table) > 1:
         summary["statistics"] = ranking.write(
             path, plan.table, made.eval_returns, metrics, solved_at, console
