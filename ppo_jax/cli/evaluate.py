@@ -8,7 +8,7 @@ import tyro
 
 from ppo_jax.cli import flags
 from ppo_jax.run import xla
-from ppo_jax.run.console import Console, number
+from ppo_jax.run.console import Console, counted, number
 from ppo_jax.run.errors import InputError
 from ppo_jax.run.storage import folder
 
@@ -56,7 +56,7 @@ def _evaluate_run(path: Path, options: Options) -> None:
         run.agent(options.agent)  # refuses one that the run does not have
     numbers = run.numbers.tolist() if options.agent is None else [options.agent]
     how = "sampled" if options.sampled else "greedy"
-    what = f"{len(numbers):,} agent{'s' * (len(numbers) > 1)} on {devices.describe(chosen)}"
+    what = f"{counted(len(numbers), 'agent')} on {devices.describe(chosen)}"
     with (
         xla.compilation_cache(),
         devices.device_errors(f"{options.episodes} episodes", "give fewer --episodes"),

@@ -19,7 +19,7 @@ from ppo_jax.film.recording import Stage
 from ppo_jax.film.writing import Frame
 from ppo_jax.policy import Params
 from ppo_jax.run import replaying
-from ppo_jax.run.console import Console, number
+from ppo_jax.run.console import Console, counted, number
 from ppo_jax.run.errors import InputError
 from ppo_jax.run.saved import Run
 from ppo_jax.run.training import NEVER, Batch, Hook
@@ -75,7 +75,8 @@ def film_grid(
     hook = Snapshots(updates)
     replaying.train_again(run, ids, updates, chosen, hook, console)
     snapshots = hook.made
-    with console.waiting(f"playing and drawing {len(snapshots)} stages of {_agents(len(ids))}"):
+    shown = f"{len(snapshots)} stages of {counted(len(ids), 'agent')}"
+    with console.waiting(f"playing and drawing {shown}"):
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(options.seed), ids)
         config = run.table.configure(ids)
         solved_at = env.SOLVED_AT.get(config.env)
@@ -125,7 +126,7 @@ def _compose(
     if solved_at is not None:
         said += f", {solved.sum()} of {len(stages)} solved"
     page = Image.new("RGB", (width, height), PAPER)
-    title = f"{_agents(len(stages))} learn{'s' * (len(stages) == 1)} {stages[0].title}"
+    title = f"{counted(len(stages), 'agent')} learn{'s' * (len(stages) == 1)} {stages[0].title}"
     page.paste(_draw_head(width, title, env_steps, total, said), (0, 0))
     for index in range(count):
         for agent, pictures in enumerate(cells):
@@ -161,7 +162,3 @@ def _draw_head(width: int, title: str, env_steps: int, total: int, said: str) ->
     share = env_steps / max(total, 1)
     canvas.box((_GAP, 48), (_GAP + max(share * (width - 2 * _GAP), 3), 51), BLUE, 1)
     return canvas.finish()
-
-
-def _agents(number: int) -> str:
-    return f"{number} agent{'s' * (number > 1)}"

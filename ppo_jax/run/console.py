@@ -76,6 +76,11 @@ def number(value: float | None) -> str:
     return f"{value + 0.0:.4g}"  # no -0
 
 
+def counted(count: int, what: str) -> str:
+    """So many of what: 1 agent, 2,000 agents."""
+    return f"{count:,} {what}{'s' * (count > 1)}"
+
+
 def percent(share: float | None) -> str:
     """A fraction in per cent; a dash for none."""
     return "–" if share is None else f"{100 * share:.4g} %"

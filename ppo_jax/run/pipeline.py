@@ -24,7 +24,7 @@ from ppo_jax.run import agents, compiled, devices, distributed, ranking, report,
 from ppo_jax.run.agents import AgentTable
 from ppo_jax.run.checkpointer import Checkpointer, find_checkpoint, is_finished
 from ppo_jax.run.compiled import EVAL_EPISODES, Programs
-from ppo_jax.run.console import Console
+from ppo_jax.run.console import Console, counted
 from ppo_jax.run.errors import (
     DeviceError,
     DivergedError,
@@ -56,7 +56,7 @@ class Plan(NamedTuple):
         """Says what was asked of the devices, where they refuse it."""
         num_envs = self.experiment.algorithm.num_envs
         return devices.device_errors(
-            f"{_agents(len(self.table))} of {num_envs} environments", self.remedy
+            f"{counted(len(self.table), 'agent')} of {num_envs} environments", self.remedy
         )
 
     @property
@@ -188,10 +188,10 @@ def print_header(plan: Plan, console: Console) -> None:
             console.say(f"{asked}: a multiple of the batch size {config.batch_size:,}")
     share = table.per_process(jax.process_count())
     if jax.process_count() > 1:
-        console.say(f"{jax.process_count()} processes, at most {_agents(share)} in each")
+        console.say(f"{jax.process_count()} processes, at most {counted(share, 'agent')} in each")
     if plan.num_batches > 1:
         groups = f"{plan.num_batches} groups of {plan.lanes}"
-        console.say(f"{_agents(share)} in {groups}, one after another")
+        console.say(f"{counted(share, 'agent')} in {groups}, one after another")
 
 
 def made_on(chosen: list[jax.Device]) -> dict[str, Any]:
@@ -205,7 +205,7 @@ def _run(
 ) -> dict[str, Any]:
     started, main = time.perf_counter(), distributed.is_main_process()
     with console.waiting(
-        f"compiling {plan.experiment.agents.recipe} for {_agents(len(plan.table))}"
+        f"compiling {plan.experiment.agents.recipe} for {counted(len(plan.table), 'agent')}"
     ):
         first = next(plan.table.batches(plan.lanes))
         programs = compiled.build(plan.table.configure(first), plan.lanes, plan.chosen)
@@ -240,8 +240,8 @@ def _check_memory(plan: Plan, programs: Programs) -> None:
     needed, free = programs.memory() * len(plan.chosen), devices.memory_free(plan.chosen)
     if needed > free:
         raise DeviceError(
-            f"{_agents(plan.lanes)} at once would take {decimal(needed)} of memory, of which"
-            f" {decimal(free)} is free; {plan.remedy}"
+            f"{counted(plan.lanes, 'agent')} at once would take {decimal(needed)} of memory, of"
+            f" which {decimal(free)} is free; {plan.remedy}"
         )
 
 
@@ -380,7 +380,3 @@ def _write_report(path: Path, console: Console, **known: Any) -> None:
         folder.write(path / folder.REPORT, report.make([path], **known).encode())
     except Exception as error:
         console.warn(f"no {folder.REPORT}: {objects.first_line(error)}")
-
-
-def _agents(number: int) -> str:
-    return f"{number:,} agent{'s' if number > 1 else ''}"

@@ -10,7 +10,7 @@ import numpy as np
 
 from ppo_jax import statistics
 from ppo_jax.run.agents import AgentTable
-from ppo_jax.run.console import Console, number, percent
+from ppo_jax.run.console import Console, counted, number, percent
 from ppo_jax.run.storage import folder
 
 _SHOWN = 20  # rows of the table on the screen; the file has all
@@ -39,7 +39,7 @@ def write(
     """
     rows = rank(table, eval_returns, steps_to_solve(metrics, solved_at), solved_at)
     several, count = table.num_settings > 1, rows[0]["seeds"]
-    seeds = f"{count:,} seed{'s' * (count > 1)}"
+    seeds = counted(count, "seed")
     title = f"{len(rows):,} settings × {seeds}, best" if several else seeds
     title += ": interquartile mean of the greedy return, median steps to solve"
     left = len(rows) - _SHOWN

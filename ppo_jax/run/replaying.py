@@ -11,7 +11,7 @@ import numpy as np
 from ppo_jax import __version__, evaluate, ppo
 from ppo_jax.evaluate import Trace
 from ppo_jax.run import compiled, devices, pipeline, saved
-from ppo_jax.run.console import Console
+from ppo_jax.run.console import Console, counted
 from ppo_jax.run.errors import DeviceError, InputError
 from ppo_jax.run.progress import Progress
 from ppo_jax.run.saved import Agent, Run
@@ -128,7 +128,7 @@ def train_again(
     the hook sees it. Returns their states, [lanes, ...]. Raises InputError for agents that evolved.
     """
     lanes, experiment = len(own), run.table.experiment
-    where = f"a batch of {lanes:,} on {len(chosen)} device{'s' * (len(chosen) > 1)}"
+    where = f"a batch of {lanes:,} on {counted(len(chosen), 'device')}"
     with contextlib.closing(hook):
         if experiment.evolving:
             raise InputError(

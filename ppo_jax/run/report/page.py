@@ -14,7 +14,7 @@ import numpy as np
 
 from ppo_jax import statistics
 from ppo_jax.run import ranking
-from ppo_jax.run.console import number, percent
+from ppo_jax.run.console import counted, number, percent
 from ppo_jax.run.ranking import interval, probability
 from ppo_jax.run.report import figures
 from ppo_jax.run.report.charts import Level
@@ -30,7 +30,7 @@ def one_run(run: Run) -> str:
     """The report of a run."""
     agents, summary, settings = run.description["agents"], run.summary, run.table.num_settings
     title = f"{run.env} · {agents['recipe']}"
-    size = f"{agents['num_seeds']:,} seed{'s' * (agents['num_seeds'] > 1)}"
+    size = counted(agents["num_seeds"], "seed")
     size += f" × {settings:,} settings" * (settings > 1) + f", {run.updates:,} updates"
     badges = ["not finished"] * (not summary.get("finished"))
     diverged = len(summary.get("diverged_seeds", ()))
