@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.experimental import topologies
 
+from ppo_jax.objects import first_line
 from ppo_jax.run.errors import DeviceError
 
 
@@ -70,7 +71,7 @@ def select(name: str) -> list[jax.Device]:
             install = f"--no-deps jax-cuda13-plugin=={version} jax-cuda13-pjrt=={version}"
         raise DeviceError(
             f"--device {name}: jax {version} cannot compile for it"
-            f" ({str(error).splitlines()[0]}); pip install {install}"
+            f" ({first_line(error)}); pip install {install}"
         ) from error
     jax.config.update("jax_enable_compilation_cache", False)  # it cannot be read for such devices
     return found
