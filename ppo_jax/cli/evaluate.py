@@ -38,7 +38,9 @@ def main(arguments: list[str]) -> None:
     options = flags.read_options(Options, arguments, "evaluate", episodes=2)
     if options.all and options.agent is not None:
         raise InputError(f"--agent {options.agent} and --all: leave out one")
-    paths = [folder.find_agents(run) for run in (options.run, *options.more)]
+    paths = [
+        folder.find(run, folder.SUMMARY, folder.PARAMETERS) for run in (options.run, *options.more)
+    ]
     remedy = "give fewer --episodes"
     with flags.computing(options.device, f"{options.episodes} episodes", remedy) as chosen:
         for path in paths:

@@ -32,7 +32,7 @@ class Options(flags.Common):
 def main(arguments: list[str]) -> None:
     """Parse the command line, and export the policy."""
     options = flags.read_options(Options, arguments, "export")
-    path = folder.find_agents(options.run)
+    path = folder.find(options.run, folder.SUMMARY, folder.PARAMETERS)
     default = (
         f"{path.name}-export" if folder.is_pretrained(path) else path / f"export-{options.agent}"
     )

@@ -37,7 +37,8 @@ class Options(flags.Common):
 def main(arguments: list[str]) -> None:
     """Parse the command line, and film."""
     options = flags.read_options(Options, arguments, "film", agent=0, episodes=1, grid=1)
-    path, console = folder.find_agents(options.run), Console(options.quiet)
+    path = folder.find(options.run, folder.SUMMARY, folder.PARAMETERS)
+    console = Console(options.quiet)
     _check(options, path)
     which = "-grid" if options.grid else "" if options.agent is None else f"-{options.agent}"
     default = f"{path.name}{which}.gif" if folder.is_pretrained(path) else path / f"film{which}.gif"

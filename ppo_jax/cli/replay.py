@@ -38,7 +38,7 @@ class Options(flags.Common):
 def main(arguments: list[str]) -> None:
     """Parse the command line, and replay the agent."""
     options = flags.read_options(Options, arguments, "replay", agent=0, episodes=1)
-    path = folder.find_agents(options.run)
+    path = folder.find(options.run, folder.SUMMARY, folder.PARAMETERS)
     folder.check_has_training(path)
     with folder.reading(path / folder.SUMMARY):
         summary = folder.read_json(path / folder.SUMMARY)

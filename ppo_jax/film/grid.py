@@ -75,9 +75,8 @@ def film_grid(
     hook = Snapshots(updates)
     replaying.train_again(run, ids, updates, chosen, hook, console)
     snapshots = hook.made
-    with console.waiting(
-        f"playing and drawing {len(snapshots)} stages of {count(len(ids), 'agent')}"
-    ):
+    shown = f"{len(snapshots)} stages of {count(len(ids), 'agent')}"
+    with console.waiting(f"playing and drawing {shown}"):
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(options.seed), ids)
         config = run.table.configure(ids)
         solved_at = env.SOLVED_AT.get(config.env)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from ppo_jax.objects import first_line
 from ppo_jax.run.errors import DeviceError
 
 # What XLA asks of a GPU: numbers of NVIDIA's data sheets, as XLA itself has them; sizes in bytes.
@@ -39,16 +40,6 @@ compile_time_toolkit_version: "13.0.0" }} platform_name: "CUDA"
 dnn_version_info {{ major: 9 minor: 8 }} device_description_str: "{name}" """
 
 
-def is_absent(name: str) -> bool:
-    """Whether `--device` names a device that is to be compiled for, not one of this machine."""
-    return ":" in name
-
-
-def is_gpu(name: str) -> bool:
-    """Whether the absent device is a GPU, whose program is kernels."""
-    return name in _GPUS
-
-
 @functools.cache  # programs take the same devices only
 def select(name: str) -> list[jax.Device]:
     """The devices of that name. Raises DeviceError where this jax has no plugin for them."""
@@ -62,7 +53,7 @@ def select(name: str) -> list[jax.Device]:
             install = f"--no-deps jax-cuda13-plugin=={version} jax-cuda13-pjrt=={version}"
         raise DeviceError(
             f"--device {name}: jax {version} cannot compile for it"
-            f" ({str(error).splitlines()[0]}); pip install {install}"
+            f" ({first_line(error)}); pip install {install}"
         ) from error
     jax.config.update("jax_enable_compilation_cache", False)  # it cannot be read for such devices
     return found

@@ -63,6 +63,11 @@ class AgentTable:
         share = self.per_process(processes)
         return -(-min(self.experiment.agents.group_size or share, share) // devices) * devices
 
+    def place(self, lanes: int, processes: int) -> tuple[np.ndarray, np.ndarray]:
+        """The batch, from 0, and the lane in it of each agent, [agents] each, where none has been
+        trained before."""
+        return np.divmod(np.arange(len(self)) % self.per_process(processes), lanes)
+
     def batches(
         self,
         lanes: int,

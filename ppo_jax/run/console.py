@@ -15,17 +15,17 @@ from rich.table import Column, Table
 _WIDE = 200  # columns where the output is no terminal
 
 
-class Console:
+class Console(RichConsole):
     """Lines and live progress on standard output; silent if quiet, or once nobody reads it."""
 
     def __init__(self, quiet: bool):
-        self._console = _Rich(file=sys.stdout, quiet=quiet, highlight=False, soft_wrap=True)
-        if not self._console.is_terminal:
-            self._console.width = _WIDE
+        super().__init__(file=sys.stdout, quiet=quiet, highlight=False, soft_wrap=True)
+        if not self.is_terminal:
+            self.width = _WIDE
 
     def say(self, text: str) -> None:
         """Print one line."""
-        self._console.print(text, markup=False)
+        self.print(text, markup=False)
 
     def warn(self, text: str) -> None:
         """Print one line on standard error, quiet or not."""
@@ -39,7 +39,7 @@ class Console:
         for row in rows:
             table.add_row(*row)
         self.say(title)
-        self._console.print(table)
+        self.print(table)
         if note:
             self.say(note)
 
@@ -47,18 +47,23 @@ class Console:
     def waiting(self, text: str) -> Iterator[None]:
         """Say what is being waited for, and how long it took."""
         started = time.perf_counter()
-        with self._console.status(text) if self._console.is_terminal else contextlib.nullcontext():
+        with self.status(text) if self.is_terminal else contextlib.nullcontext():
             yield
         self.say(f"{text}: {time.perf_counter() - started:.1f} s")
 
     def live(self) -> Live | None:
         """A part of the screen that is drawn anew when it is told to, started; none where the
         output is no terminal."""
-        if not self._console.is_terminal or self._console.quiet:
+        if not self.is_terminal or self.quiet:
             return None
-        live = Live(console=self._console, auto_refresh=False)
+        live = Live(console=self, auto_refresh=False)
         live.start()
         return live
+
+    def on_broken_pipe(self) -> None:
+        """Nobody reads any more (`| head`): keep training, and say no more, not even at exit."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def number(value: float | None) -> str:
@@ -71,18 +76,11 @@ def number(value: float | None) -> str:
     return f"{value + 0.0:.4g}"  # no -0
 
 
-def percent(share: float | None) -> str:
-    """A fraction in per cent; a dash for none."""
-    return "–" if share is None else f"{100 * share:.4g} %"
-
-
 def count(number: int, noun: str) -> str:
     """So many of them: 1 agent, 2,000 agents."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
-class _Rich(RichConsole):
-    def on_broken_pipe(self) -> None:
-        """Nobody reads any more (`| head`): keep training, and say no more, not even at exit."""
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def percent(share: float | None) -> str:
+    """A fraction in per cent; a dash for none."""
+    return "–" if share is None else f"{100 * share:.4g} %"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 
+from ppo_jax.objects import first_line
 from ppo_jax.run import absent
 from ppo_jax.run.errors import DeviceError
 
@@ -19,7 +20,7 @@ def select(name: str) -> list[jax.Device]:
 
     Raises DeviceError where there is none.
     """
-    if absent.is_absent(name):
+    if ":" in name:
         return absent.select(name)
     try:
         if name == "cpu":
@@ -27,10 +28,9 @@ def select(name: str) -> list[jax.Device]:
         devices = jax.local_devices(backend=None if name == "auto" else name)
         jax.config.update("jax_default_device", devices[0])
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
         raise DeviceError(
-            f"--device {name}: jax finds none ({reason}); use --device auto, or install the"
-            " extra 'ppo-jax[cuda]' or 'ppo-jax[tpu]'"
+            f"--device {name}: jax finds none ({first_line(error)}); use --device auto, or install"
+            " the extra 'ppo-jax[cuda]' or 'ppo-jax[tpu]'"
         ) from error
     return devices
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ppo_jax.objects import first_line
 from ppo_jax.run.errors import DeviceError
 from ppo_jax.run.experiment import Machine
 from ppo_jax.run.storage import arrays
@@ -23,10 +24,9 @@ def join(machine: Machine) -> None:
     try:
         jax.distributed.initialize(*known, heartbeat_timeout_seconds=_HEARTBEAT)
     except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
         raise DeviceError(
-            f"--distributed: the processes could not connect ({reason}); give --coordinator"
-            " HOST:PORT, --num-processes and --process-id to each"
+            f"--distributed: the processes could not connect ({first_line(error)}); give"
+            " --coordinator HOST:PORT, --num-processes and --process-id to each"
         ) from error
 
 

@@ -16,6 +16,7 @@ import tyro
 
 from ppo_jax import __version__, objects
 from ppo_jax.config import ALIASES, BOOLEAN, OBJECTS, SIZE, Config, Rule, check_field, one_of
+from ppo_jax.config import static as option
 from ppo_jax.recipes import RECIPES
 from ppo_jax.run import sweeps
 from ppo_jax.run.errors import InputError
@@ -42,12 +43,6 @@ Device = Literal[
     "auto", "cpu", "gpu", "tpu", "gpu:a100", "gpu:h100", "gpu:h200", "tpu:v5e:1x1", "tpu:v5e:2x2"
 ]
 _Repeated = tyro.conf.UseAppendAction[tuple[str, ...]]
-
-
-def option(default: Any, rule: Rule, optional: bool = False) -> Any:
-    """An option with its default and the rule of its values; None says that there is none."""
-    metadata = {"rule": rule, "optional": optional or default is None}
-    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -60,6 +60,11 @@ class Plan(NamedTuple):
         )
 
     @property
+    def num_batches(self) -> int:
+        """Batches that each process trains, one after another."""
+        return -(-self.table.per_process(jax.process_count()) // self.lanes)
+
+    @property
     def remedy(self) -> str:
         """What needs less memory."""
         if self.lanes > len(self.chosen):
@@ -184,11 +189,9 @@ def print_header(plan: Plan, console: Console) -> None:
     share = table.per_process(jax.process_count())
     if jax.process_count() > 1:
         console.say(f"{jax.process_count()} processes, at most {count(share, 'agent')} in each")
-    if plan.lanes < share:
-        groups = -(-share // plan.lanes)
-        console.say(
-            f"{count(share, 'agent')} in {groups} groups of {plan.lanes}, one after another"
-        )
+    if plan.num_batches > 1:
+        groups = f"{plan.num_batches} groups of {plan.lanes}"
+        console.say(f"{count(share, 'agent')} in {groups}, one after another")
 
 
 def made_on(chosen: list[jax.Device]) -> dict[str, Any]:
@@ -210,17 +213,19 @@ def _run(
     compile_seconds = time.perf_counter() - started
     if main:  # only now, for the run can begin or continue
         _prepare_folder(plan.experiment, path, checkpoint)
+    evolution = Evolution(plan.experiment, path) if plan.experiment.evolving else None
     with contextlib.ExitStack() as stack:
         hooks: list[Hook] = []
-        for hook in _hooks(plan, path, console, own, hooks):
+        for hook in _hooks(plan, path, console, own, evolution):
             stack.callback(hook.close)
             hooks.append(hook)
+        checkpointer = Checkpointer(plan.experiment, path, plan.chosen, hooks)
+        stack.callback(checkpointer.close)
         signals = stack.enter_context(catch_signals())
-        made, seconds = _train(plan, programs, console, hooks, signals, checkpoint)
-    compile_seconds += sum(one.compile_seconds for one in hooks if isinstance(one, Evolution))
-    summary = _summarize(plan, made, compile_seconds, seconds, signals.received)
+        made, seconds = _train(plan, programs, console, hooks, checkpointer, signals, checkpoint)
+    summary = _summarize(plan, made, evolution, compile_seconds, seconds, signals.received)
     if main:
-        _report(plan, path, console, hooks, made, summary)
+        _report(plan, path, console, made, summary)
     if signals.received:
         again = f"ppo-jax train --out {shlex.quote(str(path))} --resume"
         raise Interrupted(signals.received, f"; {again} continues it")
@@ -235,8 +240,8 @@ def _check_memory(plan: Plan, programs: Programs) -> None:
     needed, free = programs.memory() * len(plan.chosen), devices.memory_free(plan.chosen)
     if needed > free:
         raise DeviceError(
-            f"{count(plan.lanes, 'agent')} at once would take {decimal(needed)} of memory, of which"
-            f" {decimal(free)} is free; {plan.remedy}"
+            f"{count(plan.lanes, 'agent')} at once would take {decimal(needed)} of memory, of"
+            f" which {decimal(free)} is free; {plan.remedy}"
         )
 
 
@@ -252,20 +257,19 @@ def _prepare_folder(experiment: Experiment, path: Path, checkpoint: Checkpoint |
 
 
 def _hooks(
-    plan: Plan, path: Path, console: Console, own: list[UserHook], made: list[Hook]
+    plan: Plan, path: Path, console: Console, own: list[UserHook], evolution: Evolution | None
 ) -> Iterator[Hook]:
-    """All hooks in the order in which they are called; the last one saves the others' state."""
+    """The hooks in the order in which they are called; after them comes the checkpointer."""
     experiment = plan.experiment
     if experiment.stopping.evaluation_updates:
         yield Evaluation(experiment.stopping, env.SOLVED_AT.get(experiment.algorithm.env))
-    if experiment.evolving:
-        yield Evolution(experiment, path)
+    if evolution:
+        yield evolution
     if distributed.is_main_process():
         yield from sinks.make(plan.table, path)
-        batches = -(-plan.table.per_process(jax.process_count()) // plan.lanes)
-        yield Progress(console, batches, experiment.algorithm.num_updates or 0, plan.chosen)
+        updates = experiment.algorithm.num_updates or 0
+        yield Progress(console, plan.num_batches, updates, plan.chosen)
     yield from own
-    yield Checkpointer(experiment, path, plan.chosen, list(made))
 
 
 def _train(
@@ -273,12 +277,11 @@ def _train(
     programs: Programs,
     console: Console,
     hooks: list[Hook],
+    checkpointer: Checkpointer,
     signals: Signals,
     checkpoint: Checkpoint | None,
 ) -> tuple[Results, float]:
     """Train and evaluate batch after batch; returns the results, and the seconds of training."""
-    checkpointer = hooks[-1]
-    assert isinstance(checkpointer, Checkpointer)
     begun: list[Any] = []
     if checkpoint:
         current = checkpoint.arrays["batch.agent_ids"]
@@ -289,7 +292,7 @@ def _train(
         if checkpoint:
             checkpointer.restore_run(checkpoint, batch)
             checkpoint = None
-        train_batch(batch, hooks, signals)
+        train_batch(batch, [*hooks, checkpointer], signals)
         if batch.stop_reason:
             updates = f"{batch.num_updates:,} of {batch.total_updates:,} updates"
             console.say(f"stopped after {updates}: {batch.stop_reason}")
@@ -304,7 +307,12 @@ def _train(
 
 
 def _summarize(
-    plan: Plan, made: Results, compile_seconds: float, train_seconds: float, interrupted: int
+    plan: Plan,
+    made: Results,
+    evolution: Evolution | None,
+    compile_seconds: float,
+    train_seconds: float,
+    interrupted: int,
 ) -> dict[str, Any]:
     """What summary.json says of every run."""
     experiment, table, env_steps = plan.experiment, plan.table, int(made.env_steps.sum())
@@ -321,7 +329,7 @@ def _summarize(
         "num_settings": table.num_settings,
         "num_updates": int(made.updates.max()),
         "env_steps": env_steps,
-        "compile_seconds": compile_seconds,
+        "compile_seconds": compile_seconds + (evolution.compile_seconds if evolution else 0),
         "train_seconds": train_seconds,
         "steps_per_second": env_steps / train_seconds if train_seconds else 0.0,
         "diverged_seeds": table.seeds[made.agent_ids[made.frozen]].tolist(),
@@ -331,7 +339,7 @@ def _summarize(
         "eval_return_per_seed": None if interrupted else returns,
         "solved_at": solved_at,
         "solved_fraction": None if interrupted else solved,
-        "evolution": None,
+        "evolution": evolution.best(made.eval_returns) if evolution else None,
         "devices": len(plan.chosen),
         "processes": jax.process_count(),
         "lanes": plan.lanes,
@@ -342,23 +350,16 @@ def _summarize(
 
 
 def _report(
-    plan: Plan,
-    path: Path,
-    console: Console,
-    hooks: list[Hook],
-    made: Results,
-    summary: dict[str, Any],
+    plan: Plan, path: Path, console: Console, made: Results, summary: dict[str, Any]
 ) -> None:
     """Complete the summary, and write what comes at the end."""
     named = arrays.to_named(made.params)
     folder.write(path / folder.PARAMETERS, folder.as_npz(named))
-    for hook in hooks:
-        if isinstance(hook, Evolution):
-            summary["evolution"] = hook.best(made.eval_returns)
     if not summary["finished"]:
         folder.write_json(path / folder.SUMMARY, summary)
         return
-    metrics, solved_at = tables.read_metrics(path / folder.METRICS), summary["solved_at"]
+    metrics = tables.read_metrics(path / folder.METRICS, plan.table)
+    solved_at = summary["solved_at"]
     if len(plan.table) > 1:
         summary["statistics"] = ranking.write(
             path, plan.table, made.eval_returns, metrics, solved_at, console

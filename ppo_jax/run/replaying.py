@@ -82,8 +82,8 @@ def replay(request: Any, out: Path, console: Console) -> dict[str, Any]:
 
 def _place(request: Any, run: Run) -> tuple[int, int]:
     """The agent's lane in its batch, and the updates that the batch made."""
-    summary, table = run.summary, run.table
-    batch, lane = divmod(request.agent % table.per_process(summary["processes"]), summary["lanes"])
+    places = run.table.place(run.summary["lanes"], run.summary["processes"])
+    batch, lane = (int(of[request.agent]) for of in places)
     path = Path(request.run, folder.STATISTICS)
     with folder.reading(path):
         rows = csv.DictReader(path.read_text().splitlines())

@@ -128,8 +128,8 @@ def load(
         summary = folder.read_json(path / folder.SUMMARY)
         numbers = _saved_numbers(table, summary, len(jax.tree.leaves(params)[0]))
         metrics, evaluations = (
-            _of_agents(tables.read_metrics(path / name), table, numbers)
-            for name in (folder.METRICS, folder.EVALUATIONS)
+            {name: of[:, numbers] for name, of in tables.read_metrics(path / file, table).items()}
+            for file in (folder.METRICS, folder.EVALUATIONS)
         )
         varied = _hyperparameters(path, table, numbers)
         return Run(config, params, metrics, evaluations, summary, numbers, varied, table)
@@ -138,29 +138,8 @@ def load(
 def _saved_numbers(table: AgentTable, summary: dict[str, Any], count: int) -> np.ndarray:
     """The numbers of the `count` agents that a run saved, in order: batches train one after
     another, so a run that was stopped saved those of the first ones."""
-    numbers = np.arange(len(table))
-    place = numbers % table.per_process(summary.get("processes", 1))  # in its process
-    batch = place // (summary.get("lanes") or len(numbers))
-    return np.sort(numbers[np.argsort(batch, kind="stable")][:count])
-
-
-def _of_agents(
-    columns: dict[str, np.ndarray], table: AgentTable, numbers: np.ndarray
-) -> dict[str, np.ndarray]:
-    """The columns [rows, agents] with one for each of these agents: NaN for one without a row,
-    which a signal stopped before its first update."""
-    if not columns:
-        return {}
-    setting, seed = (
-        np.fmax.reduce(columns.get(name, np.zeros_like(columns["seed"])), axis=0, initial=0)
-        for name in ("setting", "seed")
-    )
-    found = setting * 2.0**32 + seed  # one number for each agent, in the table's order
-    wanted = table.setting[numbers] * 2.0**32 + table.seeds[numbers]
-    made = {name: np.full((len(one), len(numbers)), np.nan) for name, one in columns.items()}
-    for name, one in columns.items():
-        made[name][:, np.isin(wanted, found)] = one[:, np.isin(found, wanted)]
-    return made
+    batch, _ = table.place(summary.get("lanes") or len(table), summary.get("processes", 1))
+    return np.sort(np.argsort(batch, kind="stable")[:count])
 
 
 def _hyperparameters(path: Path, table: AgentTable, numbers: np.ndarray) -> dict[str, np.ndarray]:
@@ -169,5 +148,5 @@ def _hyperparameters(path: Path, table: AgentTable, numbers: np.ndarray) -> dict
     evolving = table.experiment.evolving
     if not evolving:
         return {name: own[table.setting[numbers]] for name, own in table.values.items()}
-    columns = tables.read_metrics(path / folder.EVOLUTION)
+    columns = tables.read_metrics(path / folder.EVOLUTION, table)
     return {name: columns[name][-1, numbers] for name in evolving}

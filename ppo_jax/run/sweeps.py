@@ -1,6 +1,5 @@
 """What varies between agents, as --sweep, --search and --evolve say it. Needs no jax."""
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -61,12 +60,9 @@ def _split(flag: str, text: str, example: str, known: Mapping[str, Any]) -> tupl
 
 def _number(flag: str, text: str, value: str) -> float:
     try:
-        number = float(value)
+        return float(value)
     except ValueError:
         raise InputError(f"{flag} {text!r}: {value!r} is not a number") from None
-    if math.isfinite(number) and abs(number) > float(np.finfo(np.float32).max):
-        raise InputError(f"{flag} {text!r}: {value} is too large for float32")
-    return number
 
 
 def _check(config: Config, flag: str, text: str, name: str, values: tuple[float, ...]) -> None:

@@ -94,8 +94,9 @@ class Batch:
         self.seeds = table.seeds[self.agent_ids]
         self._config: Config = table.configure(self.agent_ids)
         self._own_ids = lanes.astype(np.int32)
-        self._real = distributed.gather(self._own_ids) >= 0
-        self.real_ids = distributed.gather(self._own_ids)[self._real]  # [agents], of all processes
+        all_ids = distributed.gather(self._own_ids)
+        self._real = all_ids >= 0
+        self.real_ids = all_ids[self._real]  # [agents], of all processes
         self._states = jax.block_until_ready(programs.init(self.seeds, self.config))
         if initial is not None:
             repeated = jax.tree.map(  # in this run's precision

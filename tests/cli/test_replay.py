@@ -305,6 +305,7 @@ def test_an_agent_that_evolved_can_only_be_loaded(copied):
     evolve = ["env_params.force_mag=uniform:5:15"]
     edit(copied / "config.json", "agents", sweep=[], num_seeds=4, evolve=evolve, evolve_every=5)
     edit(copied / "summary.json", num_settings=1)
+    (copied / "metrics.csv").unlink()  # its rows are of other agents
     lines = ("update,agent,parent,fitness,env_params.force_mag", "0,1,,,7.0", "5,1,0,9.5,12.5")
     others = (f"5,{agent},,9.5,10.0" for agent in (0, 2, 3))
     (copied / "evolution.csv").write_text("\n".join([*lines, *others]))

@@ -108,6 +108,13 @@ def test_processes_share_the_agents_out_in_as_many_batches_each(processes, lanes
     assert all(len(one) == lanes for batches in shares for one in batches)
     found = [agent for batches in shares for one in real(batches) for agent in one]
     assert found == list(range(8))
+    places = [
+        (agent, batch, lane)
+        for batches in shares
+        for batch, agents_of in enumerate(real(batches))
+        for lane, agent in enumerate(agents_of)
+    ]
+    assert list(zip(range(8), *table.place(lanes, processes), strict=True)) == sorted(places)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])

@@ -57,7 +57,7 @@ def a_batch(first, last, returns, *, number=1, stop_reason=None, solved=0.25):
 def console_on(file, monkeypatch):
     monkeypatch.setattr("sys.stdout", file)
     made = consoles.Console(quiet=False)
-    made._console.width = 100
+    made.width = 100
     return made
 
 
@@ -87,7 +87,7 @@ def test_a_terminal_shows_where_training_stands(monkeypatch):
 
 def test_80_columns_hold_it_and_a_device_tells_its_memory(monkeypatch):
     file, console = Terminal(), console_on(Terminal(), monkeypatch)
-    console._console.file, console._console.width = file, 80
+    console.file, console.width = file, 80
     monkeypatch.setattr(DEVICES[0], "memory_stats", lambda: {"bytes_in_use": 3_200_000_000})
     hook = Progress(console, 1, UPDATES, DEVICES)
     batch = a_batch(1, UPDATES, np.linspace(-12345.678, -1234.567, UPDATES))

@@ -516,6 +516,17 @@ def test_what_is_no_run_is_refused(ordinary, tmp_path):
     refused(2, "is corrupt", "report", tmp_path / "run")
 
 
+@pytest.mark.parametrize("seed", ["6", "9", "", "nan", "inf", "7.5", "-1e300"])
+def test_a_row_of_no_agent_of_the_run_is_refused(seed, tmp_path):
+    path = tmp_path / "run"
+    write_run(path, invent_metrics(2, 3), np.ones(2), num_seeds=2, seed=7)
+    lines = (path / "metrics.csv").read_text().splitlines()
+    lines[-1] = lines[-1].replace(",8,", f",{seed},", 1)
+    (path / "metrics.csv").write_text("\n".join(lines))
+    said = f"{path} is corrupt (metrics.csv has rows of agents that the run does not have)"
+    refused(2, said, "report", path)
+
+
 def test_a_file_that_cannot_be_read_is_not_one_that_cannot_be_written(tmp_path):
     path = tmp_path / "run"
     write_run(path, returns=np.ones(1))

@@ -60,7 +60,12 @@ TWICE = "varies twice; give all its values at once"
             "learning_rate=-1",
             "'learning_rate=-1': learning_rate is -1.0; it must be positive and finite",
         ),
-        ("learning_rate=1e39", "'learning_rate=1e39': 1e39 is too large for float32"),
+        (
+            "learning_rate=1e39",
+            "'learning_rate=1e39': learning_rate is 1e+39; it must be positive and finite, from"
+            " 1.2e-38 to 3.4e+38",
+        ),
+        ("env_params.x=-1e39", "'env_params.x=-1e39': env_params x is -1e+39; it must be finite"),
         ("env_params.x=inf", "'env_params.x=inf': env_params x is inf; it must be finite"),
         ("num_envs=1,2", "'num_envs=1,2': num_envs is static: it sizes arrays or chooses a"),
         ("num-envs=1,2", "'num-envs=1,2': num_envs is static: it sizes arrays or chooses a"),

@@ -82,9 +82,9 @@ def read(
         summary = folder.read_json(path / folder.SUMMARY) if found else {}
     growing = not summary.get("finished")
     if metrics is None:
-        metrics = tables.read_metrics(path / folder.METRICS, growing=growing)
+        metrics = tables.read_metrics(path / folder.METRICS, table, growing)
     metrics = metrics if metrics and len(metrics["step"]) else {}
-    evaluations = tables.read_metrics(path / folder.EVALUATIONS, growing=growing)
+    evaluations = tables.read_metrics(path / folder.EVALUATIONS, table, growing)
     described = table.experiment.describe()
     described["algorithm"] |= {name: str(algorithm[name]["object"]) for name in objects}
     described["versions"] = saved.get("versions", {})
@@ -102,7 +102,7 @@ def read(
         updates=len(metrics["step"]) if metrics else summary.get("num_updates", 0),
         solved_at=solved_at,
         best=agents.best_known(table.experiment, name),
-        evolution=_evolution(path / folder.EVOLUTION, list(table.experiment.evolving), growing),
+        evolution=_evolution(path / folder.EVOLUTION, table, growing),
     )
 
 
@@ -157,32 +157,33 @@ def _groups(
     drawn = sorted(ranked, key=lambda setting: setting != 0)[:SETTINGS]
     evaluated = np.array(summary.get("eval_return_per_seed") or [], float)  # None becomes NaN
     solving = ranking.steps_to_solve(metrics, solved_at)
-    if solving is not None:
-        metrics = {**metrics, "solving": solving[None]}
     made = []
     for setting in [one for one in ranked if one in drawn]:
-        own, values = table.setting == setting, _of_setting(metrics, setting)
-        curves, lines = _curves(values, solved_at)
+        own = table.setting == setting
+        began = own & _have_rows(metrics)
+        curves, lines = _curves(_of_agents(metrics, began), solved_at)
+        greedy = _of_agents(evaluations, own & _have_rows(evaluations))
         made.append(
             Group(
                 name=_label(table, setting),
-                seeds=np.fmax.reduce(values["seed"]) if values else table.seeds[own],
-                curves=curves | _greedy(_of_setting(evaluations, setting)),
+                seeds=table.seeds[began if began.any() else own],
+                curves=curves | _greedy(greedy),
                 lines=lines[:, : SEEDS // len(drawn)],
                 returns=evaluated[own] if len(evaluated) else evaluated,
-                solving=values["solving"][0] if "solving" in values else np.zeros(0),
+                solving=np.zeros(0) if solving is None else solving[began],
             )
         )
     return made
 
 
-def _of_setting(columns: dict[str, np.ndarray], setting: int) -> dict[str, np.ndarray]:
-    """The columns of one setting's agents, [rows, agents]; none of agents that never began."""
-    if not columns or not len(columns["seed"]):
-        return {}
-    settings = columns.get("setting", np.zeros_like(columns["seed"]))
-    mask = np.nanmax(settings, axis=0) == setting
-    return {name: one[:, mask] for name, one in columns.items()} if mask.any() else {}
+def _have_rows(columns: dict[str, np.ndarray]) -> np.ndarray | bool:
+    """Which agents began, [agents]."""
+    return ~np.isnan(columns["step"]).all(axis=0) if columns else False
+
+
+def _of_agents(columns: dict[str, np.ndarray], own: np.ndarray) -> dict[str, np.ndarray]:
+    """The columns of these agents, [rows, agents]; no columns of none."""
+    return {name: one[:, own] for name, one in columns.items()} if own.any() else {}
 
 
 def _curves(
@@ -224,10 +225,10 @@ def _label(table: AgentTable, setting: int) -> str:
     return f"{values}{' (default)' * (setting == 0)}" if values else "all seeds"
 
 
-def _evolution(path: Path, names: list[str], growing: bool) -> dict[str, Curve]:
+def _evolution(path: Path, table: AgentTable, growing: bool) -> dict[str, Curve]:
     """Each hyperparameter over generations: that of the agent of the best fitness, and the lowest
     and highest of the population."""
-    columns = tables.read_metrics(path, growing=growing)
+    columns = tables.read_metrics(path, table, growing)
     if not len(columns.get("update", ())):
         return {}
     columns = {name: column[-POINTS:] for name, column in columns.items()}
@@ -235,7 +236,7 @@ def _evolution(path: Path, names: list[str], growing: bool) -> dict[str, Curve]:
     fitness = np.nan_to_num(columns["fitness"], nan=-np.inf)  # [generations, agents]
     known, best = np.isfinite(fitness).any(axis=1), fitness.argmax(axis=1)
     found = {}
-    for name in names:
+    for name in table.experiment.evolving:
         own = columns[name]
         middle = np.where(known, own[np.arange(len(own)), best], np.nan)
         found[name] = Curve(updates, middle, np.nanmin(own, axis=1), np.nanmax(own, axis=1))

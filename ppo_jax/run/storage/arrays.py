@@ -1,7 +1,6 @@
 """Pytrees as named arrays (a leaf's path, `trainable.network.actor.hidden_0.kernel`), and back."""
 
 import hashlib
-import math
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -75,19 +74,13 @@ def place(like: Any, arrays: Any) -> Any:
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """The named arrays of an .npz file: numbers only, and no more than the file can hold.
+    """The named arrays of an .npz file that was not compressed, and holds no Python objects.
 
-    Raises ValueError for anything else, before it is read, and OSError.
+    Raises OSError, and for anything else what NumPy and zipfile raise, such as ValueError.
     """
-    largest = path.stat().st_size
     with zipfile.ZipFile(path) as file:
-        for name in file.namelist():
-            with file.open(name) as array:
-                if np.lib.format.read_magic(array) != (1, 0):
-                    raise ValueError(f"{name} is of a version that is not written here")
-                shape, _, dtype = np.lib.format.read_array_header_1_0(array)
-            if dtype.hasobject or math.prod(shape) * dtype.itemsize > largest:
-                raise ValueError(f"{name} declares {dtype} of shape {shape}; it is refused")
+        if sum(array.file_size for array in file.infolist()) > path.stat().st_size:
+            raise ValueError("it unpacks to more bytes than it has")
     with np.load(path, allow_pickle=False) as arrays:
         return dict(arrays)
 

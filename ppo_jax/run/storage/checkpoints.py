@@ -179,24 +179,22 @@ def _manifest(path: Path) -> dict[str, Any]:
 def _restore(path: Path, declared: dict[str, Any], most: int) -> dict[str, np.ndarray]:
     """The declared arrays, of at most so many bytes. Raises ValueError where they are not arrays of
     numbers, or where what is stored was declared otherwise."""
-    for name, (kind, shape) in declared.items():
-        if not named_arrays.is_numeric(np.dtype(kind)) or min(shape, default=0) < 0:
-            raise ValueError(f"{name} is declared as {kind} of shape {shape}")
-    size = sum(math.prod(shape) * np.dtype(kind).itemsize for kind, shape in declared.values())
-    if size > most:  # nothing is compressed
-        raise ValueError(f"it declares {size:,} bytes, more than its files hold")
+    if not all(named_arrays.is_numeric(np.dtype(kind)) for kind, _ in declared.values()):
+        raise ValueError("it declares what are not numbers")
+    empty = {name: np.zeros(shape, kind) for name, (kind, shape) in declared.items() if 0 in shape}
     ocp = _orbax()
     with ocp.PyTreeCheckpointer() as checkpointer:
         stored = checkpointer.metadata(path).item_metadata
-        for name in stored:
-            if [_type(stored[name].dtype), list(stored[name].shape)] != declared[name]:
-                raise ValueError(f"{name} has not the type and shape that were saved")
+        found: dict[str, Any] = {
+            name: [_type(one.dtype), list(one.shape)] for name, one in stored.items()
+        }
+        if found != {name: one for name, one in declared.items() if name not in empty}:
+            raise ValueError("its arrays have not the types and shapes that were saved")
+        size = sum(math.prod(shape) * np.dtype(kind).itemsize for kind, shape in found.values())
+        if size > most:  # nothing is compressed
+            raise ValueError(f"it declares {size:,} bytes, more than its files hold")
         as_numpy = dict.fromkeys(stored, ocp.RestoreArgs(restore_type=np.ndarray))
-        arrays = checkpointer.restore(path, restore_args=as_numpy)
-    others = {name: declared[name] for name in declared.keys() - arrays.keys()}
-    if any(math.prod(shape) for _, shape in others.values()):
-        raise ValueError(f"it lacks {', '.join(sorted(others))}")
-    return arrays | {name: np.zeros(shape, kind) for name, (kind, shape) in others.items()}
+        return checkpointer.restore(path, restore_args=as_numpy) | empty
 
 
 def _type(dtype: Any) -> str:

@@ -47,18 +47,13 @@ def locate(run: str | os.PathLike[str]) -> Path:
     return _PRETRAINED / name
 
 
-def find(run: str | os.PathLike[str]) -> Path:
-    """`locate` for a command. Raises InputError where there is no run."""
+def find(run: str | os.PathLike[str], *needed: str) -> Path:
+    """`locate` for a command. Raises InputError where there is no run, or no file that is needed
+    of those that a run writes with its agents."""
     path = locate(run)
     if not (path / CONFIG).exists():
         raise InputError(f"{path} is not a run's folder: it has no {CONFIG}")
-    return path
-
-
-def find_agents(run: str | os.PathLike[str]) -> Path:
-    """`find`. Raises InputError also where the run saved no agents."""
-    path = find(run)
-    for name in (SUMMARY, PARAMETERS):
+    for name in needed:
         if not (path / name).exists():
             raise InputError(f"{path} has no {name}: the run saved no agents yet")
     return path

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ppo_jax.run.agents import AgentTable
 from ppo_jax.run.storage import folder
 
 _TAIL = 1 << 16  # bytes before an offset that a checkpoint remembers by their hash
@@ -65,24 +66,28 @@ def truncate(path: Path, offsets: dict[str, dict[str, Any]]) -> None:
             file.unlink()
 
 
-def read_metrics(path: Path, growing: bool = False) -> dict[str, np.ndarray]:
-    """Columns of metrics.csv, evaluations.csv or evolution.csv, [rows, agents] each.
+def read_metrics(path: Path, table: AgentTable, growing: bool = False) -> dict[str, np.ndarray]:
+    """Columns of metrics.csv, evaluations.csv or evolution.csv, [rows, agents of the table] each;
+    NaN where an agent stopped before others, or never began.
 
-    Agents go setting by setting, as in the agent table; NaN where an agent stopped before others.
     Empty where there is no such file. Of one that is still `growing`, half a last line is left out.
+    Raises ValueError for a row of no agent of the table.
     """
     if not path.exists():
         return {}
     header, cells = _read(path, growing)
     columns = dict(zip(header, cells.T, strict=True))
-    own = columns["agent" if "agent" in columns else "seed"]
-    key = columns.get("setting", 0) * 2.0**32 + own  # one number, for its order
-    agents, agent = np.unique(key, return_inverse=True)
+    agent = columns.get("agent")
+    if agent is None:
+        agents = table.experiment.agents
+        agent = columns.get("setting", 0) * agents.num_seeds + columns["seed"] - agents.seed
+    if not np.isin(agent, np.arange(len(table))).all():
+        raise ValueError(f"{path.name} has rows of agents that the run does not have")
     updates, row = np.unique(columns["update"], return_inverse=True)
     tables = {}
     for name in header:
-        tables[name] = np.full((len(updates), len(agents)), np.nan)
-        tables[name][row, agent] = columns[name]
+        tables[name] = np.full((len(updates), len(table)), np.nan)
+        tables[name][row, agent.astype(int)] = columns[name]
     return tables
 
 
