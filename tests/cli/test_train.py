@@ -123,6 +123,7 @@ def test_a_run_can_be_repeated_from_its_config_with_flags_on_top(finished, tmp_p
     )
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_does_not_stop_the_training(tmp_path):
     script = shlex.join([sys.executable, "-m", "ppo_jax.train", *TWO, "--out", "run"])
     result = subprocess.run(

@@ -308,10 +308,8 @@ def on_one_device():
     return states, after, metrics, evaluate(after.params, configs, batch.keys, EPISODES)
 
 
-@pytest.mark.parametrize(
-    "devices",
-    [pytest.param(count, marks=pytest.mark.slow if count > 2 else ()) for count in AGENTS_ON],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", AGENTS_ON)
 def test_agents_shared_out_over_devices_are_the_agents_on_one(devices, on_one_device, tmp_path):
     """Each device has its share and waits for no other; counts are the same from the start."""
     path = tmp_path / "shared.npz"

@@ -20,7 +20,7 @@ from tests.helpers.populations import (
 from tests.helpers.tiny_recipes import SETTINGS
 from tests.helpers.trees import numbers
 
-AGENTS_ON = {2: 4, 3: 9, 8: 8}  # devices: agents; with 8, one a device
+AGENTS_ON = {3: 9, 8: 8}  # devices: agents; with 8, one a device
 COLLECTIVE = re.compile(r"all-reduce|all-gather|all-to-all|collective|reduce-scatter|send|recv")
 
 
