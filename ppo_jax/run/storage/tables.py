@@ -81,7 +81,7 @@ def read_metrics(path: Path, table: AgentTable, growing: bool = False) -> dict[s
     if agent is None:
         agents = table.experiment.agents
         agent = columns.get("setting", 0) * agents.num_seeds + columns["seed"] - agents.seed
-    if not np.isin(agent, np.arange(len(table))).all():
+    if not ((agent >= 0) & (agent < len(table)) & (agent == agent.round())).all():
         raise ValueError(f"{path.name} has rows of agents that the run does not have")
     updates, row = np.unique(columns["update"], return_inverse=True)
     tables = {}
