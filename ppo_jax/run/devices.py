@@ -20,7 +20,7 @@ def select(name: str) -> list[jax.Device]:
 
     Raises DeviceError where there is none.
     """
-    if ":" in name:
+    if ":" in name:  # absent
         return absent.select(name)
     try:
         if name == "cpu":

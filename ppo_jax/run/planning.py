@@ -31,7 +31,7 @@ def show(experiment: Experiment, console: Console) -> int:
     plan = pipeline.make_plan(experiment)
     pipeline.print_header(plan, console)
     with plan.device_errors():
-        if ":" in experiment.machine.device:
+        if ":" in experiment.machine.device:  # absent
             return _compile_only(plan, console)
         return _measure(plan, console)
 
